@@ -1,0 +1,47 @@
+# make demo | test | check | up BUCKET=folder | clean
+
+VENV := .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check format up clean setup constraints
+
+setup: $(READY)
+
+# uv is used from a boot environment of its own, because a system Python may refuse pip.
+$(READY): pyproject.toml constraints.txt
+	@command -v uv >/dev/null || test -x .boot/bin/uv || \
+		{ $(PYTHON) -m venv .boot && .boot/bin/pip install --quiet uv; }
+	@PATH="$$PATH:$(CURDIR)/.boot/bin"; test -x $(BIN)/python || uv venv --quiet --python $(PYTHON) $(VENV)
+	@echo "installing dependencies into $(VENV) (once; PyTorch is some gigabytes)"
+	@PATH="$$PATH:$(CURDIR)/.boot/bin"; VIRTUAL_ENV=$(CURDIR)/$(VENV) uv pip install --quiet \
+		--constraints constraints.txt --editable '.[local,dev]'
+	@touch $@
+
+demo: $(READY)
+	@exec $(BIN)/python examples/demo.py
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+up: $(READY)
+	@exec $(BIN)/audiofuse up --bucket $(BUCKET)
+
+# After changing dependencies: resolve anew and pin names and versions, never addresses.
+constraints:
+	@PATH="$$PATH:$(CURDIR)/.boot/bin"; VIRTUAL_ENV=$(CURDIR)/$(VENV) uv pip install --quiet --upgrade \
+		--editable '.[local,dev]'
+	@PATH="$$PATH:$(CURDIR)/.boot/bin"; VIRTUAL_ENV=$(CURDIR)/$(VENV) uv pip freeze --exclude-editable > constraints.txt
+
+clean:
+	rm -rf $(VENV) .boot .demo .pytest_cache .mypy_cache .ruff_cache

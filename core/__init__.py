@@ -1,0 +1,1 @@
+"""What things are and how they are computed; knows no queue and no trainer."""

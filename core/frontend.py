@@ -1,0 +1,65 @@
+"""EfficientAT's mel front end: a 32 kHz waveform becomes the log-mel picture the audio tower sees.
+
+The numbers are those of EfficientAT's ``AugmentMelSTFT`` in evaluation mode (models/preprocess.py);
+``tests/test_frontend.py`` holds them against tensors that code produced.
+"""
+
+import torch
+from torch import Tensor, nn
+from torchaudio.compliance.kaldi import get_mel_banks
+
+SAMPLE_RATE = 32_000  # Hz, the only rate the pretrained towers know
+N_FFT = 1024  # samples
+WIN_LENGTH = 800  # samples, 25 ms
+HOP_LENGTH = 320  # samples, 10 ms
+MEL_BANDS = 128
+F_MIN = 0.0  # Hz
+F_MAX = SAMPLE_RATE / 2 - 1000  # Hz
+PREEMPHASIS = 0.97
+LOG_OFFSET = 1e-5  # keeps digital silence finite
+NORM_SHIFT = 4.5  # fast normalisation: (x + 4.5) / 5 brings AudioSet to about zero mean
+NORM_SCALE = 5.0
+
+# Shortest waveform the transform takes: after pre-emphasis the reflected edge (N_FFT // 2 samples)
+# must be shorter than the signal itself.
+MIN_SAMPLES = N_FFT // 2 + 2
+
+
+class MelFrontEnd(nn.Module):
+    """Log-mel spectrogram: pre-emphasis, STFT power, Kaldi mel bands, log, fast normalisation."""
+
+    window: Tensor
+    preemphasis: Tensor
+    mel_basis: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        banks, _ = get_mel_banks(
+            MEL_BANDS, N_FFT, float(SAMPLE_RATE), F_MIN, F_MAX,
+            vtln_low=100.0, vtln_high=-500.0, vtln_warp_factor=1.0,
+        )  # fmt: skip
+        buffers = {
+            "window": torch.hann_window(WIN_LENGTH, periodic=False),
+            "preemphasis": torch.tensor([[[-PREEMPHASIS, 1.0]]]),
+            "mel_basis": nn.functional.pad(banks, (0, 1)),  # the Nyquist bin carries no weight
+        }
+        for name, value in buffers.items():  # constants: in no checkpoint, so not persistent
+            self.register_buffer(name, value, persistent=False)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Turn waveforms ``(batch, samples)`` at 32 kHz into ``(batch, 128, frames)``.
+
+        ``frames = 1 + (samples - 2) // 320``: 10 s give 1000. Raises ``ValueError`` for waveforms
+        shorter than ``MIN_SAMPLES``.
+        """
+        if waveform.shape[-1] < MIN_SAMPLES:
+            msg = f"the mel front end needs {MIN_SAMPLES} samples, got {waveform.shape[-1]}"
+            raise ValueError(msg)
+        emphasised = nn.functional.conv1d(waveform.unsqueeze(1), self.preemphasis).squeeze(1)
+        spectrum = torch.stft(
+            emphasised, N_FFT, hop_length=HOP_LENGTH, win_length=WIN_LENGTH,
+            window=self.window, center=True, return_complex=True,
+        )  # fmt: skip
+        power = torch.view_as_real(spectrum).pow(2).sum(-1)
+        mel = torch.matmul(self.mel_basis, power)
+        return ((mel + LOG_OFFSET).log() + NORM_SHIFT) / NORM_SCALE

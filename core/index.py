@@ -1,0 +1,266 @@
+"""The index: generations of points in Qdrant and the alias that names the live one.
+
+Every encoder version has a collection of its own, ``<alias>-<version>``, whose metadata names the
+version. One code path serves a Qdrant server, the embedded Qdrant and the in-memory one.
+"""
+
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any, Protocol
+
+from qdrant_client import QdrantClient, models
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+
+from core.errors import ConfigurationError, Unavailable
+from core.settings import Settings
+
+ITEM, AUDIO = "item", "audio"  # the named vectors: what queries search, and what re-fusing needs
+VERSION_KEY = "encoder"  # in the collection's metadata and in every payload
+TIMEOUT_S = 30
+SCROLL_PAGE = 256
+KEYWORD = models.PayloadSchemaType.KEYWORD
+PAYLOAD_INDEXES: Mapping[str, models.PayloadSchemaType] = {
+    "bucket": KEYWORD,
+    "key": KEYWORD,
+    "keywords": KEYWORD,
+    "labels": KEYWORD,
+    "has_text": KEYWORD,
+    "content_hash": KEYWORD,
+    "duration_s": models.PayloadSchemaType.FLOAT,
+    "modified": models.PayloadSchemaType.INTEGER,
+    "indexed_at": models.PayloadSchemaType.INTEGER,
+}
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The points of one encoder version."""
+
+    collection: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Point:
+    """One item as the index holds it. Vectors are present where they were asked for."""
+
+    id: str
+    payload: Mapping[str, Any]
+    item: Sequence[float] = ()
+    audio: Sequence[float] = ()
+    score: float = 0.0
+
+
+class VectorSizes(Protocol):
+    """What a collection must know of an encoder; an ``Encoder`` will do."""
+
+    @property
+    def dim(self) -> int:
+        """Width of item vectors."""
+
+    @property
+    def audio_dim(self) -> int:
+        """Width of audio vectors."""
+
+
+def open_index(settings: Settings) -> "Index":
+    """Open the index on the Qdrant server that the settings name."""
+    key = settings.qdrant_api_key
+    client = connect(settings.qdrant_url, key.get_secret_value() if key else None)
+    return Index(client, settings.index_name)
+
+
+def connect(url: str, api_key: str | None = None) -> QdrantClient:
+    """Connect to a Qdrant server; nothing is sent yet."""
+    with warnings.catch_warnings():
+        # A key over plain http is right on the loopback, where the local deployment lives.
+        warnings.filterwarnings("ignore", message="Api key is used with an insecure connection")
+        return QdrantClient(url=url, api_key=api_key, timeout=TIMEOUT_S, check_compatibility=False)
+
+
+def connect_embedded(path: Path | None = None) -> QdrantClient:
+    """Open Qdrant inside this process: in the folder ``path``, or in memory.
+
+    Only one process may have a folder open. The embedded engine is not thread-safe, so every call
+    goes through one lock.
+    """
+    try:
+        client = (
+            QdrantClient(":memory:")
+            if path is None
+            else QdrantClient(path=str(path), force_disable_check_same_thread=True)
+        )
+    except RuntimeError as error:
+        raise ConfigurationError(f"cannot open the embedded index {path}: {error}") from error
+    client._client = _Locked(client._client)  # type: ignore[assignment]  # noqa: SLF001 - the one seam every call passes
+    return client
+
+
+class _Locked:
+    """Lets one thread at a time call any method of the embedded engine."""
+
+    def __init__(self, engine: object) -> None:
+        self._engine = engine
+        self._lock = threading.RLock()
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._engine, name)
+        return self._guard(attribute) if callable(attribute) else attribute
+
+    def create_payload_index(self, *_: object, **__: object) -> models.UpdateResult:
+        """Do nothing: the embedded engine has no payload indexes, and warns when asked for one."""
+        return models.UpdateResult(operation_id=0, status=models.UpdateStatus.COMPLETED)
+
+    def _guard(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(method)
+        def guarded(*arguments: Any, **options: Any) -> Any:
+            with self._lock:
+                return method(*arguments, **options)
+
+        return guarded
+
+
+@contextmanager
+def _reporting() -> Iterator[None]:
+    """Turn Qdrant's ways of being away into ``Unavailable``; its refusals stay what they are."""
+    try:
+        yield
+    except ResponseHandlingException as error:
+        raise Unavailable(f"Qdrant does not answer: {error.source}") from error
+    except UnexpectedResponse as error:
+        if error.status_code in {429, 500, 502, 503, 504}:
+            raise Unavailable(f"Qdrant cannot answer now: {error}") from error
+        raise
+
+
+class Index:
+    """All generations under one alias. Every method raises ``Unavailable`` if Qdrant is away."""
+
+    def __init__(self, client: QdrantClient, alias: str) -> None:
+        """Use the generations whose live one is named by ``alias``."""
+        self._client = client
+        self._alias = alias
+
+    def generation(self, version: str) -> Generation:
+        """Return the generation of an encoder version, whether it exists yet or not."""
+        return Generation(f"{self._alias}-{version}", version)
+
+    def create(self, version: str, sizes: VectorSizes) -> Generation:
+        """Make sure that the generation of a version exists; the first one goes live at once."""
+        generation = self.generation(version)
+        with _reporting():
+            if not self._client.collection_exists(generation.collection):
+                self._create_collection(generation, sizes)
+            if self.live() is None:
+                self._point_alias(generation)
+        return generation
+
+    def _create_collection(self, generation: Generation, sizes: VectorSizes) -> None:
+        cosine = models.Distance.COSINE
+        try:
+            self._client.create_collection(
+                generation.collection,
+                vectors_config={
+                    ITEM: models.VectorParams(size=sizes.dim, distance=cosine),
+                    # Stored as it is: its length carries how sure the tower was.
+                    AUDIO: models.VectorParams(
+                        size=sizes.audio_dim, distance=models.Distance.DOT, on_disk=True
+                    ),
+                },
+                metadata={VERSION_KEY: generation.version},
+            )
+        except UnexpectedResponse as error:
+            if error.status_code != 409:  # noqa: PLR2004 - HTTP conflict: another worker was first
+                raise
+        for field, schema in PAYLOAD_INDEXES.items():
+            self._client.create_payload_index(
+                generation.collection, field_name=field, field_schema=schema
+            )
+
+    def _point_alias(self, generation: Generation) -> None:
+        create = models.CreateAlias(collection_name=generation.collection, alias_name=self._alias)
+        self._client.update_collection_aliases([models.CreateAliasOperation(create_alias=create)])
+
+    def live(self) -> Generation | None:
+        """Resolve the alias to the live generation; ``None`` before anything was indexed."""
+        with _reporting():
+            aliases = self._client.get_aliases().aliases
+            names = [a.collection_name for a in aliases if a.alias_name == self._alias]
+            if not names:
+                return None
+            metadata = self._client.get_collection(names[0]).config.metadata or {}
+        if VERSION_KEY not in metadata:
+            raise ConfigurationError(
+                f"the alias {self._alias} names {names[0]}, which no audiofuse made; "
+                "set AUDIOFUSE_INDEX_NAME to another name"
+            )
+        return Generation(names[0], metadata[VERSION_KEY])
+
+    def upsert(self, generation: Generation, points: Iterable[Point]) -> None:
+        """Write whole points; when this returns they are searchable."""
+        structs = [
+            models.PointStruct(
+                id=point.id,
+                vector={ITEM: list(point.item), AUDIO: list(point.audio)},
+                payload=dict(point.payload),
+            )
+            for point in points
+        ]
+        with _reporting():
+            self._client.upsert(generation.collection, structs, wait=True)
+
+    def remove(self, generation: Generation, ids: Sequence[str]) -> None:
+        """Delete points; ids without a point are no error."""
+        with _reporting():
+            self._client.delete(generation.collection, models.PointIdsList(points=list(ids)))
+
+    def get(
+        self, generation: Generation, ids: Sequence[str], *, vectors: bool = False
+    ) -> dict[str, Point]:
+        """Return the points that exist among ``ids``, by id."""
+        with _reporting():
+            records = self._client.retrieve(generation.collection, list(ids), with_vectors=vectors)
+        return {str(record.id): _point(record) for record in records}
+
+    def search(self, generation: Generation, vector: Sequence[float], top: int) -> list[Point]:
+        """Return the ``top`` points whose item vector is nearest, with their audio vectors."""
+        with _reporting():
+            answer = self._client.query_points(
+                generation.collection, query=list(vector), using=ITEM, limit=top,
+                with_payload=True, with_vectors=[AUDIO],
+            )  # fmt: skip
+        return [_point(hit) for hit in answer.points]
+
+    def count(self, generation: Generation) -> int:
+        """Return the exact number of points."""
+        with _reporting():
+            return self._client.count(generation.collection, exact=True).count
+
+    def scroll(self, generation: Generation, fields: Sequence[str]) -> Iterator[Point]:
+        """Walk all points, page by page, with the named payload fields and no vectors."""
+        offset: Any = None
+        while True:
+            with _reporting():
+                records, offset = self._client.scroll(
+                    generation.collection, limit=SCROLL_PAGE, offset=offset,
+                    with_payload=list(fields), with_vectors=False,
+                )  # fmt: skip
+            yield from map(_point, records)
+            if offset is None:
+                return
+
+
+def _point(record: models.Record | models.ScoredPoint) -> Point:
+    vectors: dict[str, Any] = record.vector if isinstance(record.vector, dict) else {}
+    return Point(
+        id=str(record.id),
+        payload=record.payload or {},
+        item=vectors.get(ITEM, ()),
+        audio=vectors.get(AUDIO, ()),
+        score=getattr(record, "score", 0.0),
+    )

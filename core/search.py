@@ -1,0 +1,86 @@
+"""Searching: from a sentence to ranked hits, each with what audio and metadata contributed."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.encoder import Encoder
+from core.errors import ConfigurationError, QueryError
+from core.index import Index, Point
+from core.text import normalise
+
+MAX_QUERY_CHARACTERS = 1000  # the tower reads 32 tokens; anything this long is a mistake
+MAX_TOP = 1000
+
+
+@dataclass(frozen=True)
+class Hit:
+    """An item found. ``score`` is the cosine; its parts ``audio`` and ``metadata`` add up to it."""
+
+    key: str
+    score: float
+    audio: float
+    metadata: float
+    payload: Mapping[str, Any]
+
+
+class Searcher:
+    """Asks the live generation with the text tower of the encoder that made it."""
+
+    def __init__(self, index: Index, encoder: Encoder, version: str) -> None:
+        """Search ``index`` with ``encoder``, whose version is ``version``."""
+        self._index = index
+        self._encoder = encoder
+        self._version = version
+        self._encoding = threading.Lock()  # requests come in threads; the model is used by one
+
+    def search(self, text: str, top: int = 10) -> list[Hit]:
+        """Return the ``top`` items nearest to a sentence, best first; none before the first item.
+
+        Raises ``QueryError`` for a query without words or a bad ``top``, ``Unavailable`` when the
+        index is away, ``ConfigurationError`` when another encoder version is live.
+        """
+        _check(text, top)
+        generation = self._index.live()
+        if generation is None:
+            return []
+        if generation.version != self._version:
+            raise ConfigurationError(
+                f"the live index was made by encoder {generation.version}, "
+                f"this process has {self._version}: restart it with the live bundle"
+            )
+        with self._encoding:
+            query = torch.nn.functional.normalize(self._encoder.read([text]))[0]
+        points = self._index.search(generation, query.tolist(), top)
+        return self._hits(points, query)
+
+    def _hits(self, points: list[Point], query: Tensor) -> list[Hit]:
+        if not points:
+            return []
+        audio = torch.tensor([point.audio for point in points], device=query.device)
+        norms = torch.tensor([point.payload["item_norm"] for point in points])
+        with self._encoding:
+            heard = (self._encoder.project_audio(audio) @ query).cpu() / norms
+        return [
+            Hit(
+                key=point.payload["key"],
+                score=point.score,
+                audio=part,
+                metadata=point.score - part,
+                payload=point.payload,
+            )
+            for point, part in zip(points, heard.tolist(), strict=True)
+        ]
+
+
+def _check(text: str, top: int) -> None:
+    if not normalise(text):
+        raise QueryError("the query has no words: describe a sound, e.g. 'a dog barking'")
+    if len(text) > MAX_QUERY_CHARACTERS:
+        raise QueryError(f"the query has {len(text)} characters; at most {MAX_QUERY_CHARACTERS}")
+    if not 1 <= top <= MAX_TOP:
+        raise QueryError(f"top must be from 1 to {MAX_TOP}, not {top}")

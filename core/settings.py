@@ -1,0 +1,117 @@
+"""Deployment values, read once at the entry point: environment, ``.env``, local deployment."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+PREFIX = "AUDIOFUSE_"
+DEPLOYMENT_FILE = "deployment.env"  # written by `audiofuse up`, so that other commands find it
+
+
+def default_home() -> Path:
+    """Return where state lives unless AUDIOFUSE_HOME says otherwise: the XDG data folder."""
+    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(data, "audiofuse").expanduser()
+
+
+class Settings(BaseSettings):
+    """Everything an operator can set; the model's own shape is in the bundle's config.json."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True
+    )
+
+    home: Path = Field(
+        default_factory=default_home,
+        description="Folder of the local deployment: queue, index, bundles, logs.",
+    )
+    bucket: str = Field(default="", description="The bucket to index: s3://name, or a folder.")
+    s3_endpoint_url: str | None = Field(
+        default=None, description="S3 endpoint; unset means AWS. SQS is reached there too."
+    )
+    s3_region: str = Field(default="us-east-1", description="Region of bucket and queue.")
+    s3_access_key_id: str | None = Field(
+        default=None, description="Access key; unset means boto3's own credential chain."
+    )
+    s3_secret_access_key: SecretStr | None = Field(
+        default=None, description="Secret that belongs to the access key."
+    )
+    sqs_queue_url: str = Field(
+        default="", description="SQS queue that receives the bucket's event notifications."
+    )
+    broker_url: SecretStr = Field(
+        default=SecretStr("redis://127.0.0.1:6379/0"),
+        description="Redis or Valkey: Celery's broker, dead letters, delivery counts.",
+    )
+    qdrant_url: str = Field(default="http://127.0.0.1:6333", description="Qdrant server.")
+    qdrant_api_key: SecretStr | None = Field(default=None, description="Qdrant API key.")
+    index_name: str = Field(
+        default="audiofuse",
+        pattern=r"^[A-Za-z0-9_-]{1,64}$",
+        description="Alias that names the live index; collections begin with it.",
+    )
+    encoder: Path | None = Field(
+        default=None, description="Folder of the encoder bundle that workers and search load."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto",
+        description="Where encoders run. auto: a GPU if there is one; cuda: refuse without one.",
+    )
+    pretrained: Path | None = Field(
+        default=None,
+        description="Folder searched for pretrained checkpoints before they are downloaded.",
+    )
+    search_url: str = Field(
+        default="http://127.0.0.1:7700", description="Query service that `audiofuse search` asks."
+    )
+    max_duration_s: float = Field(
+        default=4 * 3600.0, gt=0, description="Longest recording that is indexed, in seconds."
+    )
+    max_object_bytes: int = Field(
+        default=4 * 1024**3, gt=0, description="Largest audio object that is fetched, in bytes."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="Least severe message that is logged."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources: arguments, environment, ``.env``, the running local deployment."""
+        del file_secret_settings
+        home = env_settings().get("home") or dotenv_settings().get("home") or default_home()
+        deployment = DotEnvSettingsSource(settings_cls, env_file=Path(home, DEPLOYMENT_FILE))
+        return init_settings, env_settings, dotenv_settings, deployment
+
+
+def settings_table(settings: Settings) -> list[tuple[str, str, str, str]]:
+    """Tell each setting's variable, value (secrets hidden), source and description."""
+    sources = {
+        "environment": EnvSettingsSource(Settings)(),
+        ".env": DotEnvSettingsSource(Settings)(),
+        "local deployment": DotEnvSettingsSource(
+            Settings, env_file=settings.home / DEPLOYMENT_FILE
+        )(),
+    }
+    rows = []
+    for name, field in Settings.model_fields.items():
+        value = getattr(settings, name)
+        source = next((title for title, values in sources.items() if name in values), "default")
+        shown = "" if value is None else str(value)
+        rows.append((PREFIX + name.upper(), shown, source, field.description or ""))
+    return rows

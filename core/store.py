@@ -1,0 +1,237 @@
+"""Where the bytes are: a bucket behind the S3 protocol, or a folder that stands in for one."""
+
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from core.errors import ConfigurationError, ObjectChanged, Unavailable
+from core.items import ObjectInfo
+
+if TYPE_CHECKING:
+    from core.settings import Settings
+
+log = logging.getLogger(__name__)
+
+GONE = frozenset({"404", "NoSuchKey", "NotFound", "412", "PreconditionFailed"})
+
+
+class Store(Protocol):
+    """One bucket, read only. Every method raises ``Unavailable`` when the bucket cannot answer."""
+
+    bucket: str
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """Look at an object as it is now; ``None`` when there is none."""
+
+    def read(self, info: ObjectInfo) -> bytes:
+        """Return the whole of a small object; ``ObjectChanged`` if it is no longer this one."""
+
+    def open(self, info: ObjectInfo) -> AbstractContextManager[Path]:
+        """Lend the object as a local file; ``ObjectChanged`` if it is no longer this one."""
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """List the objects whose key begins with ``prefix``, without their user metadata."""
+
+
+def open_store(settings: "Settings") -> Store:
+    """Open the bucket that the settings name: ``s3://name`` or a folder."""
+    if not settings.bucket:
+        msg = "no bucket is set: give AUDIOFUSE_BUCKET as s3://name or as a folder"
+        raise ConfigurationError(msg)
+    if settings.bucket.startswith("s3://"):
+        name = settings.bucket.removeprefix("s3://").strip("/")
+        if not name or "/" in name:
+            msg = f"AUDIOFUSE_BUCKET names no bucket: {settings.bucket!r} (expected s3://name)"
+            raise ConfigurationError(msg)
+        return S3Store(name, s3_client(settings))
+    return FolderStore(Path(settings.bucket))
+
+
+def content_hash(path: Path) -> str:
+    """Return the sha256 of a file's bytes in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class FolderStore:
+    """A folder as a bucket: keys are relative paths, an etag is modification time and size."""
+
+    def __init__(self, root: Path) -> None:
+        """Stand in for the bucket named like the folder; the folder must exist."""
+        self.root = root.expanduser().resolve()
+        if not self.root.is_dir():
+            msg = f"the bucket folder does not exist: {self.root}"
+            raise ConfigurationError(msg)
+        self.bucket = self.root.name
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """Look at the file; a key that leaves the folder, or names no plain file, is no object."""
+        path = self.root / key
+        try:
+            if not path.resolve().is_relative_to(self.root) or not path.is_file():
+                return None
+            stat = path.stat()
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return None
+        except OSError as error:
+            raise Unavailable(f"cannot look at {path}: {error.strerror}") from error
+        return ObjectInfo(
+            key=key,
+            etag=f"{stat.st_mtime_ns:x}-{stat.st_size:x}",
+            size=stat.st_size,
+            modified_ms=stat.st_mtime_ns // 1_000_000,
+        )
+
+    def read(self, info: ObjectInfo) -> bytes:
+        """Return the file's bytes."""
+        with self.open(info) as path:
+            return path.read_bytes()
+
+    @contextmanager
+    def open(self, info: ObjectInfo) -> Iterator[Path]:
+        """Lend the file itself; whatever happens to a file that changed meanwhile is no verdict."""
+        try:
+            yield self.root / info.key
+        except Exception:
+            self._check(info)
+            raise
+        self._check(info)
+
+    def _check(self, info: ObjectInfo) -> None:
+        now = self.head(info.key)
+        if now is None or now.etag != info.etag:
+            raise ObjectChanged(f"{info.key} was replaced or deleted")
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Walk the folder, each folder's files in order; links to folders are not followed."""
+        base = self.root / prefix.rpartition("/")[0]
+        for folder, folders, files in os.walk(base, onerror=_unreadable):
+            folders.sort()
+            for name in sorted(files):
+                key = self.key_of(Path(folder, name))
+                info = self.head(key) if key and key.startswith(prefix) else None
+                if info:
+                    yield info
+
+    def key_of(self, path: Path) -> str | None:
+        """Return the key of a path in the folder; ``None``, and a warning, if it can be none."""
+        key = path.relative_to(self.root).as_posix()
+        if key.isprintable():
+            return key
+        log.warning("%r is not indexed: its name is not printable UTF-8", key)
+        return None
+
+
+def _unreadable(error: OSError) -> None:
+    raise Unavailable(f"cannot list {error.filename}: {error.strerror}") from error
+
+
+class S3Store:
+    """A bucket of anything that speaks S3."""
+
+    def __init__(self, bucket: str, client: Any) -> None:
+        """Read ``bucket`` through a boto3 S3 client."""
+        self.bucket = bucket
+        self._client = client
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """Ask for the object's headers."""
+        try:
+            answer = self._call(self._client.head_object, Key=key)
+        except ObjectChanged:
+            return None
+        return ObjectInfo(
+            key=key,
+            etag=answer["ETag"].strip('"'),
+            size=answer["ContentLength"],
+            modified_ms=int(answer["LastModified"].timestamp() * 1000),
+            user_metadata={k.lower(): _decoded(v) for k, v in answer["Metadata"].items()},
+        )
+
+    def read(self, info: ObjectInfo) -> bytes:
+        """Get the object, provided that it is still this one."""
+        with self.open(info) as path:
+            return path.read_bytes()
+
+    @contextmanager
+    def open(self, info: ObjectInfo) -> Iterator[Path]:
+        """Download to a temporary file that is gone afterwards."""
+        answer = self._call(self._client.get_object, Key=info.key, IfMatch=info.etag)
+        with tempfile.NamedTemporaryFile(prefix="audiofuse-") as file:
+            try:
+                shutil.copyfileobj(answer["Body"], file)
+            except (BotoCoreError, OSError) as error:
+                raise Unavailable(f"reading s3://{self.bucket}/{info.key}: {error}") from error
+            file.flush()
+            yield Path(file.name)
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """List page by page, in the order of keys."""
+        token: dict[str, str] = {}
+        while True:
+            page = self._call(self._client.list_objects_v2, Prefix=prefix, **token)
+            for entry in page.get("Contents", ()):
+                yield ObjectInfo(
+                    key=entry["Key"],
+                    etag=entry["ETag"].strip('"'),
+                    size=entry["Size"],
+                    modified_ms=int(entry["LastModified"].timestamp() * 1000),
+                )
+            if not page.get("IsTruncated"):
+                return
+            token = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def _call(self, method: Callable[..., Any], **arguments: str) -> Any:
+        where = f"{method.__name__} s3://{self.bucket}/{arguments.get('Key', '')}"
+        try:
+            return method(Bucket=self.bucket, **arguments)
+        except ClientError as error:
+            code = error.response["Error"]["Code"]
+            if code in GONE and "Key" in arguments:
+                raise ObjectChanged(f"{where}: {code}") from error
+            raise Unavailable(f"{where}: {error}") from error
+        except BotoCoreError as error:
+            raise Unavailable(f"{where}: {error}") from error
+
+
+def s3_client(settings: "Settings", service: str = "s3") -> Any:
+    """Make a boto3 client (``s3`` or ``sqs``) for the endpoint and credentials of the settings.
+
+    Credentials that are not set come from boto3's own chain (environment, profile, role).
+    """
+    secret = settings.s3_secret_access_key
+    return boto3.client(
+        service,
+        endpoint_url=settings.s3_endpoint_url,
+        region_name=settings.s3_region,
+        aws_access_key_id=settings.s3_access_key_id,
+        aws_secret_access_key=secret.get_secret_value() if secret else None,
+        config=Config(
+            connect_timeout=5,
+            read_timeout=60,
+            retries={"mode": "standard", "max_attempts": 3},
+            # Not every S3 server knows the newer default checksums.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        ),
+    )
+
+
+def _decoded(value: str) -> str:
+    """Undo RFC 2047, in which S3 returns user metadata that is not ASCII."""
+    try:
+        return str(make_header(decode_header(value)))
+    except (HeaderParseError, LookupError, UnicodeDecodeError):
+        return value

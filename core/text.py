@@ -1,0 +1,88 @@
+"""The text tower: a BERT that reads queries and metadata alike, with the paper's normalisation."""
+
+import string
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    BertTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from core.errors import ConfigurationError
+
+Pooling = Literal["cls", "mean"]
+
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalise(text: str) -> str:
+    """Lower-case and drop ASCII punctuation, as arXiv 2406.15897 does for queries and metadata."""
+    return " ".join(text.lower().translate(_NO_PUNCTUATION).split())
+
+
+class TextTower(nn.Module):
+    """BERT, pooled to one vector and, if ``dim`` is given, projected linearly."""
+
+    def __init__(
+        self,
+        bert: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        pooling: Pooling,
+        max_tokens: int,
+        dim: int | None,
+    ) -> None:
+        """Wrap a BERT and its tokenizer; without ``dim`` the pooled vector is the embedding."""
+        super().__init__()
+        hidden: int = bert.config.hidden_size
+        self.bert = bert
+        self.tokenizer = tokenizer
+        self.pooling = pooling
+        self.max_tokens = max_tokens
+        self.project: nn.Module = nn.Identity() if dim is None else nn.Linear(hidden, dim)
+        self.dim = dim or hidden
+
+    def forward(self, texts: Sequence[str]) -> Tensor:
+        """Embed texts: ``(len(texts), dim)``, not normalised to unit length."""
+        tokens = self.tokenizer(
+            [normalise(text) for text in texts],
+            padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt",
+        ).to(self.bert.device)  # fmt: skip
+        hidden = self.bert(**tokens).last_hidden_state
+        return self.project(self._pool(hidden, tokens["attention_mask"]))  # type: ignore[no-any-return]
+
+    def _pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        if self.pooling == "cls":
+            return hidden[:, 0]
+        weights = mask.unsqueeze(-1).to(hidden.dtype)
+        return (hidden * weights).sum(1) / weights.sum(1)
+
+
+def load_bert(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a pretrained BERT and its tokenizer by Hugging Face id or folder.
+
+    Weights are read from safetensors only, so no code comes with them. Raises
+    ``ConfigurationError`` when there is no such model or the hub cannot be reached.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        bert = AutoModel.from_pretrained(
+            source, use_safetensors=True, dtype=torch.float32, add_pooling_layer=False
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"cannot load the text model {source}: {error}") from error
+    return bert, tokenizer
+
+
+def character_tokenizer() -> PreTrainedTokenizerBase:
+    """Return a WordPiece tokenizer that knows single characters: the words of random encoders."""
+    characters = string.ascii_lowercase + string.digits
+    special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    pieces = (*special, *characters, *(f"##{character}" for character in characters))
+    return BertTokenizer(vocab={piece: number for number, piece in enumerate(pieces)})

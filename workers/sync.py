@@ -1,0 +1,219 @@
+"""sync(key): look at the bucket as it is now and make the index agree.
+
+    look at object and sidecar ── gone ─────────────────> remove the point
+            │
+            ├── as the point says ──────────────────────> nothing to do
+            ├── same sound, other words ── re-fuse ─────┐
+            └── new sound ── fetch, decode, hear, fuse ─┴> upsert ── look again
+
+An event is only a hint that something changed: the outcome depends on the bucket alone, so
+duplicate, late and reordered events all lead to the same index.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from core.audio import open_recording
+from core.encoder import Encoder
+from core.errors import ObjectChanged, Reason, Rejected, Unavailable
+from core.index import VERSION_KEY, Generation, Index, Point
+from core.items import MAX_SIDECAR_BYTES, Item, Metadata, point_id, sidecar_keys
+from core.store import Store, content_hash
+from core.text import normalise
+
+log = logging.getLogger(__name__)
+
+MAX_LOOKS = 10  # an object that changes this often while it is worked on is left for later
+
+
+class Outcome(StrEnum):
+    """What a sync did to the index."""
+
+    CREATED = "created"
+    UPDATED = "updated"
+    REFUSED = "re-fused"
+    UNCHANGED = "unchanged"
+    REMOVED = "removed"
+    ABSENT = "absent"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is too much for one item."""
+
+    duration_s: float
+    object_bytes: int
+
+
+@dataclass(frozen=True)
+class Synced:
+    """The outcome, and what was wrong beside the audio: a broken sidecar, by its key."""
+
+    outcome: Outcome
+    problems: Mapping[str, Rejected] = field(default_factory=dict)
+
+
+class Heard(NamedTuple):
+    """The audio tower's vector of an item and the payload fields that come from its bytes."""
+
+    vector: Tensor
+    facts: dict[str, Any]
+
+
+FACTS = ("duration_s", "sample_rate", "channels", "content_hash")
+
+
+class Syncer:
+    """Syncs items of one bucket into one generation."""
+
+    def __init__(
+        self, store: Store, index: Index, generation: Generation, encoder: Encoder, limits: Limits
+    ) -> None:
+        """Make ``generation`` of ``index`` agree with ``store``, by ``encoder``."""
+        self.store = store
+        self._index = index
+        self._generation = generation
+        self._encoder = encoder
+        self._limits = limits
+
+    def sync(self, key: str) -> Synced:
+        """Make the index agree with the bucket about one audio key.
+
+        Raises ``Rejected`` when the object cannot be indexed; its point, if any, is gone then.
+        Raises ``Unavailable`` when bucket or index cannot answer.
+        """
+        for _ in range(MAX_LOOKS):
+            try:
+                return self._sync_as_seen(key)
+            except ObjectChanged as change:
+                log.info("%s: looking again, %s", key, change)
+        raise Unavailable(f"{key} keeps changing; it is looked at again later")
+
+    def _sync_as_seen(self, key: str) -> Synced:
+        item = self._look(key)
+        known = self._known(key)
+        if item is None:
+            return self._remove(key, known)
+        if known and _describes(known.payload, item):
+            return Synced(Outcome.UNCHANGED)
+        metadata, problems = self._read_metadata(item)
+        try:
+            heard = self._heard_before(known, item) or self._hear(item)
+            point = self._fuse(item, metadata, heard)
+        except Rejected as verdict:
+            verdict.etag = item.audio.etag
+            self._index.remove(self._generation, [self._id(key)])
+            raise
+        self._index.upsert(self._generation, [point])
+        if self._look(key) != item:
+            raise ObjectChanged("it changed while it was written")
+        return Synced(_outcome(known, item), problems)
+
+    def _look(self, key: str) -> Item | None:
+        audio = self.store.head(key)
+        if audio is None:
+            return None
+        sidecars = (self.store.head(sidecar_key) for sidecar_key in sidecar_keys(key))
+        return Item(self.store.bucket, audio, next(filter(None, sidecars), None))
+
+    def _id(self, key: str) -> str:
+        return str(point_id(self.store.bucket, key))
+
+    def _known(self, key: str) -> Point | None:
+        id_ = self._id(key)
+        return self._index.get(self._generation, [id_], vectors=True).get(id_)
+
+    def _remove(self, key: str, known: Point | None) -> Synced:
+        if known is None:
+            return Synced(Outcome.ABSENT)
+        self._index.remove(self._generation, [known.id])
+        if self._look(key) is not None:
+            raise ObjectChanged("it came back while it was removed")
+        return Synced(Outcome.REMOVED)
+
+    def _read_metadata(self, item: Item) -> tuple[Metadata, dict[str, Rejected]]:
+        """Read the words; a broken sidecar costs only itself."""
+        metadata, problems = Metadata(), {}
+        if item.sidecar:
+            try:
+                metadata = self._read_sidecar(item)
+            except Rejected as problem:
+                problem.etag = item.sidecar.etag
+                problems[item.sidecar.key] = problem
+        return metadata.filled_from(item.audio.user_metadata), problems
+
+    def _read_sidecar(self, item: Item) -> Metadata:
+        assert item.sidecar is not None
+        if item.sidecar.size > MAX_SIDECAR_BYTES:
+            detail = f"{item.sidecar.size} bytes; a sidecar has at most {MAX_SIDECAR_BYTES}"
+            raise Rejected(Reason.BAD_SIDECAR, detail)
+        return Metadata.from_json(self.store.read(item.sidecar))
+
+    def _heard_before(self, known: Point | None, item: Item) -> Heard | None:
+        """Reuse the stored audio vector while the sound is the same: no download, no decoding."""
+        if known is None or known.payload["etag"] != item.audio.etag:
+            return None
+        return Heard(torch.tensor(known.audio), {name: known.payload[name] for name in FACTS})
+
+    def _hear(self, item: Item) -> Heard:
+        if item.audio.size > self._limits.object_bytes:
+            detail = f"{item.audio.size} bytes; the limit is {self._limits.object_bytes}"
+            raise Rejected(Reason.TOO_LARGE, detail)
+        with (
+            self.store.open(item.audio) as path,
+            open_recording(path, self._limits.duration_s) as recording,
+        ):
+            vector = self._encoder.hear(recording.windows())
+            facts = (
+                round(recording.duration_s, 3),
+                recording.sample_rate,
+                recording.channels,
+                content_hash(path),
+            )
+        return Heard(vector, dict(zip(FACTS, facts, strict=True)))
+
+    def _fuse(self, item: Item, metadata: Metadata, heard: Heard) -> Point:
+        text = metadata.text
+        fused = self._encoder.fuse(heard.vector.unsqueeze(0), [text])
+        vector, norm = fused.vectors[0].tolist(), float(fused.norms[0])
+        if not all(map(math.isfinite, vector)):
+            raise Rejected(Reason.NOT_FINITE, "the encoder gives no finite vector for it")
+        payload = {
+            "bucket": item.bucket,
+            "key": item.key,
+            "etag": item.audio.etag,
+            "sidecar_etag": item.sidecar_etag,
+            "modified": item.audio.modified_ms,
+            "size": item.audio.size,
+            "title": metadata.title,
+            "description": metadata.description,
+            "keywords": list(metadata.keywords),
+            "labels": list(metadata.labels),
+            "extra": dict(metadata.extra),
+            "has_text": "yes" if normalise(text) else "no",
+            "item_norm": norm,
+            VERSION_KEY: self._generation.version,
+            "indexed_at": int(time.time() * 1000),
+            **heard.facts,
+        }
+        return Point(self._id(item.key), payload, item=vector, audio=heard.vector.tolist())
+
+
+def _describes(payload: Mapping[str, Any], item: Item) -> bool:
+    seen = (item.audio.etag, item.sidecar_etag, item.audio.modified_ms)
+    return (payload["etag"], payload["sidecar_etag"], payload["modified"]) == seen
+
+
+def _outcome(known: Point | None, item: Item) -> Outcome:
+    if known is None:
+        return Outcome.CREATED
+    same_sound = known.payload["etag"] == item.audio.etag
+    return Outcome.REFUSED if same_sound else Outcome.UPDATED
