@@ -97,6 +97,13 @@ def _parse_row(row: dict[str, object], folder: Path) -> Clip:
     )
 
 
+def select_queries(clips: Iterable[Clip], split: str, kind: str = "") -> list[Query]:
+    """Return each query of a split once, though every clip of its identity may repeat it."""
+    asked = (query for clip in clips if clip.split == split for query in clip.queries)
+    chosen = {(q.identity, q.text): q for q in asked if kind in ("", q.kind)}
+    return list(chosen.values())
+
+
 def hear_all(encoder: Encoder, clips: Iterable[Clip]) -> Gallery:
     """Hear every clip once."""
     gallery = Gallery()

@@ -99,6 +99,18 @@ class Settings(BaseSettings):
         return init_settings, env_settings, dotenv_settings, deployment
 
 
+def environment(settings: Settings) -> dict[str, str]:
+    """Return the environment variables that give another process what was set here, secrets too."""
+    values = {name: getattr(settings, name) for name in settings.model_fields_set}
+    return {
+        PREFIX + name.upper(): (
+            value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        )
+        for name, value in values.items()
+        if value is not None
+    }
+
+
 def settings_table(settings: Settings) -> list[tuple[str, str, str, str]]:
     """Tell each setting's variable, value (secrets hidden), source and description."""
     sources = {

@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as transformers_logging
 
 from core.errors import ConfigurationError
 
@@ -70,6 +71,9 @@ def load_bert(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     Weights are read from safetensors only, so no code comes with them. Raises
     ``ConfigurationError`` when there is no such model or the hub cannot be reached.
     """
+    # Its progress bar, and its report that BERT's unused pooling layer is left out, help nobody.
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         bert = AutoModel.from_pretrained(

