@@ -72,8 +72,8 @@ def load_bert(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     ``ConfigurationError`` when there is no such model or the hub cannot be reached.
     """
     # Its progress bar, and its report that BERT's unused pooling layer is left out, help nobody.
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         bert = AutoModel.from_pretrained(

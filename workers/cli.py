@@ -50,8 +50,8 @@ def up(
     bucket: Annotated[
         str,
         typer.Option(
-            help="Folder to index and keep in step; or s3://name, whose events AUDIOFUSE_SQS_QUEUE_URL "
-            "receives."
+            help="Folder to index and keep in step; or s3://name, whose events reach the queue "
+            "AUDIOFUSE_SQS_QUEUE_URL."
         ),
     ],
 ) -> None:
