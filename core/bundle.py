@@ -20,7 +20,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from core.encoder import Encoder, EncoderConfig
 from core.errors import BundleError, ConfigurationError
@@ -75,14 +75,20 @@ def save_bundle(
 def _write_files(encoder: Encoder, folder: Path, card: str, metrics: Mapping[str, Any]) -> None:
     (folder / CONFIG).write_text(encoder.config.model_dump_json(indent=2) + "\n")
     save_file({k: v.contiguous() for k, v in encoder.state_dict().items()}, folder / WEIGHTS)
-    encoder.text_tower.tokenizer.save_pretrained(folder / TOKENIZER)
-    _forget_origin(folder / TOKENIZER / "tokenizer_config.json")
+    _save_tokenizer(encoder.text_tower.tokenizer, folder / TOKENIZER)
     (folder / METRICS).write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
     (folder / CARD).write_text(card)
 
 
-def _forget_origin(tokenizer_config: Path) -> None:
-    """Drop where a tokenizer was loaded from, so that saving a loaded bundle changes nothing."""
+def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Save what the tokenizer is, not where it came from or how it was last called.
+
+    Else the same encoder, loaded or used, would be saved as another version.
+    """
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.save_pretrained(folder)
+    tokenizer_config = folder / "tokenizer_config.json"
     values = json.loads(tokenizer_config.read_text())
     kept = {key: value for key, value in values.items() if key not in TOKENIZER_ORIGIN}
     tokenizer_config.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")

@@ -76,7 +76,7 @@ def read_manifest(path: Path) -> list[Clip]:
     for number, line in enumerate(lines, 1):
         try:
             clips.append(_parse_row(json.loads(line), path.parent))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (Rejected, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigurationError(f"{path}, line {number}: {error!r}") from error
     return clips
 
@@ -125,7 +125,11 @@ def evaluate(
     """Score audio only, metadata only and both, against the same queries.
 
     ``blank`` is the share of clips, chosen by ``seed``, whose metadata is taken away in every row.
+    Raises ``ConfigurationError`` when a query means a sound that the gallery does not hold.
     """
+    held = {clip.identity for clip in gallery.clips}
+    if lacking := [query for query in queries if query.identity not in held]:
+        raise ConfigurationError(f"no clip of {lacking[0].identity!r} could be heard")
     asked = torch.nn.functional.normalize(_read(encoder, [query.text for query in queries]))
     rows = _systems(encoder, gallery, _texts(gallery.clips, blank, seed))
     relevant = _relevance(queries, gallery.clips)

@@ -1,0 +1,74 @@
+"""The starting encoder hears what words mean, and is what its recipe makes."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from core.audio import open_recording
+from core.encoder import Encoder
+from core.evaluation import Gallery, evaluate, hear_all, read_manifest, select_queries
+from core.settings import Settings
+from core.starting import default_encoder, from_pretrained
+
+SOUNDS = Path(__file__).parent.parent / "examples" / "sounds"
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    """Return the encoder that the product ships."""
+    return default_encoder()
+
+
+def test_the_shipped_half_is_what_the_recipe_makes(
+    shared: Path, tmp_path: Path, encoder: Encoder
+) -> None:
+    """Built anew from checkpoint and class names, the encoder equals the shipped one."""
+    shutil.copy(shared / "weights" / "mn04_as_mAP_432.pt", tmp_path)
+    shutil.copy(shared / "data" / "text" / "audioset_class_labels_indices.csv", tmp_path)
+    rebuilt = from_pretrained(Settings(pretrained=tmp_path)).state_dict()
+    for name, value in encoder.state_dict().items():
+        torch.testing.assert_close(value, rebuilt[name], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "right", "wrong"),
+    [
+        ("animals/field-recording-07.flac", "a rooster crowing", "rain on a roof"),
+        ("people/take-3.mp3", "a baby crying", "an engine running"),
+        ("machines/clip-0012.opus", "a motorcycle passing by", "a violin"),
+        ("water/recording 2.ogg", "running water", "people laughing"),
+    ],
+)
+def test_a_sound_is_nearer_to_what_it_is(
+    encoder: Encoder, name: str, right: str, wrong: str
+) -> None:
+    """By its audio alone a sound is clearly nearer to a true sentence than to a wrong one."""
+    with open_recording(SOUNDS / name, max_duration_s=60) as recording:
+        vector = encoder.hear(recording.windows())
+    item = encoder.fuse(vector.unsqueeze(0), [""]).vectors[0]
+    near, far = torch.nn.functional.normalize(encoder.read([right, wrong])) @ item
+    assert near > far + 0.2
+
+
+@pytest.fixture(scope="module")
+def gallery(shared: Path, encoder: Encoder) -> Gallery:
+    """Return all human-described clips, heard by the shipped encoder."""
+    return hear_all(encoder, read_manifest(shared / "data" / "human.jsonl"))
+
+
+def test_it_finds_sounds_by_human_sentences(encoder: Encoder, gallery: Gallery) -> None:
+    """On held-out human sentences audio is far above random, and adds to metadata."""
+    metrics = evaluate(encoder, gallery, select_queries(gallery.clips, "val"))
+    found = {name: each.mean_average_precision for name, each in metrics.items()}
+    assert found["audio only"] > 0.27
+    assert found["hybrid"] > found["metadata only"]
+
+
+def test_audio_carries_items_without_metadata(encoder: Encoder, gallery: Gallery) -> None:
+    """With half of the metadata gone, both together are clearly above metadata alone."""
+    queries = select_queries(gallery.clips, "val")
+    metrics = evaluate(encoder, gallery, queries, blank=0.5, seed=0)
+    found = {name: each.mean_average_precision for name, each in metrics.items()}
+    assert found["hybrid"] > found["metadata only"] + 0.05

@@ -1,0 +1,48 @@
+"""The text tower reads as the paper does."""
+
+import pytest
+import torch
+
+from core.encoder import TINY, Encoder
+from core.errors import ConfigurationError
+from core.text import load_bert, normalise
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("A dog, barking!", "a dog barking"),
+        ("  rain\n\tfalls ", "rain falls"),
+        ("Überraschung — ok", "überraschung — ok"),
+        ("?!.", ""),
+    ],
+)
+def test_text_is_lower_case_without_punctuation(text: str, expected: str) -> None:
+    """Case, ASCII punctuation and extra white space make no difference to what is read."""
+    assert normalise(text) == expected
+
+
+def test_a_text_does_not_depend_on_its_neighbours(tiny_encoder: Encoder) -> None:
+    """A text alone and the same text padded beside a longer one have the same vector."""
+    alone = tiny_encoder.read(["a dog"])
+    beside = tiny_encoder.read(["a dog", "a much longer text about a dog"])[:1]
+    torch.testing.assert_close(alone, beside, rtol=1e-5, atol=1e-5)
+
+
+def test_only_the_first_tokens_are_read(tiny_encoder: Encoder) -> None:
+    """Words behind the token limit change nothing."""
+    long = "x" * 20 + " y" * 40
+    torch.testing.assert_close(tiny_encoder.read([long]), tiny_encoder.read([long + " z"]))
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_pooling_is_selectable(pooling: str) -> None:
+    """Both poolings give one vector of the shared space for each text."""
+    config = TINY.model_copy(update={"text": TINY.text.model_copy(update={"pooling": pooling})})
+    assert Encoder.random(config, seed=0).read(["a", "b c"]).shape == (2, config.dim)
+
+
+def test_an_unknown_text_model_is_a_clear_error(tmp_path: object) -> None:
+    """A folder without a model is named in a configuration error."""
+    with pytest.raises(ConfigurationError, match=str(tmp_path)):
+        load_bert(str(tmp_path))
