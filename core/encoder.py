@@ -21,7 +21,8 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerBase
 from core.audio import SAMPLE_RATE, Samples
 from core.frontend import MelFrontEnd
 from core.mobilenet import AUDIOSET_CLASSES, MobileNet
-from core.text import Pooling, TextTower, character_tokenizer, normalise
+from core.query import normalise
+from core.text import Pooling, TextTower, character_tokenizer
 
 QUANTUM_SAMPLES = SAMPLE_RATE  # windows are padded to whole seconds, so that few shapes occur
 WINDOWS_PER_BATCH = 8  # bounds memory: 80 s of audio at a time

@@ -125,19 +125,6 @@ class _Locked:
         return guarded
 
 
-@contextmanager
-def _reporting() -> Iterator[None]:
-    """Turn Qdrant's ways of being away into ``Unavailable``; its refusals stay what they are."""
-    try:
-        yield
-    except ResponseHandlingException as error:
-        raise Unavailable(f"Qdrant does not answer: {error.source}") from error
-    except UnexpectedResponse as error:
-        if error.status_code in {429, 500, 502, 503, 504}:
-            raise Unavailable(f"Qdrant cannot answer now: {error}") from error
-        raise
-
-
 class Index:
     """All generations under one alias. Every method raises ``Unavailable`` if Qdrant is away."""
 
@@ -146,6 +133,19 @@ class Index:
         self._client = client
         self._alias = alias
 
+    @contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """Turn Qdrant being away into ``Unavailable``; its refusals stay what they are."""
+        where = self._client.init_options.get("url") or "here"
+        try:
+            yield
+        except ResponseHandlingException as error:
+            raise Unavailable(f"Qdrant does not answer at {where}: {error.source}") from error
+        except UnexpectedResponse as error:
+            if error.status_code in {429, 500, 502, 503, 504}:
+                raise Unavailable(f"Qdrant at {where} cannot answer now: {error}") from error
+            raise
+
     def generation(self, version: str) -> Generation:
         """Return the generation of an encoder version, whether it exists yet or not."""
         return Generation(f"{self._alias}-{version}", version)
@@ -153,7 +153,7 @@ class Index:
     def create(self, version: str, sizes: VectorSizes) -> Generation:
         """Make sure that the generation of a version exists; the first one goes live at once."""
         generation = self.generation(version)
-        with _reporting():
+        with self._reporting():
             if not self._client.collection_exists(generation.collection):
                 self._create_collection(generation, sizes)
             if self.live() is None:
@@ -188,7 +188,7 @@ class Index:
 
     def live(self) -> Generation | None:
         """Resolve the alias to the live generation; ``None`` before anything was indexed."""
-        with _reporting():
+        with self._reporting():
             aliases = self._client.get_aliases().aliases
             names = [a.collection_name for a in aliases if a.alias_name == self._alias]
             if not names:
@@ -211,25 +211,25 @@ class Index:
             )
             for point in points
         ]
-        with _reporting():
+        with self._reporting():
             self._client.upsert(generation.collection, structs, wait=True)
 
     def remove(self, generation: Generation, ids: Sequence[str]) -> None:
         """Delete points; ids without a point are no error."""
-        with _reporting():
+        with self._reporting():
             self._client.delete(generation.collection, models.PointIdsList(points=list(ids)))
 
     def get(
         self, generation: Generation, ids: Sequence[str], *, vectors: bool = False
     ) -> dict[str, Point]:
         """Return the points that exist among ``ids``, by id."""
-        with _reporting():
+        with self._reporting():
             records = self._client.retrieve(generation.collection, list(ids), with_vectors=vectors)
         return {str(record.id): _point(record) for record in records}
 
     def search(self, generation: Generation, vector: Sequence[float], top: int) -> list[Point]:
         """Return the ``top`` points whose item vector is nearest, with their audio vectors."""
-        with _reporting():
+        with self._reporting():
             answer = self._client.query_points(
                 generation.collection, query=list(vector), using=ITEM, limit=top,
                 with_payload=True, with_vectors=[AUDIO],
@@ -238,14 +238,14 @@ class Index:
 
     def count(self, generation: Generation) -> int:
         """Return the exact number of points."""
-        with _reporting():
+        with self._reporting():
             return self._client.count(generation.collection, exact=True).count
 
     def scroll(self, generation: Generation, fields: Sequence[str]) -> Iterator[Point]:
         """Walk all points, page by page, with the named payload fields and no vectors."""
         offset: Any = None
         while True:
-            with _reporting():
+            with self._reporting():
                 records, offset = self._client.scroll(
                     generation.collection, limit=SCROLL_PAGE, offset=offset,
                     with_payload=list(fields), with_vectors=False,

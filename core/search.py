@@ -9,12 +9,9 @@ import torch
 from torch import Tensor
 
 from core.encoder import Encoder
-from core.errors import ConfigurationError, QueryError
+from core.errors import ConfigurationError
 from core.index import Index, Point
-from core.text import normalise
-
-MAX_QUERY_CHARACTERS = 1000  # the tower reads 32 tokens; anything this long is a mistake
-MAX_TOP = 1000
+from core.query import check_query
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ class Searcher:
         Raises ``QueryError`` for a query without words or a bad ``top``, ``Unavailable`` when the
         index is away, ``ConfigurationError`` when another encoder version is live.
         """
-        _check(text, top)
+        check_query(text, top)
         generation = self._index.live()
         if generation is None:
             return []
@@ -75,12 +72,3 @@ class Searcher:
             )
             for point, part in zip(points, heard.tolist(), strict=True)
         ]
-
-
-def _check(text: str, top: int) -> None:
-    if not normalise(text):
-        raise QueryError("the query has no words: describe a sound, e.g. 'a dog barking'")
-    if len(text) > MAX_QUERY_CHARACTERS:
-        raise QueryError(f"the query has {len(text)} characters; at most {MAX_QUERY_CHARACTERS}")
-    if not 1 <= top <= MAX_TOP:
-        raise QueryError(f"top must be from 1 to {MAX_TOP}, not {top}")

@@ -135,6 +135,8 @@ class FolderStore:
 
 
 def _unreadable(error: OSError) -> None:
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return  # a folder that is gone holds nothing
     raise Unavailable(f"cannot list {error.filename}: {error.strerror}") from error
 
 

@@ -17,15 +17,9 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from core.errors import ConfigurationError
+from core.query import normalise
 
 Pooling = Literal["cls", "mean"]
-
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-
-
-def normalise(text: str) -> str:
-    """Lower-case and drop ASCII punctuation, as arXiv 2406.15897 does for queries and metadata."""
-    return " ".join(text.lower().translate(_NO_PUNCTUATION).split())
 
 
 class TextTower(nn.Module):

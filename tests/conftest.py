@@ -151,6 +151,15 @@ def aws_settings(aws_url: str) -> Settings:
 
 
 @pytest.fixture(scope="session")
+def starting_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the bundle of the encoder that the product ships."""
+    from core.bundle import save_bundle
+    from core.starting import CARD, NAME, default_encoder
+
+    return save_bundle(default_encoder(), tmp_path_factory.mktemp("encoders"), NAME, CARD)
+
+
+@pytest.fixture(scope="session")
 def tiny_encoder() -> "Encoder":
     """Return the smallest encoder that takes the real code path; its weights are random."""
     from core.encoder import TINY, Encoder

@@ -5,7 +5,8 @@ import torch
 
 from core.encoder import TINY, Encoder
 from core.errors import ConfigurationError
-from core.text import load_bert, normalise
+from core.query import normalise
+from core.text import load_bert
 
 
 @pytest.mark.parametrize(

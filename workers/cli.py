@@ -8,9 +8,10 @@ import json
 import signal
 import sys
 import threading
+import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from pydantic import ValidationError
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from core.encoder import Encoder
 
 FAILURE, USAGE = 1, 2
+WATCH_S = 0.5  # how often a parent looks after what it runs
+INTAKE_GRACE_S = 3.0
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -56,17 +59,26 @@ def up(
     ],
 ) -> None:
     """Run everything on this machine for one bucket, until Ctrl-C."""
+    current = Settings(bucket=bucket)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        _run_until_interrupted(current)
+    except KeyboardInterrupt:
+        console.print("stopped")
+
+
+def _run_until_interrupted(current: Settings) -> NoReturn:
     from workers.local import LocalDeployment
 
-    current, stop = Settings(bucket=bucket), _stop_event()
-    console.print(f"starting for {bucket}; state and logs are in {current.home}")
+    console.print(f"starting for {current.bucket}; state and logs are in {current.home}")
     with LocalDeployment(current) as deployment:
         console.print(
             "ready: drop sounds into the bucket, then, in another terminal:\n"
             "  audiofuse search 'a dog barking'\n  audiofuse status\nCtrl-C stops everything."
         )
-        while not stop.wait(0.5):
+        while True:
             deployment.watch()
+            time.sleep(WATCH_S)
 
 
 @cli.command()
@@ -214,7 +226,19 @@ def intake(
 
     current = Settings()
     configure_logging(current.log_level)
-    build_intake(current, source).run(_stop_event())
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    run = build_intake(current, source).run
+    # In a thread of its own, because a long poll cannot be interrupted. What it takes and does not
+    # hand over stays with the source.
+    thread = threading.Thread(target=run, args=[stop], daemon=True)
+    thread.start()
+    while thread.is_alive() and not stop.wait(WATCH_S):
+        pass
+    if not stop.is_set():
+        raise AudiofuseError(f"the {source} intake ended by itself; the reason is logged above")
+    thread.join(INTAKE_GRACE_S)
 
 
 @cli.command()
@@ -262,19 +286,6 @@ def _serve(app: "FastAPI", port: int) -> None:
     import uvicorn
 
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
-
-
-def _stop_event() -> threading.Event:
-    """Return an event that the first SIGINT or SIGTERM sets; a second one ends the process."""
-    stop = threading.Event()
-
-    def on_signal(number: int, _: object) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
-    return stop
 
 
 def _print_json(value: object) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 
 from core.errors import QueryError, Unavailable
+from core.query import check_query
 
 TIMEOUT_S = 30
 UNPROCESSABLE = 422
@@ -15,6 +16,7 @@ def ask(search_url: str, query: str, top: int) -> list[dict[str, Any]]:
 
     Raises ``QueryError`` when the question is refused, ``Unavailable`` when nobody answers.
     """
+    check_query(query, top)
     try:
         answer = httpx.get(
             f"{search_url}/v1/search", params={"q": query, "top": top}, timeout=TIMEOUT_S

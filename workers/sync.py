@@ -26,8 +26,8 @@ from core.encoder import Encoder
 from core.errors import ObjectChanged, Reason, Rejected, Unavailable
 from core.index import VERSION_KEY, Generation, Index, Point
 from core.items import MAX_SIDECAR_BYTES, Item, Metadata, point_id, sidecar_keys
+from core.query import normalise
 from core.store import Store, content_hash
-from core.text import normalise
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,283 @@
+"""sync(key) makes the index agree with the bucket, whatever it finds there."""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from core.encoder import Encoder
+from core.errors import Reason, Rejected, Unavailable
+from core.index import Generation, Index, connect_embedded
+from core.items import point_id
+from core.store import FolderStore
+from workers.sync import Limits, Outcome, Syncer
+
+SOUNDS = Path(__file__).parent.parent / "examples" / "sounds"
+OWL = SOUNDS / "animals/owl.wav"
+CROW = SOUNDS / "animals/crow.flac"
+KEY = "night/owl + 100%é.wav"
+
+
+class World:
+    """A bucket folder, an index in memory, and the syncer between them."""
+
+    def __init__(self, root: Path, encoder: Encoder) -> None:
+        self.root = root
+        self.encoder = encoder
+        self.index = Index(connect_embedded(), "audiofuse")
+        self.generation: Generation = self.index.create("tiny-000000", encoder)
+        limits = Limits(duration_s=60, object_bytes=10_000_000)
+        self.syncer = Syncer(FolderStore(root), self.index, self.generation, encoder, limits)
+        self.ticks = 0
+
+    def put(self, key: str, source: Path | bytes) -> None:
+        """Write an object with a modification time of its own."""
+        path = self.root / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(source if isinstance(source, bytes) else source.read_bytes())
+        self.ticks += 1
+        os.utime(path, (1e9 + self.ticks, 1e9 + self.ticks))
+
+    def payload(self, key: str) -> dict[str, object] | None:
+        """Return what the index holds of a key."""
+        id_ = str(point_id(self.root.name, key))
+        point = self.index.get(self.generation, [id_]).get(id_)
+        return dict(point.payload) if point else None
+
+
+@pytest.fixture
+def world(tmp_path: Path, tiny_encoder: Encoder) -> World:
+    """Return an empty world."""
+    root = tmp_path / "bucket"
+    root.mkdir()
+    return World(root, tiny_encoder)
+
+
+def test_a_new_sound_is_indexed_with_its_words(world: World) -> None:
+    """A sound with a sidecar becomes one point that holds the facts of both."""
+    world.put(KEY, OWL)
+    sidecar = {"title": "Owl", "keywords": "night;forest", "labels": ["Owl"], "mic": "old"}
+    world.put(KEY + ".json", json.dumps(sidecar).encode())
+    assert world.syncer.sync(KEY).outcome is Outcome.CREATED
+    payload = world.payload(KEY)
+    assert payload is not None
+    expected = {
+        "key": KEY,
+        "bucket": "bucket",
+        "title": "Owl",
+        "keywords": ["night", "forest"],
+        "labels": ["Owl"],
+        "extra": {"mic": "old"},
+        "has_text": "yes",
+        "encoder": "tiny-000000",
+        "sample_rate": 11025,
+        "channels": 1,
+        "size": OWL.stat().st_size,
+    }
+    assert {name: payload[name] for name in expected} == expected
+    assert payload["duration_s"] == pytest.approx(0.74, abs=0.01)
+
+
+def test_syncing_again_changes_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A duplicate event costs a look at the bucket and no encoding."""
+    world.put(KEY, OWL)
+    world.syncer.sync(KEY)
+    monkeypatch.setattr(world.encoder, "hear", lambda _: pytest.fail("it was heard again"))
+    assert world.syncer.sync(KEY).outcome is Outcome.UNCHANGED
+
+
+def test_other_words_are_fused_without_listening_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A changed sidecar re-fuses the stored audio vector, to the vector a fresh sync gives."""
+    world.put(KEY, OWL)
+    world.syncer.sync(KEY)
+    world.put(KEY + ".json", b'{"title": "An owl"}')
+    with monkeypatch.context() as patch:
+        patch.setattr(world.encoder, "hear", lambda _: pytest.fail("it was heard again"))
+        assert world.syncer.sync(KEY).outcome is Outcome.REFUSED
+    id_ = str(point_id("bucket", KEY))
+    refused = world.index.get(world.generation, [id_], vectors=True)[id_]
+    world.index.remove(world.generation, [id_])
+    world.syncer.sync(KEY)
+    fresh = world.index.get(world.generation, [id_], vectors=True)[id_]
+    assert list(refused.item) == pytest.approx(list(fresh.item), abs=1e-5)
+    assert refused.payload["title"] == "An owl"
+
+
+def test_a_sidecar_that_goes_takes_its_words_along(world: World) -> None:
+    """Without its sidecar an item is its audio alone again."""
+    world.put(KEY, OWL)
+    world.put(KEY + ".json", b'{"title": "An owl"}')
+    world.syncer.sync(KEY)
+    (world.root / (KEY + ".json")).unlink()
+    assert world.syncer.sync(KEY).outcome is Outcome.REFUSED
+    payload = world.payload(KEY)
+    assert payload is not None
+    assert (payload["title"], payload["has_text"]) == ("", "no")
+
+
+def test_a_replaced_sound_is_heard_anew(world: World) -> None:
+    """New bytes under the same key replace the point."""
+    world.put(KEY, OWL)
+    world.syncer.sync(KEY)
+    world.put(KEY, SOUNDS / "animals/duck-quack.wav")
+    assert world.syncer.sync(KEY).outcome is Outcome.UPDATED
+    payload = world.payload(KEY)
+    assert payload is not None
+    assert payload["duration_s"] == pytest.approx(0.26, abs=0.01)
+    assert world.index.count(world.generation) == 1
+
+
+def test_a_deleted_sound_leaves_the_index(world: World) -> None:
+    """Deleting removes the point; what never was is no error."""
+    world.put(KEY, OWL)
+    world.syncer.sync(KEY)
+    (world.root / KEY).unlink()
+    assert world.syncer.sync(KEY).outcome is Outcome.REMOVED
+    assert world.payload(KEY) is None
+    assert world.syncer.sync(KEY).outcome is Outcome.ABSENT
+
+
+BAD = {
+    "empty.wav": (b"", Reason.EMPTY),
+    "text.wav": (b"this is no sound", Reason.NOT_AUDIO),
+    "cut.flac": (CROW.read_bytes()[: CROW.stat().st_size // 2], Reason.DAMAGED),
+    "large.wav": (bytes(10_000_001), Reason.TOO_LARGE),
+}
+
+
+@pytest.mark.parametrize("key", BAD)
+def test_a_bad_object_is_rejected_with_its_reason(world: World, key: str) -> None:
+    """Each bad object is one Rejected that knows the state it judged, and has no point."""
+    content, reason = BAD[key]
+    world.put(key, content)
+    with pytest.raises(Rejected) as caught:
+        world.syncer.sync(key)
+    info = world.syncer.store.head(key)
+    assert info is not None
+    assert (caught.value.reason, caught.value.etag) == (reason, info.etag)
+    assert world.payload(key) is None
+
+
+def test_a_sound_that_turned_bad_is_not_found_any_more(world: World) -> None:
+    """A point never outlives the object it describes: the good sound was replaced by a bad one."""
+    world.put(KEY, OWL)
+    world.syncer.sync(KEY)
+    world.put(KEY, b"not a sound any more")
+    with pytest.raises(Rejected):
+        world.syncer.sync(KEY)
+    assert world.payload(KEY) is None
+
+
+@pytest.mark.parametrize("sidecar", [b"{", b"[]", b'{"title": 7}', b" " * 300_000])
+def test_a_broken_sidecar_costs_only_itself(world: World, sidecar: bytes) -> None:
+    """The audio is indexed alone, and the sidecar is reported under its own key."""
+    world.put(KEY, OWL)
+    world.put(KEY + ".json", sidecar)
+    synced = world.syncer.sync(KEY)
+    assert synced.outcome is Outcome.CREATED
+    assert [(k, p.reason) for k, p in synced.problems.items()] == [
+        (KEY + ".json", Reason.BAD_SIDECAR)
+    ]
+    payload = world.payload(KEY)
+    assert payload is not None
+    assert payload["has_text"] == "no"
+
+
+def _once(world: World, monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Let ``act`` happen right after the first time the index is written."""
+    upsert, done = world.index.upsert, []
+
+    def write_then_act(*arguments: object) -> None:
+        upsert(*arguments)  # type: ignore[arg-type]
+        if not done:
+            done.append(act())
+
+    monkeypatch.setattr(world.index, "upsert", write_then_act)
+
+
+def test_a_change_during_the_write_is_not_lost(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sound replaced while its point is written is looked at again: the last state wins."""
+    world.put(KEY, OWL)
+    _once(world, monkeypatch, lambda: world.put(KEY, SOUNDS / "animals/duck-quack.wav"))
+    world.syncer.sync(KEY)
+    payload = world.payload(KEY)
+    assert payload is not None
+    assert payload["duration_s"] == pytest.approx(0.26, abs=0.01)
+
+
+def test_a_delete_during_the_write_is_not_lost(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sound deleted while its point is written has no point in the end."""
+    world.put(KEY, OWL)
+    _once(world, monkeypatch, (world.root / KEY).unlink)
+    assert world.syncer.sync(KEY).outcome is Outcome.REMOVED
+    assert world.payload(KEY) is None
+
+
+def test_a_sound_deleted_before_it_is_fetched_is_simply_gone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deleted between event and fetch, an object is absent, not rejected."""
+    world.put(KEY, OWL)
+    look = world.syncer._look
+
+    def look_then_delete(key: str) -> object:
+        item = look(key)
+        (world.root / KEY).unlink(missing_ok=True)
+        return item
+
+    monkeypatch.setattr(world.syncer, "_look", look_then_delete)
+    assert world.syncer.sync(KEY).outcome is Outcome.ABSENT
+
+
+def test_a_half_copied_file_is_no_verdict(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is bad because it is still being written is looked at again, not rejected."""
+    world.put(KEY, CROW.read_bytes()[:5000])
+    hear = world.encoder.hear
+
+    def finish_copy_then_hear(windows: object) -> object:
+        monkeypatch.setattr(world.encoder, "hear", hear)
+        shutil.copy(CROW, world.root / KEY)
+        return hear(windows)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(world.encoder, "hear", finish_copy_then_hear)
+    world.syncer.sync(KEY)
+    assert world.payload(KEY) is not None
+
+
+def test_an_object_that_never_rests_is_left_for_later(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An object that changes at every look ends in Unavailable, not in an endless loop."""
+    world.put(KEY, OWL)
+    hear = world.encoder.hear
+
+    def hear_then_change(windows: object) -> object:
+        world.put(KEY, OWL)
+        return hear(windows)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(world.encoder, "hear", hear_then_change)
+    with pytest.raises(Unavailable, match="keeps changing"):
+        world.syncer.sync(KEY)
+
+
+def test_a_vector_that_is_not_finite_is_never_written(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the encoder fails numerically the item is rejected, not written as NaN."""
+    world.put(KEY, OWL)
+    hear = world.encoder.hear
+    monkeypatch.setattr(world.encoder, "hear", lambda windows: hear(windows) * math.nan)
+    with pytest.raises(Rejected) as caught:
+        world.syncer.sync(KEY)
+    assert caught.value.reason is Reason.NOT_FINITE
+    assert world.payload(KEY) is None
