@@ -146,10 +146,9 @@ def test_the_readme_tree_is_the_tree_on_disk() -> None:
     named, folder = set(), ""
     for line in tree.splitlines():
         name = line.split()[0]
-        folder = "" if not line.startswith(" ") else folder
-        if name.endswith("/"):
-            folder = name
-        named.add(name if name.endswith("/") or not line.startswith(" ") else folder + name)
+        inside = line.startswith(" ")
+        named.add(folder + name if inside else name)
+        folder = folder if inside else name
     assert not [name for name in named if not (ROOT / name).exists()]
     modules = {
         path.relative_to(ROOT).as_posix() for p in PACKAGES for path in (ROOT / p).glob("*.py")

@@ -128,7 +128,7 @@ def test_a_point_id_never_changes() -> None:
 
 
 def test_every_object_has_a_point_id_of_its_own() -> None:
-    """Keys that differ only in case, encoding or Unicode form, and other buckets, do not collide."""
+    """Keys that differ in case, encoding or Unicode form only, and other buckets, never collide."""
     ids = {point_id(bucket, key) for bucket in ("one", "two") for key in ODD_KEYS}
     assert len(ids) == 2 * len(ODD_KEYS)
 
