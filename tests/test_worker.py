@@ -1,14 +1,20 @@
 """The worker's task: an error's class decides the message's fate."""
 
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from celery import Celery
 from redis import Redis
 
-from core.errors import Reason, Rejected, Unavailable
+from core.bundle import save_bundle
+from core.encoder import Encoder
+from core.errors import ConfigurationError, Reason, Rejected, Unavailable
+from core.index import Index, connect_embedded
 from core.settings import Settings
-from workers.app import MAX_DELIVERIES, SyncTask, create_app
+from workers.app import MAX_DELIVERIES, SyncTask, build_syncer, create_app
 from workers.broker import SYNC_TASK, Dispatcher, Lane, create_celery, queue_lengths
 from workers.dead_letters import DeadLetters, Deliveries
 from workers.sync import Outcome, Synced
@@ -96,6 +102,29 @@ def test_a_broken_sidecar_is_reported(run: Callable[..., Script], redis: Redis) 
     run(Synced(Outcome.CREATED, {KEY + ".json": problem}))
     run(Synced(Outcome.UNCHANGED))
     assert [letter.key for letter in DeadLetters(redis).latest(10)] == [KEY + ".json"]
+
+
+def test_a_worker_for_another_encoder_does_not_start(
+    tiny_encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker never fills an index that nobody asks: its encoder must be the live one's."""
+    index = Index(connect_embedded(), "audiofuse")
+    index.create("other-111111", tiny_encoder)
+    monkeypatch.setattr("workers.app.open_index", lambda _: index)
+    bundle = save_bundle(tiny_encoder, tmp_path, "tiny", "")
+    with pytest.raises(ConfigurationError, match="other-111111"):
+        build_syncer(Settings(encoder=bundle, bucket=str(tmp_path)))
+
+
+@pytest.mark.parametrize("command", ["workers.cli worker", "celery -A workers.app worker"])
+def test_a_misconfigured_worker_exits_with_one_clear_error(command: str) -> None:
+    """Without an encoder the worker ends before it takes a message, exit code 2, no traceback."""
+    done = subprocess.run(
+        [sys.executable, "-m", *command.split()], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "the worker does not start: no encoder is set" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_messages_wait_in_their_lane(redis: Redis, valkey_url: str) -> None:

@@ -16,7 +16,7 @@ from celery.signals import setup_logging
 from redis import RedisError
 
 from core.bundle import load_encoder
-from core.errors import Reason, Rejected, Unavailable
+from core.errors import ConfigurationError, Reason, Rejected, Unavailable
 from core.index import open_index
 from core.items import describes, is_audio, sidecar_keys, sidecar_stem
 from core.settings import Settings
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 MAX_DELIVERIES = 3
 PAUSE_S = 1.0  # before a message that cannot be worked on now goes back: bounds how many wait
+MISCONFIGURED = 2  # exit code
 MAX_BACKOFF_S = 60  # well under the visibility timeout, or waiting messages would be doubled
 
 
@@ -116,6 +117,14 @@ class LoadEncoder(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def start(self, worker: Any) -> None:
         """Equip the task; an error here ends the worker with a non-zero exit code."""
+        try:
+            self._equip(worker)
+        except ConfigurationError as error:
+            log.critical("the worker does not start: %s", error)
+            raise SystemExit(MISCONFIGURED) from error
+
+    @staticmethod
+    def _equip(worker: Any) -> None:
         settings = Settings()
         task = worker.app.tasks[SYNC_TASK]
         redis = connect_redis(settings)
@@ -128,6 +137,12 @@ def build_syncer(settings: Settings) -> Syncer:
     """Load the encoder and connect it to the bucket and the index that the settings name."""
     encoder, version = load_encoder(settings)
     index = open_index(settings)
+    live = index.live()
+    if live and live.version != version:
+        raise ConfigurationError(
+            f"the live index was made by encoder {live.version}, AUDIOFUSE_ENCODER is {version}: "
+            "what this worker indexed nobody would find"
+        )
     generation = index.create(version, encoder)
     limits = Limits(settings.max_duration_s, settings.max_object_bytes)
     return Syncer(open_store(settings), index, generation, encoder, limits)

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 something failed or is not reachable, 2 wrong usage or con
 """
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -212,9 +213,8 @@ def encoder_start(
 @cli.command()
 def worker() -> None:
     """Run a worker: take keys from the queue and sync them, until SIGTERM."""
-    from workers.app import create_app
-
-    create_app(Settings()).worker_main(["worker", "--without-gossip", "--without-mingle"])
+    celery = ["-m", "celery", "-A", "workers.app", "worker", "--without-gossip", "--without-mingle"]
+    os.execv(sys.executable, [sys.executable, *celery])  # noqa: S606 - it becomes this process
 
 
 @cli.command()

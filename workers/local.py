@@ -105,7 +105,9 @@ class LocalDeployment:
         Raises ``ConfigurationError`` if there is no such bucket.
         """
         store = open_store(settings)
-        self._source = Source.FOLDER if isinstance(store, FolderStore) else Source.SQS
+        is_folder = isinstance(store, FolderStore)
+        self._source = Source.FOLDER if is_folder else Source.SQS
+        self._bucket = str(store.root) if is_folder else settings.bucket
         self._home = settings.home.resolve()
         self._settings = settings
         self._parts: list[Part] = []
@@ -144,31 +146,27 @@ class LocalDeployment:
 
     def _start(self) -> None:
         (self._home / "logs").mkdir(parents=True, exist_ok=True)
-        encoder = self._encoder()
-        valkey_port, index_port, search_port = free_port(), free_port(), free_port()
+        ports = {name: free_port() for name in ("valkey", "index", "search")}
         password, api_key = secrets.token_hex(16), secrets.token_hex(16)
         self._environment = environment(self._settings) | {
             PREFIX + "HOME": str(self._home),
-            PREFIX + "ENCODER": str(encoder),
-            PREFIX + "BROKER_URL": f"redis://:{password}@127.0.0.1:{valkey_port}/0",
-            PREFIX + "QDRANT_URL": f"http://127.0.0.1:{index_port}",
+            PREFIX + "BUCKET": self._bucket,
+            PREFIX + "ENCODER": str(self._encoder()),
+            PREFIX + "BROKER_URL": f"redis://:{password}@127.0.0.1:{ports['valkey']}/0",
+            PREFIX + "QDRANT_URL": f"http://127.0.0.1:{ports['index']}",
             PREFIX + "QDRANT_API_KEY": api_key,
-            PREFIX + "SEARCH_URL": f"http://127.0.0.1:{search_port}",
+            PREFIX + "SEARCH_URL": f"http://127.0.0.1:{ports['search']}",
         }
-        if self._source is Source.FOLDER:
-            folder = Path(self._settings.bucket).expanduser().resolve()
-            self._environment[PREFIX + "BUCKET"] = str(folder)
-        self._run(
-            "valkey", [str(get_binary_path()), "-"], self._valkey_config(valkey_port, password)
-        )
-        self._run("index", _audiofuse("serve-index", "--port", str(index_port)))
+        # What everybody needs first, then all that load for seconds, side by side.
+        valkey_config = self._valkey_config(ports["valkey"], password)
+        self._run("valkey", [str(get_binary_path()), "-"], valkey_config)
+        self._run("index", _audiofuse("serve-index", "--port", str(ports["index"])))
         self._await("valkey", self._valkey_answers)
-        self._await("index", lambda: _ready(f"http://127.0.0.1:{index_port}"))
-        self._run("worker", [sys.executable, "-m", "celery", "-A", "workers.app", "worker",
-                             "--without-gossip", "--without-mingle"])  # fmt: skip
-        self._run("search", _audiofuse("serve", "--port", str(search_port)))
+        self._await("index", lambda: _ready(ports["index"]))
+        self._run("worker", _audiofuse("worker"))
+        self._run("search", _audiofuse("serve", "--port", str(ports["search"])))
         self._run("intake", _audiofuse("intake", self._source))
-        self._await("search", lambda: _ready(f"http://127.0.0.1:{search_port}"))
+        self._await("search", lambda: _ready(ports["search"]))
         self._await("worker", self._worker_answers)
         self._publish()
 
@@ -242,9 +240,9 @@ def _build_starting_encoder(bundles: Path) -> None:
         raise DeploymentError(f"the starting encoder could not be built:\n{done.stderr}")
 
 
-def _ready(url: str) -> bool:
+def _ready(port: int) -> bool:
     try:
-        return httpx.get(f"{url}/readyz", timeout=2).is_success
+        return httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=2).is_success
     except httpx.TransportError:
         return False
 

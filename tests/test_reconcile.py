@@ -1,0 +1,251 @@
+"""Reconcile finds every difference between bucket and index, and nothing else."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from redis import Redis
+
+from core.errors import Reason, Rejected
+from core.index import Generation, Index, Point, connect_embedded
+from core.items import point_id, sidecar_keys
+from core.store import FolderStore
+from workers.dead_letters import DeadLetters
+from workers.reconcile import LETTERS_PER_LOOK, differences
+
+if TYPE_CHECKING:
+    from core.encoder import Encoder
+
+SOUNDS = Path(__file__).parent.parent / "examples" / "sounds"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The widths of vectors that nobody compares here."""
+
+    dim: int = 2
+    audio_dim: int = 2
+
+
+class World:
+    """A bucket folder, an index in memory, and dead letters; nothing works on them by itself."""
+
+    def __init__(self, root: Path, redis: Redis) -> None:
+        self.root = root
+        self.store = FolderStore(root)
+        self.index = Index(connect_embedded(), "audiofuse")
+        self.generation: Generation | None = self.index.create("tiny-000000", Sizes())
+        self.letters = DeadLetters(redis)
+        self.ticks = 0
+
+    def put(self, *keys: str) -> None:
+        """Write objects, each with a modification time of its own."""
+        for key in keys:
+            path = self.root / key
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"x")
+            self.ticks += 1
+            os.utime(path, (1e9 + self.ticks, 1e9 + self.ticks))
+
+    def index_as_seen(self, *keys: str) -> None:
+        """Write the points that syncing the keys would write."""
+        assert self.generation is not None
+        points = []
+        for key in keys:
+            audio = self.store.head(key)
+            assert audio is not None
+            sidecar = next(filter(None, map(self.store.head, sidecar_keys(key))), None)
+            payload = {
+                "bucket": self.store.bucket,
+                "key": key,
+                "etag": audio.etag,
+                "sidecar_etag": sidecar.etag if sidecar else "",
+                "modified": audio.modified_ms,
+            }
+            points.append(Point(str(point_id(self.store.bucket, key)), payload, (1, 0), (1, 0)))
+        self.index.upsert(self.generation, points)
+
+    def reject(self, key: str) -> None:
+        """Write the letter of an object that was rejected in its present state."""
+        info = self.store.head(key)
+        assert info is not None
+        verdict = Rejected(Reason.SILENT, "all is silent")
+        verdict.etag = info.etag
+        self.letters.add(key, verdict)
+
+    def delete(self, key: str) -> None:
+        """Delete an object."""
+        (self.root / key).unlink()
+
+    def differences(self, prefix: str = "") -> list[str]:
+        """Return what differs, sorted; each key must come once."""
+        found = list(differences(self.store, self.index, self.generation, self.letters, prefix))
+        assert len(set(found)) == len(found)
+        return sorted(found)
+
+
+@pytest.fixture
+def world(tmp_path: Path, redis: Redis) -> World:
+    """Return a bucket of two sounds, one with words, and an index that agrees with it."""
+    (tmp_path / "bucket").mkdir()
+    world = World(tmp_path / "bucket", redis)
+    world.put("owl.wav", "night/crow + 100%é.wav", "night/crow + 100%é.wav.json", "notes.txt")
+    world.index_as_seen("owl.wav", "night/crow + 100%é.wav")
+    return world
+
+
+CHANGES: dict[str, tuple[Callable[[World], None], list[str]]] = {
+    "nothing": (lambda _: None, []),
+    "new sound": (lambda w: w.put("new.wav"), ["new.wav"]),
+    "new sound with words": (lambda w: w.put("new.wav", "new.json"), ["new.wav"]),
+    "replaced sound": (lambda w: w.put("owl.wav"), ["owl.wav"]),
+    "deleted sound": (lambda w: w.delete("owl.wav"), ["owl.wav"]),
+    "new words": (lambda w: w.put("owl.wav.json"), ["owl.wav"]),
+    "new words by the stem": (lambda w: w.put("owl.json"), ["owl.wav"]),
+    "other words": (lambda w: w.put("night/crow + 100%é.wav.json"), ["night/crow + 100%é.wav"]),
+    "better words": (lambda w: w.put("night/crow + 100%é.json"), []),  # the longer name still wins
+    "no more words": (
+        lambda w: w.delete("night/crow + 100%é.wav.json"),
+        ["night/crow + 100%é.wav"],
+    ),
+    "deleted with its words": (
+        lambda w: (w.delete("night/crow + 100%é.wav"), w.delete("night/crow + 100%é.wav.json"))[0],
+        ["night/crow + 100%é.wav"],
+    ),
+    "other files": (lambda w: w.put("notes.txt", ".hidden.wav", "night/lonely.json"), []),
+    "several": (
+        lambda w: (w.put("a.wav", "owl.json"), w.delete("night/crow + 100%é.wav"))[1],
+        ["a.wav", "night/crow + 100%é.wav", "owl.wav"],
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_each_difference_is_found_and_nothing_else(world: World, change: str) -> None:
+    """Missing, outdated and orphaned points are named by their audio keys, each once."""
+    apply, expected = CHANGES[change]
+    apply(world)
+    assert world.differences() == expected
+
+
+def test_words_move_to_the_sidecar_that_wins(world: World) -> None:
+    """When the winning sidecar goes, the one behind it counts, which is a difference too."""
+    world.put("owl.json")
+    world.put("owl.wav.json")
+    world.index_as_seen("owl.wav")
+    assert world.differences() == []
+    world.delete("owl.wav.json")
+    assert world.differences() == ["owl.wav"]
+    world.index_as_seen("owl.wav")
+    assert world.differences() == []
+
+
+def test_a_change_of_headers_alone_is_found(world: World) -> None:
+    """An object copied onto itself with other user metadata has a new time, if not a new etag."""
+    before = world.store.head("owl.wav")
+    assert before is not None
+    payload = {
+        "bucket": "bucket",
+        "key": "owl.wav",
+        "etag": before.etag,
+        "sidecar_etag": "",
+        "modified": before.modified_ms - 1,
+    }
+    assert world.generation is not None
+    point = Point(str(point_id("bucket", "owl.wav")), payload, (1, 0), (1, 0))
+    world.index.upsert(world.generation, [point])
+    assert world.differences() == ["owl.wav"]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "expected"),
+    [
+        ("", ["gone.wav", "night/gone.wav", "night/new.wav", "night2/new.wav", "owl.wav"]),
+        ("night", ["night/gone.wav", "night/new.wav", "night2/new.wav"]),
+        ("night/", ["night/gone.wav", "night/new.wav"]),
+        ("night/n", ["night/new.wav"]),
+        ("day/", []),
+    ],
+)
+def test_a_prefix_limits_what_is_compared(world: World, prefix: str, expected: list[str]) -> None:
+    """Neither bucket nor index is looked at outside the prefix: nothing there seems orphaned."""
+    world.put("gone.wav", "night/gone.wav")
+    world.index_as_seen("gone.wav", "night/gone.wav")
+    world.delete("gone.wav")
+    world.delete("night/gone.wav")
+    world.put("night/new.wav", "night2/new.wav", "owl.json")
+    assert world.differences(prefix) == expected
+
+
+def test_what_was_rejected_as_it_is_now_is_left_alone(world: World) -> None:
+    """A hopeless object is not tried at each comparison, but again once it changed."""
+    world.put("silent.wav")
+    world.reject("silent.wav")
+    assert world.differences() == []
+    world.put("silent.wav")
+    assert world.differences() == ["silent.wav"]
+
+
+def test_a_bug_is_tried_again(world: World) -> None:
+    """A letter that judged no state of the object, as after a crash, does not stand in its way."""
+    world.put("crash.wav")
+    world.letters.add("crash.wav", Rejected(Reason.BUG, "its worker died"))
+    assert world.differences() == ["crash.wav"]
+
+
+def test_a_point_of_a_rejected_object_is_still_an_orphan_when_it_is_gone(world: World) -> None:
+    """A letter never keeps a point alive whose object was deleted."""
+    world.reject("owl.wav")
+    world.delete("owl.wav")
+    assert world.differences() == ["owl.wav"]
+
+
+def test_lost_letters_cost_one_more_try(world: World, redis: Redis) -> None:
+    """Losing Redis loses no sound: what was rejected is found to be missing."""
+    world.put("silent.wav")
+    world.reject("silent.wav")
+    redis.flushall()
+    assert world.differences() == ["silent.wav"]
+
+
+def test_without_a_generation_everything_is_missing(world: World) -> None:
+    """Before anything was indexed every sound is named, but for what was rejected."""
+    world.put("silent.wav")
+    world.reject("silent.wav")
+    world.generation = None
+    assert world.differences() == ["night/crow + 100%é.wav", "owl.wav"]
+
+
+def test_large_buckets_are_compared_in_whole(world: World) -> None:
+    """More objects, points and letters than one answer holds are all seen."""
+    rejected = [f"rejected/{number}.wav" for number in range(LETTERS_PER_LOOK + 1)]
+    indexed = [f"indexed/{number}.wav" for number in range(600)]
+    world.put(*rejected, *indexed, "one/new.wav")
+    world.index_as_seen(*indexed)
+    for key in rejected:
+        world.reject(key)
+    assert world.differences() == ["one/new.wav"]
+    world.put("rejected/500.wav", "indexed/599.wav")
+    assert world.differences() == ["indexed/599.wav", "one/new.wav", "rejected/500.wav"]
+
+
+def test_what_sync_wrote_is_no_difference(world: World, tiny_encoder: "Encoder") -> None:
+    """Comparison and sync agree on what a point's state is, so reconciling comes to an end."""
+    from workers.sync import Limits, Syncer
+
+    for name in ("animals/owl.wav", "animals/owl.json", "animals/crow.flac"):
+        world.put(name)
+        (world.root / name).write_bytes((SOUNDS / name).read_bytes())
+    world.delete("owl.wav")
+    world.delete("night/crow + 100%é.wav")
+    generation = world.generation = world.index.create("tiny-111111", tiny_encoder)
+    limits = Limits(duration_s=60, object_bytes=10_000_000)
+    syncer = Syncer(world.store, world.index, generation, tiny_encoder, limits)
+    found = world.differences()
+    assert found == ["animals/crow.flac", "animals/owl.wav"]
+    for key in found:
+        syncer.sync(key)
+    assert world.differences() == []
