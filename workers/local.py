@@ -105,9 +105,9 @@ class LocalDeployment:
         Raises ``ConfigurationError`` if there is no such bucket.
         """
         store = open_store(settings)
-        is_folder = isinstance(store, FolderStore)
-        self._source = Source.FOLDER if is_folder else Source.SQS
-        self._bucket = str(store.root) if is_folder else settings.bucket
+        self._source, self._bucket = Source.SQS, settings.bucket
+        if isinstance(store, FolderStore):
+            self._source, self._bucket = Source.FOLDER, str(store.root)
         self._home = settings.home.resolve()
         self._settings = settings
         self._parts: list[Part] = []
