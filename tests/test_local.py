@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,17 +21,10 @@ from workers.client import ask
 from workers.local import DeploymentError, LocalDeployment
 from workers.status import Status, read_status
 
+Eventually = Callable[..., Any]
 SOUNDS = Path(__file__).parent.parent / "examples" / "sounds"
 ROOSTER = SOUNDS / "animals/field-recording-07.flac"
 ODD = "a b/ü + 50%41 'x'.wav"
-
-
-def _eventually(look: Callable[[], Any], seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (seen := look()):
-        assert time.monotonic() < deadline, f"nothing after {seconds} s"
-        time.sleep(0.1)
-    return seen
 
 
 @pytest.fixture(scope="module")
@@ -65,51 +57,55 @@ def _status(deployment: LocalDeployment) -> Status:
 
 
 @pytest.mark.timeout(180)
-def test_what_was_there_before_is_found(deployment: LocalDeployment) -> None:
+def test_what_was_there_before_is_found(
+    deployment: LocalDeployment, eventually: Eventually
+) -> None:
     """A sound that lay in the folder before anything ran is indexed, and found by listening."""
-    hit = _eventually(lambda: _found(deployment, "a rooster crowing").get("before.flac"))
+    hit = eventually(lambda: _found(deployment, "a rooster crowing").get("before.flac"))
     assert hit["audio"] > 0.3
     assert hit["metadata"] == pytest.approx(0, abs=1e-4)
 
 
 def test_a_dropped_sound_is_found_and_a_deleted_one_gone(
-    deployment: LocalDeployment, bucket: Path
+    deployment: LocalDeployment, bucket: Path, eventually: Eventually
 ) -> None:
     """A sound with an awkward name comes, gets words, and goes, and each time the search knows."""
     (bucket / ODD).parent.mkdir()
     shutil.copy(SOUNDS / "animals/owl.wav", bucket / ODD)
-    _eventually(lambda: ODD in _found(deployment, "an owl"))
+    eventually(lambda: ODD in _found(deployment, "an owl"))
     (bucket / (ODD + ".json")).write_text('{"title": "Tawny owl calling"}')
-    _eventually(lambda: _found(deployment, "an owl")[ODD]["payload"]["title"])
+    eventually(lambda: _found(deployment, "an owl")[ODD]["payload"]["title"])
     assert next(iter(_found(deployment, "a tawny owl calling"))) == ODD
     (bucket / ODD).unlink()
-    _eventually(lambda: ODD not in _found(deployment, "an owl"))
+    eventually(lambda: ODD not in _found(deployment, "an owl"))
 
 
 def test_a_folder_that_comes_or_goes_takes_its_sounds_along(
-    deployment: LocalDeployment, bucket: Path
+    deployment: LocalDeployment, bucket: Path, eventually: Eventually
 ) -> None:
     """A whole folder moved in is indexed, renamed is followed, and moved out is forgotten."""
     shutil.copytree(SOUNDS / "home", bucket.parent / "outside")
     (bucket.parent / "outside").rename(bucket / "in")
-    _eventually(lambda: "in/typing.mp3" in _found(deployment, "typing"))
+    eventually(lambda: "in/typing.mp3" in _found(deployment, "typing"))
     (bucket / "in").rename(bucket / "renamed")
-    _eventually(lambda: "renamed/typing.mp3" in _found(deployment, "typing"))
-    _eventually(lambda: "in/typing.mp3" not in _found(deployment, "typing"))
+    eventually(lambda: "renamed/typing.mp3" in _found(deployment, "typing"))
+    eventually(lambda: "in/typing.mp3" not in _found(deployment, "typing"))
     (bucket / "renamed").rename(bucket.parent / "away")
-    _eventually(lambda: "renamed/typing.mp3" not in _found(deployment, "typing"))
+    eventually(lambda: "renamed/typing.mp3" not in _found(deployment, "typing"))
 
 
-def test_a_stem_sidecar_finds_its_sound(deployment: LocalDeployment, bucket: Path) -> None:
+def test_a_stem_sidecar_finds_its_sound(
+    deployment: LocalDeployment, bucket: Path, eventually: Eventually
+) -> None:
     """``crow.json`` that arrives after ``crow.flac`` gives it its words."""
     shutil.copy(SOUNDS / "animals/crow.flac", bucket / "crow.flac")
-    _eventually(lambda: "crow.flac" in _found(deployment, "a crow"))
+    eventually(lambda: "crow.flac" in _found(deployment, "a crow"))
     (bucket / "crow.json").write_text('{"title": "Carrion crow"}')
-    _eventually(lambda: _found(deployment, "a crow")["crow.flac"]["payload"]["title"])
+    eventually(lambda: _found(deployment, "a crow")["crow.flac"]["payload"]["title"])
 
 
 def test_bad_input_ends_as_one_recorded_reason_each(
-    deployment: LocalDeployment, bucket: Path
+    deployment: LocalDeployment, bucket: Path, eventually: Eventually
 ) -> None:
     """Each bad object is a dead letter that names it and its reason, and the rest goes on."""
     (bucket / "empty.wav").write_bytes(b"")
@@ -134,12 +130,12 @@ def test_bad_input_ends_as_one_recorded_reason_each(
         letters = {each.key: str(each.reason) for each in _status(deployment).latest}
         return expected.items() <= letters.items()
 
-    _eventually(reasons)
+    eventually(reasons)
     assert "fine.opus" in _found(deployment, "bubbles")
     for key in expected:
         (bucket / key).unlink()
     shutil.copy(ROOSTER, bucket / "text.mp3")  # a sound now, whatever its suffix says
-    _eventually(lambda: _status(deployment).dead_letters == 0)
+    eventually(lambda: _status(deployment).dead_letters == 0)
     assert "text.mp3" in _found(deployment, "a rooster")
 
 
@@ -202,7 +198,9 @@ def test_a_part_that_dies_ends_the_deployment(small: Settings) -> None:
         ),
     ],
 )  # fmt: skip
-def test_no_process_is_left_behind(small: Settings, how: int, when: str, code: int) -> None:
+def test_no_process_is_left_behind(
+    small: Settings, how: int, when: str, code: int, eventually: Eventually
+) -> None:
     """However and whenever ``audiofuse up`` is ended, every process that it started ends too."""
     environment = os.environ | {
         PREFIX + "HOME": str(small.home),
@@ -213,9 +211,9 @@ def test_no_process_is_left_behind(small: Settings, how: int, when: str, code: i
     with log.open("wb") as file:
         up = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
     if when == "ready":
-        _eventually(lambda: "ready" in log.read_text(), 120)
+        eventually(lambda: "ready" in log.read_text(), 120)
     else:
-        _eventually((small.home / "logs" / f"{when}.log").exists)
+        eventually((small.home / "logs" / f"{when}.log").exists)
     children = psutil.Process(up.pid).children(recursive=True)
     assert children
     up.send_signal(how)

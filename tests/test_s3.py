@@ -1,7 +1,6 @@
 """S3 to search over real HTTP: bucket notifications to SQS, intake, worker, index, query."""
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,8 @@ from workers.client import ask
 from workers.local import LocalDeployment
 from workers.status import read_status
 
+Eventually = Callable[..., Any]
 SOUNDS = Path(__file__).parent.parent / "examples" / "sounds"
-
-
-def _eventually(look: Callable[[], Any], seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (seen := look()):
-        assert time.monotonic() < deadline, f"nothing after {seconds} s"
-        time.sleep(0.1)
-    return seen
 
 
 @pytest.fixture
@@ -53,7 +45,9 @@ def deployment(
 
 
 @pytest.mark.timeout(240)
-def test_an_upload_is_found_and_a_delete_forgotten(deployment: LocalDeployment) -> None:
+def test_an_upload_is_found_and_a_delete_forgotten(
+    deployment: LocalDeployment, eventually: Eventually
+) -> None:
     """Audio and sidecar put with boto3 are found by a sentence; changed and deleted they follow."""
     settings = deployment.settings
     s3 = s3_client(settings)
@@ -71,12 +65,12 @@ def test_an_upload_is_found_and_a_delete_forgotten(deployment: LocalDeployment) 
         Body=(SOUNDS / "animals/owl.wav").read_bytes(),
         Metadata={"title": "beaten by the sidecar", "keywords": "night;forest"},
     )
-    payload = _eventually(found)["payload"]
+    payload = eventually(found)["payload"]
     assert (payload["title"], payload["keywords"]) == ("Owl", ["night", "forest"])
     s3.put_object(Bucket=bucket, Key="broken.ogg", Body=b"no sound")
-    _eventually(lambda: [letter.key for letter in read_status(settings).latest] == ["broken.ogg"])
+    eventually(lambda: [letter.key for letter in read_status(settings).latest] == ["broken.ogg"])
     s3.put_object(Bucket=bucket, Key=f"{key}.json", Body=b'{"title": "Tawny owl"}')
-    _eventually(lambda: (hit := found()) and hit["payload"]["title"] == "Tawny owl")
+    eventually(lambda: (hit := found()) and hit["payload"]["title"] == "Tawny owl")
     s3.delete_object(Bucket=bucket, Key=key)
-    _eventually(lambda: found() is None)
+    eventually(lambda: found() is None)
     assert read_status(settings).items == 0
