@@ -189,8 +189,8 @@ def test_what_was_rejected_as_it_is_now_is_left_alone(world: World) -> None:
     assert world.differences() == ["silent.wav"]
 
 
-def test_a_bug_is_tried_again(world: World) -> None:
-    """A letter that judged no state of the object, as after a crash, does not stand in its way."""
+def test_a_letter_about_no_known_state_does_not_stand_in_the_way(world: World) -> None:
+    """Only a verdict on the very object that is there now keeps it from being tried."""
     world.put("crash.wav")
     world.letters.add("crash.wav", Rejected(Reason.BUG, "its worker died"))
     assert world.differences() == ["crash.wav"]
