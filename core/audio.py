@@ -3,18 +3,20 @@
 One decoder, PyAV, reads every format. A file that is not whole raises ``Rejected``.
 """
 
-import struct
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import av
 import numpy as np
+from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from numpy.typing import NDArray
 
+from core.containers import Length, ends_early, length_of
 from core.errors import Reason, Rejected
 
 SAMPLE_RATE = 32_000  # Hz, what the audio tower hears
@@ -23,10 +25,9 @@ WINDOW_SAMPLES = WINDOW_S * SAMPLE_RATE
 MIN_DURATION_S = 0.05
 SILENCE_PEAK = 1e-4  # full scale is 1; -80 dB is below the noise of any recording
 TOLERANCE_S = 0.25  # a header may promise this much more than it holds: encoder delay and padding
-OGG_LAST_PAGE = 0x04  # bit of the page header's type field
-ID3_HEADER_BYTES = 10
-MP3_FIRST_FRAME_BYTES = 4096  # the Xing/Info/VBRI tag is in the first frame
-RIFF_UNKNOWN_SIZES = (0, 0xFFFFFFFF)  # written by programs that stream
+MAX_BAD_PACKETS = 0.05  # share of a file's packets; more is no stray tag
+# Only these of FFmpeg's demuxers: others follow references to other files, as ffconcat does.
+FORMATS = "aac,aiff,asf,au,caf,flac,matroska,mov,mp3,ogg,w64,wav"
 
 Samples = NDArray[np.float32]
 
@@ -42,11 +43,15 @@ class Recording:
         self._container = container
         self._stream: AudioStream = container.streams.audio[0]
         self._max_duration_s = max_duration_s
-        self._samples = 0
+        self._samples = self._packets = self._bad_packets = 0
+        if self._stream.codec_context is None:
+            raise Rejected(Reason.NOT_AUDIO, f"a {container.format.name} file of an unknown codec")
         self.sample_rate = self._stream.rate
         self.channels = self._stream.channels
-        if (self._header_duration_s or 0) > max_duration_s:
-            raise self._too_long(f"{self._header_duration_s:.0f} s")
+        self._length = length_of(path, container.format.name)
+        promised = self._header_duration_s or 0
+        if promised > max_duration_s and self._length in {Length.STATED, Length.MEASURED}:
+            raise self._too_long(f"{promised:.0f} s")
 
     @property
     def duration_s(self) -> float:
@@ -55,9 +60,12 @@ class Recording:
 
     @property
     def _header_duration_s(self) -> float | None:
-        if self._stream.duration is None or self._stream.time_base is None:
+        if self._stream.duration is not None and self._stream.time_base is not None:
+            return float(self._stream.duration * self._stream.time_base)
+        container = self._container  # may tell it for all streams together
+        if container.duration is None or container.streams.video:
             return None
-        return float(self._stream.duration * self._stream.time_base)
+        return container.duration / av.time_base
 
     def windows(self) -> Iterator[Samples]:
         """Yield the clip in windows of ``WINDOW_SAMPLES``; the last one is shorter.
@@ -79,17 +87,35 @@ class Recording:
             yield np.concatenate(pending)
 
     def _resampled(self) -> Iterator[Samples]:
-        """Decode to mono at 32 kHz. Channels are mixed by FFmpeg's default matrix."""
-        resampler = AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
-        try:
-            for frame in self._container.decode(self._stream):
+        """Decode to mono at 32 kHz, the mean of all channels: stereo is no louder than mono.
+
+        Rate and channels may change along the way, as in what was recorded from a broadcast.
+        """
+        same_shape = itertools.groupby(
+            self._frames(), key=lambda frame: (frame.format.name, frame.layout.name, frame.rate)
+        )
+        for _, frames in same_shape:
+            resampler = AudioResampler(format="fltp", rate=SAMPLE_RATE)
+            for frame in itertools.chain(frames, [None]):  # None flushes what it holds back
                 for part in resampler.resample(frame):
-                    yield part.to_ndarray()[0]
+                    yield part.to_ndarray().mean(axis=0)
+
+    def _frames(self) -> Iterator[AudioFrame]:
+        """Decode packet by packet; one that does not decode is skipped, as players do.
+
+        Tags at the end of MP3 files make such packets. What is missing in the end is judged by
+        ``_check_whole``.
+        """
+        try:
+            for packet in self._container.demux(self._stream):
+                self._packets += 1
+                try:
+                    yield from packet.decode()
+                except av.InvalidDataError:
+                    self._bad_packets += 1
         except av.FFmpegError as error:
             detail = f"decoding stops after {self.duration_s:.2f} s: {error.strerror}"
             raise Rejected(Reason.DAMAGED, detail) from error
-        for part in resampler.resample(None):
-            yield part.to_ndarray()[0]
 
     def _checked(self, chunks: Iterator[Samples]) -> Iterator[Samples]:
         peak = 0.0
@@ -112,13 +138,17 @@ class Recording:
             raise Rejected(Reason.SILENT, f"all {self.duration_s:.1f} s are silent")
 
     def _check_whole(self) -> None:
+        tolerated = 0.0 if self._length is Length.UNKNOWN else MAX_BAD_PACKETS * self._packets
+        if self._bad_packets > tolerated:
+            detail = f"{self._bad_packets} of {self._packets} packets cannot be decoded"
+            raise Rejected(Reason.DAMAGED, detail)
         promised = self._header_duration_s
-        if promised and _states_duration(self._path, self._container.format.name):
+        if promised and self._length is Length.STATED:
             missing = promised - self.duration_s
             if missing > TOLERANCE_S + 0.01 * promised:
                 detail = f"only {self.duration_s:.2f} of {promised:.2f} s can be decoded"
                 raise Rejected(Reason.DAMAGED, f"{detail}: cut off or corrupt")
-        if _ends_early(self._path, self._container.format.name):
+        if ends_early(self._path, self._container.format.name):
             detail = f"the file ends early, after {self.duration_s:.2f} s of sound"
             raise Rejected(Reason.DAMAGED, detail)
 
@@ -132,53 +162,11 @@ def open_recording(path: Path, max_duration_s: float) -> Iterator[Recording]:
     if path.stat().st_size == 0:
         raise Rejected(Reason.EMPTY, "the object has no bytes")
     try:
-        container = av.open(str(path), metadata_errors="ignore")
+        container = av.open(
+            str(path), metadata_errors="ignore", options={"format_whitelist": FORMATS}
+        )
     except av.FFmpegError as error:
         detail = f"no decoder recognises it: {error.strerror}"
         raise Rejected(Reason.NOT_AUDIO, detail) from error
     with container:
         yield Recording(path, container, max_duration_s)
-
-
-def _states_duration(path: Path, container_format: str) -> bool:
-    """Whether the header's duration was written by the encoder rather than guessed by FFmpeg."""
-    if container_format == "mp3":
-        return _has_mp3_length(path)
-    return container_format not in {"aac", "wav"}  # guessed, or derived from what is there
-
-
-def _has_mp3_length(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(ID3_HEADER_BYTES)
-        if head[:3] == b"ID3":
-            size = sum(byte << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
-            file.seek(ID3_HEADER_BYTES + size)
-        else:
-            file.seek(0)
-        first = file.read(MP3_FIRST_FRAME_BYTES)
-    return any(tag in first for tag in (b"Xing", b"Info", b"VBRI"))
-
-
-def _ends_early(path: Path, container_format: str) -> bool:
-    """Whether a format that FFmpeg reads leniently says that more should follow."""
-    if container_format == "wav":
-        return _riff_ends_early(path)
-    return container_format == "ogg" and not _has_last_ogg_page(path)
-
-
-def _riff_ends_early(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(8)
-    if head[:4] != b"RIFF":
-        return False
-    size: int = struct.unpack("<I", head[4:])[0]
-    return size not in RIFF_UNKNOWN_SIZES and size + len(head) > path.stat().st_size + 1
-
-
-def _has_last_ogg_page(path: Path) -> bool:
-    largest_page = 27 + 255 + 255 * 255
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 2 * largest_page))
-        tail = file.read()
-    page = tail.rfind(b"OggS")
-    return 0 <= page < len(tail) - 5 and bool(tail[page + 5] & OGG_LAST_PAGE)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 import pydantic_core
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from core.errors import Reason, Rejected
 
@@ -51,19 +51,19 @@ class ObjectInfo:
 
 def is_audio(key: str) -> bool:
     """Whether the key's suffix is one of a sound file; hidden files (``.name``) are never items."""
-    path = PurePosixPath(key)
-    return path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")
+    name = key.rpartition("/")[2]
+    return PurePosixPath(name).suffix.lower() in AUDIO_SUFFIXES and not name.startswith(".")
 
 
 def is_sidecar(key: str) -> bool:
     """Whether the key may be a sidecar; hidden files never are."""
-    path = PurePosixPath(key)
-    return path.suffix == SIDECAR_SUFFIX and not path.name.startswith(".")
+    name = key.rpartition("/")[2]
+    return name.endswith(SIDECAR_SUFFIX) and not name.startswith(".")
 
 
 def sidecar_keys(audio_key: str) -> tuple[str, str]:
     """Return the keys of the sidecars an audio key may have; the first that exists wins."""
-    stem = str(PurePosixPath(audio_key).with_suffix(""))
+    stem = audio_key.removesuffix(PurePosixPath(audio_key).suffix)  # keys are no paths: a//b
     return audio_key + SIDECAR_SUFFIX, stem + SIDECAR_SUFFIX
 
 
@@ -83,14 +83,18 @@ def point_id(bucket: str, key: str) -> UUID:
 
 
 def _split(tags: str) -> tuple[str, ...]:
-    return tuple(tag.strip() for tag in tags.split(";") if tag.strip())
+    return _trimmed(tuple(tags.split(";")))
+
+
+def _trimmed(tags: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(tag.strip() for tag in tags if tag.strip())
 
 
 def _split_tags(value: object) -> object:
     return _split(value) if isinstance(value, str) else value
 
 
-Tags = Annotated[tuple[str, ...], BeforeValidator(_split_tags)]
+Tags = Annotated[tuple[str, ...], BeforeValidator(_split_tags), AfterValidator(_trimmed)]
 
 
 class _Sidecar(BaseModel):
@@ -126,8 +130,9 @@ class Metadata:
             raise Rejected(
                 Reason.BAD_SIDECAR, f"a JSON object is needed, not a {type(value).__name__}"
             )
+        present = {name: field for name, field in value.items() if field is not None}
         try:
-            sidecar = _Sidecar.model_validate(value)
+            sidecar = _Sidecar.model_validate(present)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"])

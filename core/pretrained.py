@@ -7,7 +7,9 @@ import tempfile
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError
 
 import torch
 from torch import Tensor
@@ -59,11 +61,13 @@ def locate(source: Source, folder: Path) -> Path:
 
 def _download(source: Source, path: Path) -> None:
     log.info("downloading %s", source.url)
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with urllib.request.urlopen(source.url, timeout=DOWNLOAD_TIMEOUT_S) as answer:  # noqa: S310 - the URLs are the constants above
             content = answer.read()
-    except OSError as error:
+    except (OSError, HTTPException) as error:
+        if isinstance(error, HTTPError):
+            error.close()
         raise ConfigurationError(
             f"{path.name} is not in {path.parent} and cannot be downloaded from {source.url} "
             f"({error}); put the file there, or set AUDIOFUSE_PRETRAINED to the folder that has it"
@@ -88,8 +92,11 @@ def load_checkpoint(path: Path) -> Mapping[str, Tensor]:
 
 def read_class_names(path: Path) -> list[str]:
     """Read the AudioSet class names in the order of the tower's logits."""
-    with path.open(newline="", encoding="utf-8") as file:
-        names = [row["display_name"] for row in csv.DictReader(file)]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            names = [row["display_name"] for row in csv.DictReader(file)]
+    except (OSError, UnicodeDecodeError, KeyError) as error:
+        raise ConfigurationError(f"{path} is no list of AudioSet classes: {error!r}") from error
     if len(names) != AUDIOSET_CLASSES:
         raise ConfigurationError(f"{path} names {len(names)} classes, not {AUDIOSET_CLASSES}")
     return names

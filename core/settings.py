@@ -2,9 +2,9 @@
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
@@ -23,6 +23,9 @@ def default_home() -> Path:
     return Path(data, "audiofuse").expanduser()
 
 
+HomePath = Annotated[Path, AfterValidator(Path.expanduser)]  # ~ is the user's home
+
+
 class Settings(BaseSettings):
     """Everything an operator can set; the model's own shape is in the bundle's config.json."""
 
@@ -30,7 +33,7 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True
     )
 
-    home: Path = Field(
+    home: HomePath = Field(
         default_factory=default_home,
         description="Folder of the local deployment: queue, index, bundles, logs.",
     )
@@ -59,14 +62,14 @@ class Settings(BaseSettings):
         pattern=r"^[A-Za-z0-9_-]{1,64}$",
         description="Alias that names the live index; collections begin with it.",
     )
-    encoder: Path | None = Field(
+    encoder: HomePath | None = Field(
         default=None, description="Folder of the encoder bundle that workers and search load."
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto",
         description="Where encoders run. auto: a GPU if there is one; cuda: refuse without one.",
     )
-    pretrained: Path | None = Field(
+    pretrained: HomePath | None = Field(
         default=None,
         description="Folder searched for pretrained checkpoints before they are downloaded.",
     )
@@ -95,7 +98,8 @@ class Settings(BaseSettings):
         """Order the sources: arguments, environment, ``.env``, the running local deployment."""
         del file_secret_settings
         home = env_settings().get("home") or dotenv_settings().get("home") or default_home()
-        deployment = DotEnvSettingsSource(settings_cls, env_file=Path(home, DEPLOYMENT_FILE))
+        path = Path(home, DEPLOYMENT_FILE).expanduser()
+        deployment = DotEnvSettingsSource(settings_cls, env_file=path)
         return init_settings, env_settings, dotenv_settings, deployment
 
 

@@ -1,12 +1,17 @@
 """Where the bytes are: a bucket behind the S3 protocol, or a folder that stands in for one."""
 
+import errno
 import hashlib
 import logging
+import math
 import os
 import shutil
 import tempfile
+import time
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
 from email.errors import HeaderParseError
 from email.header import decode_header, make_header
 from pathlib import Path
@@ -24,6 +29,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+CANNOT_BE_SHOWN = {"Cc", "Cs"}  # control characters, and what stands for bytes that are no UTF-8
+NO_SUCH_NAME = {errno.ENAMETOOLONG, errno.ELOOP}
+BUCKET_SEEN_S = 60  # a bucket is looked at this often at the most
 GONE = frozenset({"404", "NoSuchKey", "NotFound", "412", "PreconditionFailed"})
 
 
@@ -80,12 +88,16 @@ class FolderStore:
         """Look at the file; a key that leaves the folder, or names no plain file, is no object."""
         path = self.root / key
         try:
-            if not path.resolve().is_relative_to(self.root) or not path.is_file():
+            if not self._is_inside(key) or not path.is_file():
+                self._check_root()
                 return None
             stat = path.stat()
         except (FileNotFoundError, NotADirectoryError, ValueError):
+            self._check_root()
             return None
         except OSError as error:
+            if error.errno in NO_SUCH_NAME:
+                return None
             raise Unavailable(f"cannot look at {path}: {error.strerror}") from error
         return ObjectInfo(
             key=key,
@@ -102,12 +114,32 @@ class FolderStore:
     @contextmanager
     def open(self, info: ObjectInfo) -> Iterator[Path]:
         """Lend the file itself; whatever happens to a file that changed meanwhile is no verdict."""
+        path = self.root / info.key
         try:
-            yield self.root / info.key
+            path.open("rb").close()
+        except OSError as error:
+            self._check(info)
+            raise Unavailable(f"cannot read {path}: {error.strerror}") from error
+        try:
+            yield path
         except Exception:
             self._check(info)
             raise
         self._check(info)
+
+    def _is_inside(self, key: str) -> bool:
+        """Whether the key is spelled as the folder lists it and leads nowhere else."""
+        path = self.root / key
+        return (
+            path.as_posix() == f"{self.root.as_posix()}/{key}"
+            and os.path.realpath(path.parent) == str(path.parent)
+            and Path(os.path.realpath(path)).is_relative_to(self.root)
+        )
+
+    def _check_root(self) -> None:
+        """Tell a missing object from a missing folder, lest the whole index be emptied."""
+        if not self.root.is_dir():
+            raise Unavailable(f"the bucket folder is gone: {self.root}")
 
     def _check(self, info: ObjectInfo) -> None:
         now = self.head(info.key)
@@ -116,21 +148,25 @@ class FolderStore:
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Walk the folder, each folder's files in order; links to folders are not followed."""
-        base = self.root / prefix.rpartition("/")[0]
-        for folder, folders, files in os.walk(base, onerror=_unreadable):
+        self._check_root()
+        above = prefix.rpartition("/")[0]
+        if above and not self._is_inside(above):
+            return
+        for folder, folders, files in os.walk(self.root / above, onerror=_unreadable):
             folders.sort()
             for name in sorted(files):
                 key = self.key_of(Path(folder, name))
                 info = self.head(key) if key and key.startswith(prefix) else None
                 if info:
                     yield info
+        self._check_root()  # what vanished on the way was not listed
 
     def key_of(self, path: Path) -> str | None:
         """Return the key of a path in the folder; ``None``, and a warning, if it can be none."""
         key = path.relative_to(self.root).as_posix()
-        if key.isprintable():
+        if not any(unicodedata.category(character) in CANNOT_BE_SHOWN for character in key):
             return key
-        log.warning("%r is not indexed: its name is not printable UTF-8", key)
+        log.warning("%r is not indexed: its name has control characters or is no UTF-8", key)
         return None
 
 
@@ -147,20 +183,28 @@ class S3Store:
         """Read ``bucket`` through a boto3 S3 client."""
         self.bucket = bucket
         self._client = client
+        self._bucket_seen = -math.inf  # when it was last known to exist, on the monotonic clock
 
     def head(self, key: str) -> ObjectInfo | None:
         """Ask for the object's headers."""
         try:
             answer = self._call(self._client.head_object, Key=key)
         except ObjectChanged:
+            self._check_bucket()
             return None
         return ObjectInfo(
             key=key,
             etag=answer["ETag"].strip('"'),
             size=answer["ContentLength"],
-            modified_ms=int(answer["LastModified"].timestamp() * 1000),
+            modified_ms=_whole_seconds(answer["LastModified"]),
             user_metadata={k.lower(): _decoded(v) for k, v in answer["Metadata"].items()},
         )
+
+    def _check_bucket(self) -> None:
+        """Tell a missing object from a missing bucket, lest the whole index be emptied."""
+        if time.monotonic() > self._bucket_seen + BUCKET_SEEN_S:
+            self._call(self._client.head_bucket)
+            self._bucket_seen = time.monotonic()
 
     def read(self, info: ObjectInfo) -> bytes:
         """Get the object, provided that it is still this one."""
@@ -189,7 +233,7 @@ class S3Store:
                     key=entry["Key"],
                     etag=entry["ETag"].strip('"'),
                     size=entry["Size"],
-                    modified_ms=int(entry["LastModified"].timestamp() * 1000),
+                    modified_ms=_whole_seconds(entry["LastModified"]),
                 )
             if not page.get("IsTruncated"):
                 return
@@ -214,26 +258,36 @@ def s3_client(settings: "Settings", service: str = "s3") -> Any:
     Credentials that are not set come from boto3's own chain (environment, profile, role).
     """
     secret = settings.s3_secret_access_key
-    return boto3.client(
-        service,
-        endpoint_url=settings.s3_endpoint_url,
-        region_name=settings.s3_region,
-        aws_access_key_id=settings.s3_access_key_id,
-        aws_secret_access_key=secret.get_secret_value() if secret else None,
-        config=Config(
-            connect_timeout=5,
-            read_timeout=60,
-            retries={"mode": "standard", "max_attempts": 3},
-            # Not every S3 server knows the newer default checksums.
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-        ),
-    )
+    try:
+        return boto3.client(
+            service,
+            endpoint_url=settings.s3_endpoint_url,
+            region_name=settings.s3_region,
+            aws_access_key_id=settings.s3_access_key_id,
+            aws_secret_access_key=secret.get_secret_value() if secret else None,
+            config=Config(
+                connect_timeout=5,
+                read_timeout=60,
+                retries={"mode": "standard", "max_attempts": 3},
+                # Not every S3 server knows the newer default checksums.
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+        )
+    except (ValueError, BotoCoreError) as error:
+        raise ConfigurationError(
+            f"AUDIOFUSE_S3_ENDPOINT_URL or AUDIOFUSE_S3_REGION is wrong: {error}"
+        ) from error
+
+
+def _whole_seconds(modified: datetime) -> int:
+    """Return milliseconds. Some servers list fractions of a second that no header has."""
+    return int(modified.timestamp()) * 1000
 
 
 def _decoded(value: str) -> str:
     """Undo RFC 2047, in which S3 returns user metadata that is not ASCII."""
     try:
         return str(make_header(decode_header(value)))
-    except (HeaderParseError, LookupError, UnicodeDecodeError):
+    except (HeaderParseError, LookupError, ValueError):
         return value

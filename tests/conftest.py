@@ -33,6 +33,7 @@ def _no_foreign_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
         if name.startswith(PREFIX):
             monkeypatch.delenv(name)
     monkeypatch.setenv(PREFIX + "HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)  # a .env may lie in the checkout
 
 
 @pytest.fixture(scope="session")

@@ -55,14 +55,14 @@ def _float_wav(samples: np.ndarray) -> bytes:
 
 
 def _encode(
-    path: Path, samples: np.ndarray, codec: str, options: dict[str, str] | None = None
+    path: Path, samples: np.ndarray, codec: str, bit_rate: int = 64_000, **options: str
 ) -> None:
     """Write mono samples at 32 kHz in the format of the path's suffix."""
     frame = av.AudioFrame.from_ndarray(samples[np.newaxis], format="flt", layout="mono")
     frame.sample_rate = SAMPLE_RATE
-    with av.open(str(path), "w", options=options or {}) as container:
+    with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream(codec, rate=RATES.get(codec, SAMPLE_RATE), layout="mono")
-        stream.bit_rate = 64_000
+        stream.bit_rate = bit_rate
         for packet in (*stream.encode(frame), *stream.encode(None)):
             container.mux(packet)
 
@@ -134,6 +134,13 @@ def test_windows_are_ten_seconds_and_together_the_whole(
         windows = list(recording.windows())
     assert [window.size for window in windows] == expected
     np.testing.assert_array_equal(np.concatenate(windows), samples / np.float32(32768))
+
+
+@pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000])
+def test_resampling_keeps_the_end(rate: int, tmp_path: Path) -> None:
+    """What the resampler still holds when the file ends belongs to the clip."""
+    samples = _decode(_write_wav(tmp_path / "tone.wav", _tone(1, 1000, rate), rate))
+    assert samples.size == pytest.approx(SAMPLE_RATE, abs=1)
 
 
 def test_windows_arrive_while_the_rest_is_still_to_be_decoded(tmp_path: Path) -> None:
@@ -255,7 +262,7 @@ def test_a_wav_without_its_last_sample_is_cut_off(tmp_path: Path) -> None:
 def test_a_length_tag_behind_cover_art_is_found(tmp_path: Path) -> None:
     """An MP3 that is cut off is noticed although a large ID3 tag precedes its length."""
     path = tmp_path / "cover.mp3"
-    _encode(path, _noise(4), "libmp3lame", {"id3v2_version": "0"})
+    _encode(path, _noise(4), "libmp3lame", id3v2_version="0")
     art = bytes(100_000)
     size = bytes(len(art) >> shift & 0x7F for shift in (21, 14, 7, 0))
     whole = b"ID3\x04\x00\x00" + size + art + path.read_bytes()
@@ -263,6 +270,18 @@ def test_a_length_tag_behind_cover_art_is_found(tmp_path: Path) -> None:
     assert _decode(path).size / SAMPLE_RATE == pytest.approx(4, abs=0.1)
     path.write_bytes(whole[:-12_000])
     assert _verdict(path).reason is Reason.DAMAGED
+
+
+def test_a_guessed_length_is_no_promise(tmp_path: Path) -> None:
+    """An MP3 without a length tag is whole, however wrong the length that its bit rate suggests."""
+    parts = []
+    for bit_rate in (32_000, 128_000):
+        part = tmp_path / f"{bit_rate}.mp3"
+        _encode(part, _noise(3), "libmp3lame", bit_rate, write_xing="0", id3v2_version="0")
+        parts.append(part.read_bytes())
+    path = tmp_path / "both.mp3"
+    path.write_bytes(b"".join(parts))
+    assert _decode(path).size / SAMPLE_RATE == pytest.approx(6, abs=0.2)
 
 
 def _with_nan() -> np.ndarray:

@@ -6,6 +6,7 @@ The encoder is loaded before the first message is taken; a worker that cannot lo
 start. ``app`` is built on first access, so importing this module does nothing.
 """
 
+import contextlib
 import logging
 import time
 from typing import Any, NoReturn
@@ -91,7 +92,11 @@ class SyncTask(Task):  # type: ignore[misc]
 
     def _give_up(self, key: str, detail: str) -> None:
         log.error("%s: given up, %s", key, detail)
-        self.dead_letters.add(key, Rejected(Reason.BUG, detail))
+        verdict = Rejected(Reason.BUG, detail)
+        with contextlib.suppress(Unavailable):  # then reconcile gives the object another chance
+            info = self.syncer.store.head(key)
+            verdict.etag = info.etag if info else ""
+        self.dead_letters.add(key, verdict)
 
     def _record(self, key: str, synced: Synced) -> None:
         """Replace what was known to be wrong with this item; an unchanged one keeps its letters."""

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 
 from redis import Redis
@@ -43,6 +43,8 @@ class DeadLetters:
     def clear(self, keys: Iterable[str]) -> None:
         """Forget the verdicts on objects that are well, or gone."""
         names = list(keys)
+        if not names:
+            return
         with self._redis.pipeline() as pipe:
             pipe.hdel(LETTERS, *names)
             pipe.zrem(TIMES, *names)
@@ -54,8 +56,14 @@ class DeadLetters:
 
     def latest(self, limit: int) -> list[DeadLetter]:
         """Return the newest letters first."""
+        if limit < 1:
+            return []
         keys: list[str] = self._redis.zrevrange(TIMES, 0, limit - 1)  # type: ignore[assignment]
         return list(self.get(keys).values())
+
+    def keys(self) -> Iterator[str]:
+        """Walk over the keys of all letters."""
+        yield from (key for key, _ in self._redis.hscan_iter(LETTERS))
 
     def get(self, keys: Iterable[str]) -> dict[str, DeadLetter]:
         """Return the letters that exist among ``keys``, by key."""

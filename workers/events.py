@@ -48,7 +48,9 @@ def parse_s3(body: str | bytes) -> list[Event]:
 
 def _parse_record(record: dict[str, Any]) -> Event:
     bucket, key = record["s3"]["bucket"]["name"], record["s3"]["object"]["key"]
-    return Event(str(bucket), unquote_plus(key), str(record["eventName"]))
+    event = Event(str(bucket), unquote_plus(key), str(record["eventName"]))
+    event.key.encode()  # a lone surrogate can name no object
+    return event
 
 
 def key_to_sync(changed_key: str) -> str | None:

@@ -8,7 +8,7 @@ from core.items import ObjectInfo, is_audio, sidecar_keys
 from core.store import Store
 from workers.dead_letters import DeadLetters
 
-FIELDS = ("key", "etag", "sidecar_etag", "modified")
+FIELDS = ("bucket", "key", "etag", "sidecar_etag", "modified")
 LETTERS_PER_LOOK = 500
 
 State = tuple[str, str, int]  # etag, etag of the sidecar, modified
@@ -27,7 +27,7 @@ def differences(
     their present state are left alone. Holds a few hundred bytes for each object in memory.
     """
     objects = {info.key: info for info in store.list(prefix)}
-    indexed = _indexed(index, generation, prefix) if generation else {}
+    indexed = _indexed(index, generation, store.bucket, prefix) if generation else {}
     missing = []
     for key in filter(is_audio, objects):
         state = indexed.pop(key, None)
@@ -36,15 +36,21 @@ def differences(
         elif state != _state(objects, key):
             yield key
     yield from _not_rejected(missing, dead_letters)
-    yield from indexed  # what is left has no object any more
+    # What is left has no object any more; nor have letters of objects that went unnoticed.
+    letters = (key for key in dead_letters.keys() if key.startswith(prefix))  # noqa: SIM118
+    yield from indexed | dict.fromkeys(key for key in letters if _is_lost(key, objects))
 
 
-def _indexed(index: Index, generation: Generation, prefix: str) -> dict[str, State]:
+def _is_lost(key: str, objects: Mapping[str, ObjectInfo]) -> bool:
+    return is_audio(key) and key not in objects
+
+
+def _indexed(index: Index, generation: Generation, bucket: str, prefix: str) -> dict[str, State]:
     payloads = (point.payload for point in index.scroll(generation, FIELDS))
     return {
         payload["key"]: (payload["etag"], payload["sidecar_etag"], payload["modified"])
         for payload in payloads
-        if payload["key"].startswith(prefix)
+        if payload["bucket"] == bucket and payload["key"].startswith(prefix)
     }
 
 

@@ -1,0 +1,75 @@
+"""What a sound file says about its own length, beyond what FFmpeg makes of it.
+
+FFmpeg reads leniently: it guesses durations that nobody wrote, and takes the end of a file for the
+end of its sound. An archive wants to know of an upload that was cut off.
+"""
+
+import struct
+from enum import Enum, auto
+from pathlib import Path
+
+OGG_LAST_PAGE = 0x04  # bit of the page header's type field
+ID3_HEADER_BYTES = 10
+MP3_FIRST_FRAME_BYTES = 4096  # the Xing/Info/VBRI tag is in the first frame
+OGG_PAGE_HEADER_BYTES = 27
+RIFF_UNKNOWN_SIZES = (0, 0xFFFFFFFF)  # written by programs that stream
+
+
+class Length(Enum):
+    """Where the duration that FFmpeg reports comes from."""
+
+    STATED = auto()  # the encoder wrote it: less that can be decoded is a loss
+    MEASURED = auto()  # derived from the bytes that are there
+    GUESSED = auto()  # from the bit rate of the first frames; tags between frames are common
+    UNKNOWN = auto()  # guessed, and every packet should decode
+
+
+LENGTHS = {"aac": Length.UNKNOWN, "asf": Length.UNKNOWN, "wav": Length.MEASURED}
+
+
+def length_of(path: Path, container_format: str) -> Length:
+    """Return what the duration of a file of FFmpeg's ``container_format`` is worth."""
+    if container_format == "mp3":
+        return Length.STATED if _has_mp3_length(path) else Length.GUESSED
+    return LENGTHS.get(container_format, Length.STATED)
+
+
+def _has_mp3_length(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(ID3_HEADER_BYTES)
+        if head[:3] == b"ID3":
+            size = sum(byte << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
+            file.seek(ID3_HEADER_BYTES + size)
+        else:
+            file.seek(0)
+        first = file.read(MP3_FIRST_FRAME_BYTES)
+    return any(tag in first for tag in (b"Xing", b"Info", b"VBRI"))
+
+
+def ends_early(path: Path, container_format: str) -> bool:
+    """Whether a format that FFmpeg reads leniently says that more should follow."""
+    if container_format == "wav":
+        return _riff_ends_early(path)
+    return container_format == "ogg" and not _has_last_ogg_page(path)
+
+
+def _riff_ends_early(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(8)
+    if head[:4] != b"RIFF":
+        return False
+    size: int = struct.unpack("<I", head[4:])[0]
+    return size not in RIFF_UNKNOWN_SIZES and size + len(head) > path.stat().st_size + 1
+
+
+def _has_last_ogg_page(path: Path) -> bool:
+    largest_page = OGG_PAGE_HEADER_BYTES + 255 + 255 * 255
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 2 * largest_page))
+        tail = file.read()
+    page = tail[max(tail.rfind(b"OggS"), 0) :]
+    if len(page) < OGG_PAGE_HEADER_BYTES or not page[5] & OGG_LAST_PAGE:
+        return False
+    segments = page[26]  # as many bytes follow the header, each the length of one segment
+    body = OGG_PAGE_HEADER_BYTES + segments
+    return len(page) >= body + sum(page[OGG_PAGE_HEADER_BYTES:body])
