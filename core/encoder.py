@@ -6,6 +6,7 @@
 
 Late fusion (arXiv 2406.15897): the item is the sum of the projected audio vector and the projected
 metadata vector, not normalised before the sum; the text tower is shared by queries and metadata.
+Mid fusion lets both meet earlier (``core/fusion.py``); ``audio`` and ``metadata`` use one of them.
 """
 
 import itertools
@@ -19,8 +20,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerBase
 
 from core.audio import SAMPLE_RATE, Samples
-from core.frontend import MelFrontEnd
-from core.mobilenet import AUDIOSET_CLASSES, MobileNet
+from core.frontend import HOP_LENGTH, MEL_BANDS, MelFrontEnd
+from core.fusion import FramePooler, Heard, MidFusion, MidShape, Read
+from core.mobilenet import AUDIOSET_CLASSES, Classifier, MobileNet
 from core.query import normalise
 from core.text import Pooling, TextTower, character_tokenizer
 
@@ -29,11 +31,18 @@ WINDOWS_PER_BATCH = 8  # bounds memory: 80 s of audio at a time
 
 
 class AudioConfig(BaseModel):
-    """Shape of the audio tower and of the head that brings its vector into the shared space."""
+    """Shape of the audio tower, and the head that brings its vector into the shared space.
+
+    ``head`` is a linear projection, or lets the AudioSet ``classes`` speak (``ClassHead``).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     width: float = Field(ge=0.1, le=4.0)
     head: Literal["linear", "classes"] = "linear"
+    classifier: Classifier = "mlp"
+    strides: tuple[int, int, int, int] = (2, 2, 2, 2)
+    mel_bands: int = Field(default=MEL_BANDS, ge=40, le=256)
+    hop_samples: int = Field(default=HOP_LENGTH, ge=160, le=800)
 
 
 class TextConfig(BaseModel):
@@ -47,13 +56,22 @@ class TextConfig(BaseModel):
 
 
 class EncoderConfig(BaseModel):
-    """Everything needed to rebuild an encoder around its weights."""
+    """Everything needed to rebuild an encoder around its weights.
+
+    ``metadata`` is a text tower of its own for metadata; without it the queries' tower reads both,
+    which the paper finds better. ``absent`` says what late fusion adds for an item without
+    metadata: nothing, so that it is its ``audio`` alone, or the vector of the ``empty`` text, as
+    the authors do.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    fusion: Literal["late"] = "late"
+    fusion: Literal["late", "mid", "audio", "metadata"] = "late"
+    absent: Literal["audio", "empty"] = "audio"
     dim: int = Field(default=1024, gt=0)
     audio: AudioConfig
     text: TextConfig
+    metadata: TextConfig | None = None
+    mid: MidShape = MidShape()
 
 
 # The smallest encoder that goes through every line of the real one, for tests.
@@ -70,6 +88,7 @@ TINY = EncoderConfig(
             "intermediate_size": 32,
         }
     ),
+    mid=MidShape(layers=1, width=16, heads=2, feedforward=32),
 )
 
 
@@ -97,30 +116,62 @@ class ClassHead(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Both towers and their fusion. Methods that encode run without gradients."""
+    """Both towers and their fusion. ``hear``, ``read`` and ``fuse`` run without gradients."""
 
-    def __init__(self, config: EncoderConfig, text: TextTower) -> None:
-        """Build the encoder around a text tower; audio weights are random until loaded."""
+    def __init__(
+        self, config: EncoderConfig, text: TextTower, metadata: TextTower | None = None
+    ) -> None:
+        """Build the encoder around its text towers; audio weights are random until loaded."""
         super().__init__()
         self.config = config
-        self.front_end = MelFrontEnd()
-        self.audio_tower = MobileNet(config.audio.width)
-        self.audio_head: nn.Module = (
-            ClassHead(config.dim)
-            if config.audio.head == "classes"
-            else nn.Linear(self.audio_tower.channels, config.dim)
-        )
+        audio = config.audio
+        self.front_end = MelFrontEnd(audio.mel_bands, audio.hop_samples)
+        self.audio_tower = MobileNet(audio.width, audio.classifier, audio.strides)
         self.text_tower = text
+        self.separate_metadata_tower = metadata
+        if config.fusion == "mid":
+            channels, hidden = self.audio_tower.channels, self._metadata_tower.hidden
+            self.mid_fusion = MidFusion(channels, hidden, config.dim, config.mid)
+        elif config.fusion != "metadata":
+            self.audio_head: nn.Module = (
+                ClassHead(config.dim)
+                if audio.head == "classes"
+                else nn.Linear(self.audio_tower.channels, config.dim)
+            )
+        self._freeze_unused()
         self.eval()
 
+    def _freeze_unused(self) -> None:
+        """Leave out of training what no item vector depends on."""
+        if self.config.fusion == "metadata":
+            self.audio_tower.requires_grad_(False)  # noqa: FBT003
+        elif self.config.fusion == "mid" or self.config.audio.head == "linear":
+            self.audio_tower.classifier.requires_grad_(False)  # noqa: FBT003
+
     @classmethod
-    def build(cls, config: EncoderConfig, tokenizer: PreTrainedTokenizerBase) -> Self:
+    def build(
+        cls,
+        config: EncoderConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        metadata_tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> Self:
         """Build from the configuration alone; all weights are random."""
-        text = config.text
-        shape = AutoConfig.for_model(**text.bert)
-        bert = AutoModel.from_config(shape, add_pooling_layer=False)  # type: ignore[no-untyped-call]
-        dim = config.dim if text.project else None
-        return cls(config, TextTower(bert, tokenizer, text.pooling, text.max_tokens, dim))
+        text = _text_tower(config.text, config.dim, tokenizer)
+        metadata = None
+        if config.metadata is not None:
+            # Mid fusion reads its tokens, so that it needs no projection.
+            shape = config.metadata.model_copy(
+                update={"project": config.metadata.project and config.fusion != "mid"}
+            )
+            metadata = _text_tower(shape, config.dim, metadata_tokenizer or tokenizer)
+        return cls(config, text, metadata)
+
+    @classmethod
+    def random(cls, config: EncoderConfig, seed: int) -> Self:
+        """Build with reproducible random weights: the real code path, small enough for tests."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls.build(config, character_tokenizer())
 
     @property
     def dim(self) -> int:
@@ -129,7 +180,7 @@ class Encoder(nn.Module):
 
     @property
     def audio_dim(self) -> int:
-        """Width of the audio vector that ``hear`` returns."""
+        """Width of the audio vector, the pooled output of the audio tower."""
         return self.audio_tower.channels
 
     @property
@@ -137,24 +188,44 @@ class Encoder(nn.Module):
         """Where the weights are."""
         return self.front_end.window.device
 
-    @torch.inference_mode()
-    def hear(self, windows: Iterable[Samples]) -> Tensor:
-        """Pool one clip, given as windows of at most 10 s, to its audio vector ``(audio_dim,)``.
+    @property
+    def fuses_stored_audio(self) -> bool:
+        """Whether the stored audio vector suffices to fuse anew; mid fusion needs the frames."""
+        return self.config.fusion != "mid"
 
-        The vector is the mean over all time steps of the tower's frame sequence, padding left out.
-        Memory is bounded by ``WINDOWS_PER_BATCH`` windows, however long the clip.
+    @property
+    def _metadata_tower(self) -> TextTower:
+        return self.separate_metadata_tower or self.text_tower
+
+    @torch.inference_mode()
+    def hear(self, windows: Iterable[Samples]) -> Heard:
+        """Hear one clip, given as windows of at most 10 s: a batch of one.
+
+        Its vector ``pooled`` is the mean over all time steps of the tower's frame sequence,
+        padding left out. Memory is bounded by ``WINDOWS_PER_BATCH`` windows, however long the clip.
         """
-        total = torch.zeros(self.audio_dim, device=self.device)
-        steps = 0
+        return self._hear(windows)
+
+    def _hear(self, windows: Iterable[Samples]) -> Heard:
+        total, steps = torch.zeros(self.audio_dim, device=self.device), 0
+        pooler = FramePooler(self.audio_dim, self.device)
         for _, same_length in itertools.groupby(windows, key=_padded_length):
             while batch := list(itertools.islice(same_length, WINDOWS_PER_BATCH)):
                 frames, valid = self._frames(batch)
-                total += (frames * valid.unsqueeze(-1)).sum(dim=(0, 1))
-                steps += int(valid.sum())
+                heard = frames[valid]
+                total, steps = total + heard.sum(0), steps + len(heard)
+                if self.config.fusion == "mid":
+                    pooler.add(heard)
         if not steps:
             msg = "a clip of no windows has no audio vector"
             raise ValueError(msg)
-        return total / steps
+        pooled = (total / steps).unsqueeze(0)
+        if self.config.fusion != "mid":
+            return Heard(pooled)
+        sequence = pooler.frames().unsqueeze(0)
+        return Heard(
+            pooled, sequence, torch.ones(sequence.shape[:2], dtype=torch.bool).to(pooled.device)
+        )
 
     def _frames(self, windows: Sequence[Samples]) -> tuple[Tensor, Tensor]:
         """Return frame sequences ``(windows, steps, channels)`` and which steps are not padding."""
@@ -169,36 +240,67 @@ class Encoder(nn.Module):
 
     @torch.inference_mode()
     def read(self, texts: Sequence[str]) -> Tensor:
-        """Embed texts in the shared space: ``(len(texts), dim)``, not normalised."""
+        """Embed queries in the shared space: ``(len(texts), dim)``, not normalised."""
         return self.text_tower(texts)  # type: ignore[no-any-return]
 
     @torch.inference_mode()
-    def project_audio(self, audio: Tensor) -> Tensor:
-        """Bring audio vectors ``(items, audio_dim)`` into the shared space: ``(items, dim)``."""
-        by_class = self.config.audio.head == "classes"
-        heard = self.audio_tower.classify(audio) if by_class else audio
-        return self.audio_head(heard)  # type: ignore[no-any-return]
+    def read_metadata(self, texts: Sequence[str]) -> Tensor:
+        """Embed metadata in the shared space: ``(len(texts), dim)``, not normalised."""
+        return self._metadata_tower(texts)  # type: ignore[no-any-return]
 
     @torch.inference_mode()
-    def fuse(self, audio: Tensor, metadata: Sequence[str]) -> Fused:
-        """Fuse audio vectors ``(items, audio_dim)`` with one metadata text each, "" for none.
+    def fuse(self, heard: Heard, metadata: Sequence[str]) -> Fused:
+        """Fuse sounds with one metadata text each, "" for none.
 
-        An item without metadata is its audio alone: a vector for the empty text, which the
-        authors add, draws all such items to one place (figures in DECISIONS.md).
+        An item of which nothing was heard or read that this encoder uses has a NaN vector.
         """
-        items = self.project_audio(audio.to(self.device))
-        described = [row for row, text in enumerate(metadata) if normalise(text)]
-        if described:
-            items[described] += self.read([metadata[row] for row in described])
+        items = self._items(heard, metadata)
         norms = items.norm(dim=1)
         return Fused(items / norms.unsqueeze(1), norms)
 
-    @classmethod
-    def random(cls, config: EncoderConfig, seed: int) -> Self:
-        """Build with reproducible random weights: the real code path, small enough for tests."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return cls.build(config, character_tokenizer())
+    def forward(self, clips: Sequence[Iterable[Samples]], metadata: Sequence[str]) -> Tensor:
+        """Encode clips, each in windows, with their metadata: ``(items, dim)``, with gradients."""
+        return self._items(Heard.stack([self._hear(windows) for windows in clips]), metadata)
+
+    def _items(self, heard: Heard, metadata: Sequence[str]) -> Tensor:
+        if self.config.fusion == "mid":
+            return self.mid_fusion(heard, self._read_tokens(metadata))  # type: ignore[no-any-return]
+        items = self._project_audio(heard.pooled)
+        if self.config.fusion == "audio":
+            return items
+        all_rows = self.config.absent == "empty"
+        rows = [row for row, text in enumerate(metadata) if all_rows or normalise(text)]
+        if not rows:
+            return items
+        words = self._metadata_tower([metadata[row] for row in rows])
+        return items.index_add(0, torch.tensor(rows, device=items.device), words)
+
+    def _read_tokens(self, metadata: Sequence[str]) -> Read:
+        tokens, valid = self._metadata_tower.read_tokens(metadata)
+        present = torch.tensor([bool(normalise(text)) for text in metadata], device=tokens.device)
+        return Read(tokens, valid, present)
+
+    @torch.inference_mode()
+    def project_audio(self, pooled: Tensor) -> Tensor | None:
+        """Return what audio vectors ``(items, audio_dim)`` add to their items: ``(items, dim)``.
+
+        ``None`` in mid fusion, where an item is no sum.
+        """
+        return None if self.config.fusion == "mid" else self._project_audio(pooled)
+
+    def _project_audio(self, pooled: Tensor) -> Tensor:
+        if self.config.fusion == "metadata":
+            return torch.zeros(len(pooled), self.dim, device=pooled.device)
+        by_class = self.config.audio.head == "classes"
+        heard = self.audio_tower.classify(pooled) if by_class else pooled
+        return self.audio_head(heard)  # type: ignore[no-any-return]
+
+
+def _text_tower(shape: TextConfig, dim: int, tokenizer: PreTrainedTokenizerBase) -> TextTower:
+    bert_config = AutoConfig.for_model(**shape.bert)
+    bert = AutoModel.from_config(bert_config, add_pooling_layer=False)  # type: ignore[no-untyped-call]
+    projected = dim if shape.project else None
+    return TextTower(bert, tokenizer, shape.pooling, shape.max_tokens, projected)
 
 
 def _padded_length(window: Samples) -> int:

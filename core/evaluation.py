@@ -16,11 +16,12 @@ from torch import Tensor
 from core.audio import open_recording
 from core.encoder import Encoder
 from core.errors import ConfigurationError, Rejected
+from core.fusion import Heard
 from core.items import Metadata
 
 CUTOFF = 10  # mAP@10, and the deepest recall
 RECALLS = (1, 5, 10)
-TEXTS_PER_BATCH = 64
+ROWS_PER_BATCH = 64
 MAX_DURATION_S = 4 * 3600.0
 
 
@@ -59,10 +60,10 @@ class Metrics:
 
 @dataclass
 class Gallery:
-    """Clips with their audio vectors; clips that could not be heard are listed, not fatal."""
+    """Clips with what was heard of them; clips that could not be heard are listed, not fatal."""
 
     clips: list[Clip] = field(default_factory=list)
-    audio: list[Tensor] = field(default_factory=list)
+    heard: list[Heard] = field(default_factory=list)
     rejected: list[tuple[Clip, Rejected]] = field(default_factory=list)
 
 
@@ -110,12 +111,12 @@ def hear_all(encoder: Encoder, clips: Iterable[Clip]) -> Gallery:
     for clip in clips:
         try:
             with open_recording(clip.path, MAX_DURATION_S) as recording:
-                vector = encoder.hear(recording.windows())
+                heard = encoder.hear(recording.windows())
         except Rejected as error:
             gallery.rejected.append((clip, error))
         else:
             gallery.clips.append(clip)
-            gallery.audio.append(vector)
+            gallery.heard.append(heard)
     return gallery
 
 
@@ -130,10 +131,14 @@ def evaluate(
     held = {clip.identity for clip in gallery.clips}
     if lacking := [query for query in queries if query.identity not in held]:
         raise ConfigurationError(f"no clip of {lacking[0].identity!r} could be heard")
-    asked = torch.nn.functional.normalize(_read(encoder, [query.text for query in queries]))
+    texts = [query.text for query in queries]
+    asked = _in_batches(lambda rows: encoder.read([texts[row] for row in rows]), len(texts))
     rows = _systems(encoder, gallery, _texts(gallery.clips, blank, seed))
     relevant = _relevance(queries, gallery.clips)
-    return {name: score(asked @ items.T, relevant) for name, items in rows.items()}
+    return {
+        name: score(torch.nn.functional.normalize(asked) @ items.T, relevant)
+        for name, items in rows.items()
+    }
 
 
 def _texts(clips: Sequence[Clip], blank: float, seed: int) -> list[str]:
@@ -144,25 +149,24 @@ def _texts(clips: Sequence[Clip], blank: float, seed: int) -> list[str]:
 
 
 def _systems(encoder: Encoder, gallery: Gallery, texts: Sequence[str]) -> dict[str, Tensor]:
-    audio = torch.stack(gallery.audio)
-    words = torch.nn.functional.normalize(_read(encoder, texts))
+    def fuse(rows: list[int], metadata: Sequence[str]) -> Tensor:
+        heard = Heard.stack([gallery.heard[row] for row in rows])
+        return encoder.fuse(heard, [metadata[row] for row in rows]).vectors
+
+    count, nothing = len(texts), [""] * len(texts)
+    words = _in_batches(lambda rows: encoder.read_metadata([texts[row] for row in rows]), count)
+    words = torch.nn.functional.normalize(words)
     words[[not text for text in texts]] = 0  # no metadata: nothing to find it by
     return {
-        "audio only": encoder.fuse(audio, [""] * len(texts)).vectors,
+        "audio only": _in_batches(lambda rows: fuse(rows, nothing), count),
         "metadata only": words,
-        "hybrid": _in_batches(
-            lambda rows: encoder.fuse(audio[rows], [texts[row] for row in rows]).vectors, len(texts)
-        ),
+        "hybrid": _in_batches(lambda rows: fuse(rows, texts), count),
     }
 
 
-def _read(encoder: Encoder, texts: Sequence[str]) -> Tensor:
-    return _in_batches(lambda rows: encoder.read([texts[row] for row in rows]), len(texts))
-
-
 def _in_batches(encode: Callable[[list[int]], Tensor], count: int) -> Tensor:
-    starts = range(0, count, TEXTS_PER_BATCH)
-    return torch.cat([encode(list(range(s, min(s + TEXTS_PER_BATCH, count)))) for s in starts])
+    starts = range(0, count, ROWS_PER_BATCH)
+    return torch.cat([encode(list(range(s, min(s + ROWS_PER_BATCH, count)))) for s in starts])
 
 
 def _relevance(queries: Sequence[Query], clips: Sequence[Clip]) -> Tensor:

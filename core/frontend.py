@@ -32,10 +32,12 @@ class MelFrontEnd(nn.Module):
     preemphasis: Tensor
     mel_basis: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, mel_bands: int = MEL_BANDS, hop_samples: int = HOP_LENGTH) -> None:
+        """Build the front end of a released variant: 40 to 256 bands, a hop of 5 to 25 ms."""
         super().__init__()
+        self.hop_samples = hop_samples
         banks, _ = get_mel_banks(
-            MEL_BANDS, N_FFT, float(SAMPLE_RATE), F_MIN, F_MAX,
+            mel_bands, N_FFT, float(SAMPLE_RATE), F_MIN, F_MAX,
             vtln_low=100.0, vtln_high=-500.0, vtln_warp_factor=1.0,
         )  # fmt: skip
         buffers = {
@@ -47,17 +49,17 @@ class MelFrontEnd(nn.Module):
             self.register_buffer(name, value, persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Turn waveforms ``(batch, samples)`` at 32 kHz into ``(batch, 128, frames)``.
+        """Turn waveforms ``(batch, samples)`` at 32 kHz into ``(batch, mel_bands, frames)``.
 
-        ``frames = 1 + (samples - 2) // 320``: 10 s give 1000. Raises ``ValueError`` for waveforms
-        shorter than ``MIN_SAMPLES``.
+        ``frames = 1 + (samples - 2) // hop_samples``: 10 s give 1000. Raises
+        ``ValueError`` for waveforms shorter than ``MIN_SAMPLES``.
         """
         if waveform.shape[-1] < MIN_SAMPLES:
             msg = f"the mel front end needs {MIN_SAMPLES} samples, got {waveform.shape[-1]}"
             raise ValueError(msg)
         emphasised = nn.functional.conv1d(waveform.unsqueeze(1), self.preemphasis).squeeze(1)
         spectrum = torch.stft(
-            emphasised, N_FFT, hop_length=HOP_LENGTH, win_length=WIN_LENGTH,
+            emphasised, N_FFT, hop_length=self.hop_samples, win_length=WIN_LENGTH,
             window=self.window, center=True, return_complex=True,
         )  # fmt: skip
         power = torch.view_as_real(spectrum).pow(2).sum(-1)

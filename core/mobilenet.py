@@ -4,7 +4,8 @@ Parameter names equal those of the released checkpoints, so an official state di
 and unchanged (https://github.com/fschmid56/EfficientAT, release v0.0.1).
 """
 
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,9 @@ HIDDEN_CHANNELS = 1280  # of the classifier, before scaling by the width
 SQUEEZE_FACTOR = 4
 CHANNEL_DIVISOR = 8
 DROPOUT = 0.2
-TIME_REDUCTION = 32  # five halvings: 1000 mel frames become 32 steps
+
+
+Classifier = Literal["mlp", "fully_convolutional"]
 
 
 class BlockShape(NamedTuple):
@@ -137,10 +140,20 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNet(nn.Module):
-    """MobileNetV3 over a mel picture, with EfficientAT's ``mlp`` head of AudioSet classes."""
+    """MobileNetV3 over a mel picture, with one of EfficientAT's heads of AudioSet classes."""
 
-    def __init__(self, width: float = 1.0, classes: int = AUDIOSET_CLASSES) -> None:
-        """Build the network at ``width`` (0.1 to 4.0 are released); weights are random."""
+    def __init__(
+        self,
+        width: float = 1.0,
+        classifier: Classifier = "mlp",
+        strides: Sequence[int] = (2, 2, 2, 2),
+        classes: int = AUDIOSET_CLASSES,
+    ) -> None:
+        """Build the network at ``width`` (0.1 to 4.0 are released); weights are random.
+
+        ``strides`` are those of the four blocks that halve the picture; released variants leave
+        out the last one or two, for a finer sequence.
+        """
         super().__init__()
         stem = scale_channels(STEM_CHANNELS * width)
         last = scale_channels(BLOCKS[-1].channels_out * width)
@@ -148,16 +161,13 @@ class MobileNet(nn.Module):
         self.channels = LAST_EXPANSION * last
         self.features = nn.Sequential(
             ConvNorm(1, stem, 3, stride=2, activation=nn.Hardswish),
-            *(InvertedResidual(shape, width) for shape in BLOCKS),
+            *(InvertedResidual(shape, width) for shape in _with_strides(strides)),
             ConvNorm(last, self.channels, 1, activation=nn.Hardswish),
         )
-        self.classifier = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(self.channels, hidden),
-            nn.Hardswish(),
-            nn.Dropout(DROPOUT),
-            nn.Linear(hidden, classes),
+        self.classifier = (
+            _mlp(self.channels, hidden, classes)
+            if classifier == "mlp"
+            else _fully_convolutional(self.channels, classes)
         )
 
     def feature_map(self, mel: Tensor) -> Tensor:
@@ -172,5 +182,35 @@ class MobileNet(nn.Module):
         return self.feature_map(mel).mean(dim=2).transpose(1, 2)
 
     def classify(self, pooled: Tensor) -> Tensor:
-        """Map a pooled feature ``(batch, channels)`` to class logits ``(batch, classes)``."""
-        return self.classifier[2:](pooled)  # type: ignore[no-any-return]
+        """Map a pooled feature ``(batch, channels)`` to class logits ``(batch, classes)``.
+
+        The fully convolutional head is affine in evaluation mode, so that classifying the mean
+        over the picture equals its own order, the mean of what it says of each place.
+        """
+        return self.classifier(pooled[:, :, None, None]).flatten(1)  # type: ignore[no-any-return]
+
+
+def _mlp(channels: int, hidden: int, classes: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(channels, hidden),
+        nn.Hardswish(),
+        nn.Dropout(DROPOUT),
+        nn.Linear(hidden, classes),
+    )
+
+
+def _fully_convolutional(channels: int, classes: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, classes, 1, bias=False),
+        nn.BatchNorm2d(classes),
+        nn.AdaptiveAvgPool2d(1),
+    )
+
+
+def _with_strides(strides: Sequence[int]) -> Iterator[BlockShape]:
+    """Yield the blocks with the given strides in place of those that halve the picture."""
+    given = iter(strides)
+    for shape in BLOCKS:
+        yield shape if shape.stride == 1 else shape._replace(stride=next(given))

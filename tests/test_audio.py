@@ -55,13 +55,19 @@ def _float_wav(samples: np.ndarray) -> bytes:
 
 
 def _encode(
-    path: Path, samples: np.ndarray, codec: str, bit_rate: int = 64_000, **options: str
+    path: Path,
+    samples: np.ndarray,
+    codec: str,
+    bit_rate: int = 64_000,
+    rate: int = SAMPLE_RATE,
+    **options: str,
 ) -> None:
-    """Write mono samples at 32 kHz in the format of the path's suffix."""
-    frame = av.AudioFrame.from_ndarray(samples[np.newaxis], format="flt", layout="mono")
+    """Write samples at 32 kHz in the format of the suffix; a second axis holds two channels."""
+    layout = "mono" if samples.ndim == 1 else "stereo"
+    frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="flt", layout=layout)
     frame.sample_rate = SAMPLE_RATE
     with av.open(str(path), "w", options=options) as container:
-        stream = container.add_stream(codec, rate=RATES.get(codec, SAMPLE_RATE), layout="mono")
+        stream = container.add_stream(codec, rate=RATES.get(codec, rate), layout=layout)
         stream.bit_rate = bit_rate
         for packet in (*stream.encode(frame), *stream.encode(None)):
             container.mux(packet)
@@ -184,6 +190,37 @@ def test_both_channels_are_heard(tmp_path: Path) -> None:
     assert spectrum[1000] == pytest.approx(spectrum[3000], rel=0.01)
 
 
+@pytest.mark.parametrize(
+    "right", [_tone(2), _noise(2), 0 * _tone(2)], ids=["same", "other", "none"]
+)
+def test_stereo_is_no_louder_than_its_mono_mix(right: np.ndarray, tmp_path: Path) -> None:
+    """Two channels are heard as their mean, so the same sound has the same level in either form."""
+    stereo = np.stack([_tone(2), right], 1)
+    mixed = _decode(_write_wav(tmp_path / "mono.wav", stereo.mean(axis=1)))
+    heard = _decode(_write_wav(tmp_path / "stereo.wav", stereo))
+    np.testing.assert_allclose(heard, mixed, atol=1e-4)
+
+
+@pytest.mark.parametrize("rates", [(32_000, 32_000), (44_100, 44_100), (32_000, 44_100)])
+@pytest.mark.parametrize(("suffix", "codec"), [(".aac", "aac"), (".mp3", "libmp3lame")])
+def test_channels_and_rate_may_change_along_the_way(
+    suffix: str, codec: str, rates: tuple[int, int], tmp_path: Path
+) -> None:
+    """What was recorded from a broadcast may go from stereo to mono; both parts are heard."""
+    options = {"write_xing": "0", "id3v2_version": "0"} if suffix == ".mp3" else {}
+    tone, path = _tone(2, 1000), tmp_path / f"both{suffix}"
+    parts = []
+    for samples, rate in zip((np.stack([tone, tone], 1), tone), rates, strict=True):
+        _encode(path, samples, codec, 64_000, rate, **options)
+        parts.append(path.read_bytes())
+    path.write_bytes(b"".join(parts))
+    decoded = _decode(path)
+    assert decoded.size / SAMPLE_RATE == pytest.approx(4, abs=0.3)
+    for part in (decoded[: decoded.size // 2], decoded[decoded.size // 2 :]):
+        assert _spectrum(part).argmax() == 1000
+        assert _spectrum(part)[1000] == pytest.approx(1 / 3, rel=0.1)
+
+
 def test_what_32_khz_cannot_hold_does_not_come_back_as_another_tone(tmp_path: Path) -> None:
     """A tone above the Nyquist frequency is filtered away, not folded down to an audible one."""
     path = _write_wav(tmp_path / "t.wav", _tone(2, 1000, 48_000) + _tone(2, 20_000, 48_000), 48_000)
@@ -239,6 +276,8 @@ def _noise_as(codec: str) -> Callable[[Path], object]:
         (".aac", _noise_as("aac"), Reason.DAMAGED),
         (".aiff", _noise_as("pcm_s16be"), Reason.DAMAGED),
         (".wma", _noise_as("wmav2"), Reason.DAMAGED),
+        (".mka", _noise_as("libopus"), Reason.DAMAGED),
+        (".webm", _noise_as("libopus"), Reason.DAMAGED),
     ],
 )
 def test_a_file_that_is_cut_off_is_rejected(
@@ -257,6 +296,53 @@ def test_a_wav_without_its_last_sample_is_cut_off(tmp_path: Path) -> None:
     path = _write_wav(tmp_path / "cut.wav", _tone(1))
     path.write_bytes(path.read_bytes()[:-2])
     assert _verdict(path).reason is Reason.DAMAGED
+
+
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [
+        ("home/knarrende-tür.ogg", 0.9),
+        ("machines/clip-0012.opus", 0.9),
+        ("people/memo-19.ogg", 0.8),
+        ("water/recording 2.ogg", 0.8),
+    ],
+)
+def test_an_ogg_file_cut_off_in_its_last_page_is_rejected(
+    name: str, share: float, tmp_path: Path
+) -> None:
+    """The header of the last page alone does not make a file whole."""
+    content = (SOUNDS / name).read_bytes()
+    path = tmp_path / "cut.ogg"
+    path.write_bytes(content[: int(len(content) * share)])
+    assert _verdict(path).reason is Reason.DAMAGED
+
+
+def _with_garbage(source: Path, target: Path, every: int) -> None:
+    """Copy a file with one of so many packets replaced by random bytes."""
+    with av.open(str(source)) as read, av.open(str(target), "w") as written:
+        stream = written.add_stream_from_template(read.streams.audio[0])
+        for number, whole in enumerate(read.demux(audio=0)):
+            if whole.dts is None:
+                continue  # the empty packet at the end
+            packet = whole
+            if number % every == every - 1:
+                packet = av.Packet(np.random.default_rng(number).bytes(whole.size))
+                packet.pts, packet.dts = whole.pts, whole.dts
+                packet.duration, packet.time_base = whole.duration, whole.time_base
+            packet.stream = stream
+            written.mux(packet)
+
+
+def test_a_file_with_many_broken_packets_is_damaged(tmp_path: Path) -> None:
+    """A broken packet or two are skipped as players do; more than 5 % of them are no sound."""
+    whole, broken = tmp_path / "whole.m4a", tmp_path / "broken.m4a"
+    _encode(whole, _noise(2), "aac")
+    _with_garbage(whole, broken, every=30)
+    assert _decode(broken).size / SAMPLE_RATE == pytest.approx(2, abs=0.1)
+    _with_garbage(whole, broken, every=15)  # 128 ms, less than what the header may be wrong by
+    verdict = _verdict(broken)
+    assert verdict.reason is Reason.DAMAGED
+    assert "packets" in verdict.detail
 
 
 def test_a_length_tag_behind_cover_art_is_found(tmp_path: Path) -> None:
@@ -284,6 +370,13 @@ def test_a_guessed_length_is_no_promise(tmp_path: Path) -> None:
     assert _decode(path).size / SAMPLE_RATE == pytest.approx(6, abs=0.2)
 
 
+def test_a_guessed_length_is_no_reason_to_reject(tmp_path: Path) -> None:
+    """AAC that begins quietly seems endless; only what is decoded counts against the limit."""
+    path = tmp_path / "quiet.aac"
+    _encode(path, np.concatenate([0 * _tone(15), _noise(15)]), "aac", 128_000)
+    assert _decode(path, max_duration_s=60).size / SAMPLE_RATE == pytest.approx(30, abs=0.3)
+
+
 def _with_nan() -> np.ndarray:
     samples = _tone(1)
     samples[20_000] = np.nan
@@ -307,6 +400,7 @@ BAD = {
     "header that promises sound": (_header(PCM, 16, 36 + 64_000, 64_000), Reason.DAMAGED),
     "half a header": (_header(PCM, 16, 36, 0)[:30], Reason.NOT_AUDIO),
     "rate of zero": (_header(PCM, 16, 36 + 64_000, 64_000, 0) + bytes(64_000), Reason.NOT_AUDIO),
+    "unknown codec": (_header(0x1234, 16, 36 + 64_000, 64_000) + bytes(64_000), Reason.NOT_AUDIO),
     "NaN": (_float_wav(_with_nan()), Reason.NOT_FINITE),
     "infinity": (_float_wav(_with_infinity()), Reason.NOT_FINITE),
     "silence": (_float_wav(np.zeros(SAMPLE_RATE)), Reason.SILENT),
@@ -333,6 +427,14 @@ def test_what_is_just_loud_and_long_enough_is_taken(samples: np.ndarray, tmp_pat
     path = tmp_path / "small.wav"
     path.write_bytes(_float_wav(samples))
     assert _decode(path).size == samples.size
+
+
+def test_a_file_never_reads_another(tmp_path: Path) -> None:
+    """A playlist that passes for a sound does not lead to the files of this machine."""
+    _write_wav(tmp_path / "other.wav", _tone(1))
+    path = tmp_path / "list.wav"
+    path.write_text("ffconcat version 1.0\nfile other.wav\n")
+    assert _verdict(path).reason is Reason.NOT_AUDIO
 
 
 def test_a_film_without_sound_is_no_audio(tmp_path: Path) -> None:
@@ -402,6 +504,19 @@ def test_bytes_behind_a_wav_do_no_harm(tmp_path: Path) -> None:
     path = _write_wav(tmp_path / "t.wav", _tone(1))
     path.write_bytes(path.read_bytes() + b"appended notes" * 100)
     assert _decode(path).size == SAMPLE_RATE
+
+
+@pytest.mark.parametrize("junk", [b"notes" * 100, bytes(500)], ids=["text", "zeros"])
+@pytest.mark.parametrize("options", [{}, {"write_xing": "0"}], ids=["length", "no length"])
+def test_bytes_behind_an_mp3_do_no_harm(
+    options: dict[str, str], junk: bytes, tmp_path: Path
+) -> None:
+    """What old taggers append is skipped, with or without a length tag, and no sound is lost."""
+    path = tmp_path / "t.mp3"
+    _encode(path, _noise(2), "libmp3lame", 64_000, SAMPLE_RATE, **options)
+    whole = _decode(path)
+    path.write_bytes(path.read_bytes() + junk)
+    np.testing.assert_array_equal(_decode(path), whole)
 
 
 def test_tags_that_are_no_utf8_do_no_harm(tmp_path: Path) -> None:

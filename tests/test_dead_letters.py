@@ -80,6 +80,22 @@ def test_the_latest_come_first(letters: DeadLetters, clock: list[float]) -> None
     assert [letter.key for letter in letters.latest(2)] == ["b", "a"]
 
 
+@pytest.mark.parametrize("limit", [0, -1])
+def test_no_letters_asked_for_are_none(
+    letters: DeadLetters, clock: list[float], limit: int
+) -> None:
+    """A limit of nothing is not taken for no limit."""
+    _add(letters, clock, "a", "b")
+    assert letters.latest(limit) == []
+
+
+def test_clearing_nothing_is_no_error(letters: DeadLetters, clock: list[float]) -> None:
+    """Without a name nothing is cleared."""
+    _add(letters, clock, "a")
+    letters.clear([])
+    assert letters.count() == 1
+
+
 def test_cleared_letters_are_gone(letters: DeadLetters, clock: list[float]) -> None:
     """Clearing takes the named letters, and no others; names without a letter are no error."""
     _add(letters, clock, "a", "b", "c")

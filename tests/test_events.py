@@ -128,6 +128,7 @@ MALFORMED: dict[str, str | bytes] = {
     "key is null": _body(_about(None)),
     "key is a number": _body(_about(5)),
     "key is a list": _body(_about(["rain.wav"])),
+    "key is a lone surrogate": _body(_about("\ud800.wav")),
     "one of two is broken": _body(_record(), {}),
     "deep nesting": "[" * 100_000,
     "endless integer": '{"Records": ' + "9" * 5000 + "}",

@@ -45,7 +45,17 @@ def test_every_audio_suffix_counts_in_any_case(suffix: str) -> None:
 
 @pytest.mark.parametrize(
     "key",
-    ["", "rain", "wav", "rain.txt", "rain.wav.txt", "rain.wav.part", "rain.wav/notes", "rain.json"],
+    [
+        "",
+        "rain",
+        "wav",
+        "rain.txt",
+        "rain.wav.txt",
+        "rain.wav.part",
+        "rain.wav/notes",
+        "rain.json",
+        "takes.wav/",
+    ],
 )
 def test_other_objects_are_no_sounds(key: str) -> None:
     """Without an audio suffix at its very end a key is not taken for a sound."""
@@ -89,6 +99,8 @@ def test_sidecars_are_json_files_that_are_not_hidden(key: str, *, may_be: bool) 
         ("RAIN.WAV", "RAIN.WAV.json", "RAIN.json"),
         ("v1.0/rain.wav", "v1.0/rain.wav.json", "v1.0/rain.json"),
         ("rain..wav", "rain..wav.json", "rain..json"),
+        ("a//b.wav", "a//b.wav.json", "a//b.json"),
+        ("./a/../b.wav", "./a/../b.wav.json", "./a/../b.json"),
     ],
 )
 def test_the_longer_sidecar_name_wins(key: str, first: str, second: str) -> None:
@@ -134,7 +146,13 @@ def test_every_object_has_a_point_id_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "tags", [["rain", "heavy rain"], "rain; heavy rain", " rain ;; heavy rain;"]
+    "tags",
+    [
+        ["rain", "heavy rain"],
+        [" rain ", "", "heavy rain", " "],
+        "rain; heavy rain",
+        " rain ;; heavy rain;",
+    ],
 )
 def test_tags_are_a_list_or_one_string_with_semicolons(tags: object) -> None:
     """Both ways to write keywords and labels mean the same."""
@@ -165,6 +183,14 @@ def test_unknown_fields_are_kept_as_extra() -> None:
 def test_an_empty_object_is_a_sidecar_without_words() -> None:
     """No field is required."""
     assert Metadata.from_json(b"{}") == Metadata()
+
+
+@pytest.mark.parametrize("field", ["title", "description", "keywords", "labels", "licence"])
+def test_a_null_field_is_an_absent_one(field: str) -> None:
+    """Programs that write null for what nobody filled in leave a gap, not an error."""
+    metadata = Metadata.from_json(json.dumps({field: None}).encode())
+    assert metadata == Metadata()
+    assert metadata.filled_from({"title": "Rain"}) == Metadata(title="Rain")
 
 
 def test_a_byte_order_mark_is_skipped() -> None:

@@ -1,6 +1,7 @@
 """Pretrained parts are what was released, or an error that says what to do; none is ever run."""
 
 import csv
+import gc
 import hashlib
 import os
 import pickle
@@ -14,12 +15,17 @@ from typing import Any
 import pytest
 import torch
 
+from core.encoder import AudioConfig
 from core.errors import ConfigurationError
-from core.mobilenet import AUDIOSET_CLASSES
+from core.mobilenet import AUDIOSET_CLASSES, MobileNet
 from core.pretrained import (
     CLASS_NAMES,
-    MN04,
+    RELEASE,
+    RELEASED,
     Source,
+    audio_shape,
+    checkpoint_source,
+    find_checkpoint,
     load_checkpoint,
     locate,
     read_class_names,
@@ -37,7 +43,14 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class _Quiet(SimpleHTTPRequestHandler):
-    """Serves a folder and logs nothing."""
+    """Serves a folder and logs nothing; the content of a ``.raw`` file is the whole answer."""
+
+    def do_GET(self) -> None:
+        """Answer as a broken server may, if asked to."""
+        if self.path.endswith(".raw"):
+            self.wfile.write(Path(self.translate_path(self.path)).read_bytes())
+        else:
+            super().do_GET()
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
@@ -107,16 +120,107 @@ def test_a_download_that_cannot_be_had_says_what_to_do(tmp_path: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.0 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 100\r\n\r\nhalf",
+        b"garbage\r\n\r\n",
+        b"",
+    ],
+    ids=["missing", "cut off", "no HTTP", "nothing"],
+)
+def test_a_broken_download_says_what_to_do(site: str, tmp_path: Path, answer: bytes) -> None:
+    """Whatever else comes than the file leaves nothing behind, neither a file nor a connection."""
+    (tmp_path / "site" / "weights.raw").write_bytes(answer)
+    folder = tmp_path / "folder"
+    with pytest.raises(ConfigurationError, match="AUDIOFUSE_PRETRAINED"):
+        locate(Source("weights.pt", f"{site}/weights.raw"), folder)
+    assert list(folder.iterdir()) == []
+    gc.collect()  # a connection left open is a warning, which is an error here
+
+
+def test_a_folder_that_cannot_be_made_says_what_to_do(tmp_path: Path) -> None:
+    """A file in the folder's place is told like a download that cannot be had."""
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match="AUDIOFUSE_PRETRAINED"):
+        locate(Source("weights.pt", NOWHERE), tmp_path / "file" / "folder")
+
+
 def test_what_is_loaded_by_default_is_pinned() -> None:
     """The checkpoint comes over TLS and has a checksum in the code."""
-    assert MN04.url.startswith("https://")
-    assert len(bytes.fromhex(MN04.sha256)) == 32
+    source = checkpoint_source("mn04_as")
+    assert source.url.startswith("https://")
+    assert len(bytes.fromhex(source.sha256)) == 32
 
 
 def test_the_released_checkpoint_is_the_pinned_one(shared: Path) -> None:
     """The checksum in the code is that of EfficientAT's released file, which loads as tensors."""
-    state = load_checkpoint(locate(MN04, shared / "weights"))
+    shape, state = find_checkpoint("mn04_as", shared / "weights")
+    assert shape.width == 0.4
     assert state["classifier.5.weight"].shape[0] == AUDIOSET_CLASSES
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "shape"),
+    [
+        ("mn01_as", "mn01_as_mAP_298.pt", {"width": 0.1}),
+        ("mn40_as_ext", "mn40_as_ext_mAP_487.pt", {"width": 4.0}),
+        ("mn40_as_mAP_483(2).pt", "mn40_as_mAP_483(2).pt", {"width": 4.0}),
+        ("mn10_as_hop_15", "mn10_as_hop_15_mAP_463.pt", {"width": 1.0, "hop_samples": 480}),
+        ("mn10_as_mels_256", "mn10_as_mels_256_mAP_474.pt", {"width": 1.0, "mel_bands": 256}),
+        (
+            "mn10_as_fc_s2211",
+            "mn10_as_fc_s2211_mAP_466.pt",
+            {"width": 1.0, "classifier": "fully_convolutional", "strides": (2, 2, 1, 1)},
+        ),
+    ],
+)
+def test_a_name_tells_the_file_and_its_shape(
+    name: str, file: str, shape: dict[str, object]
+) -> None:
+    """A released name is one file of the release, whose name tells the front end and the tower."""
+    source = checkpoint_source(name)
+    assert source.name == file
+    assert source.url == RELEASE + file.replace("(", "%28").replace(")", "%29")
+    assert audio_shape(file) == AudioConfig.model_validate(shape)
+
+
+@pytest.mark.parametrize("file", RELEASED)
+def test_every_released_checkpoint_has_a_shape(file: str) -> None:
+    """Each file of the release is found by its own name and describes a tower that builds."""
+    shape = audio_shape(checkpoint_source(file).name)
+    with torch.device("meta"):
+        MobileNet(shape.width, shape.classifier, shape.strides)
+
+
+def test_a_url_may_carry_its_checksum() -> None:
+    """What follows #sha256= is checked, and is no part of the address."""
+    source = checkpoint_source("https://example.org/a/mn05_mine.pt#sha256=abc")
+    assert source == Source("mn05_mine.pt", "https://example.org/a/mn05_mine.pt", "abc")
+
+
+def test_a_file_of_ones_own_is_found_by_its_path(tmp_path: Path) -> None:
+    """A path needs no release: its name tells the width, its content the weights."""
+    path = tmp_path / "mn01_mine.pt"
+    torch.save(MobileNet(0.1).state_dict(), path)
+    shape, state = find_checkpoint(str(path), tmp_path / "elsewhere")
+    MobileNet(shape.width).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("mn11_as", "released are mn01_as, mn02_as"), ("", "released are")]
+)
+def test_an_unknown_name_tells_the_known_ones(name: str, message: str, tmp_path: Path) -> None:
+    """What is no name, file or URL is an error that lists what is released."""
+    with pytest.raises(ConfigurationError, match=message):
+        find_checkpoint(name, tmp_path)
+
+
+def test_a_file_that_does_not_tell_its_width_is_refused() -> None:
+    """Without a width in its name a checkpoint is not guessed at."""
+    with pytest.raises(ConfigurationError, match=r"weights\.pt"):
+        audio_shape("weights.pt")
 
 
 def test_a_checkpoint_of_tensors_is_read(tmp_path: Path) -> None:
@@ -210,4 +314,22 @@ def test_class_names_of_another_count_are_refused(tmp_path: Path, count: int) ->
     """A list that does not match the logits would name every sound wrongly."""
     path = _write_names(tmp_path / "names.csv", count)
     with pytest.raises(ConfigurationError, match=f"names {count} classes, not {AUDIOSET_CLASSES}"):
+        read_class_names(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"<html>log in</html>\n<p>",
+        "index,mid,display_name\n0,/m/0,Türe\n".encode("latin-1"),
+        None,
+    ],
+    ids=["web page", "no UTF-8", "missing"],
+)
+def test_what_is_no_list_of_class_names_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    """A file that holds no class names, or is not there, is named in a configuration error."""
+    path = tmp_path / "names.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=str(path)):
         read_class_names(path)

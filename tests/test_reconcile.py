@@ -203,6 +203,34 @@ def test_a_point_of_a_rejected_object_is_still_an_orphan_when_it_is_gone(world: 
     assert world.differences() == ["owl.wav"]
 
 
+def test_a_letter_whose_object_is_gone_is_told(world: World) -> None:
+    """An object deleted unnoticed is named once, so that its letter is cleared."""
+    world.put("silent.wav", "night/silent.wav")
+    world.reject("silent.wav")
+    world.reject("night/silent.wav")
+    assert world.differences() == []
+    world.delete("silent.wav")
+    world.delete("night/silent.wav")
+    assert world.differences() == ["night/silent.wav", "silent.wav"]
+    assert world.differences("night/") == ["night/silent.wav"]
+    world.generation = None
+    assert world.differences("s") == ["silent.wav"]
+
+
+def test_points_of_another_bucket_are_left_alone(
+    world: World, tmp_path: Path, redis: Redis
+) -> None:
+    """An index that served another bucket before holds nothing to be synced for this one."""
+    (tmp_path / "other").mkdir()
+    other = World(tmp_path / "other", redis)
+    other.index, other.generation = world.index, world.generation
+    other.put("owl.wav", "elsewhere.wav")
+    other.index_as_seen("owl.wav", "elsewhere.wav")
+    assert world.differences() == []
+    world.delete("owl.wav")
+    assert world.differences() == ["owl.wav"]
+
+
 def test_lost_letters_cost_one_more_try(world: World, redis: Redis) -> None:
     """Losing Redis loses no sound: what was rejected is found to be missing."""
     world.put("silent.wav")

@@ -86,6 +86,29 @@ def test_without_a_home_state_lives_in_the_data_folder(
     assert Settings().home == Path(expected)
 
 
+@pytest.mark.parametrize("name", ["home", "encoder", "pretrained"])
+def test_a_tilde_is_the_users_home(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a .env file no shell expands it, so the settings do, wherever the value comes from."""
+    monkeypatch.setenv("HOME", "/users/me")
+    monkeypatch.delenv("AUDIOFUSE_HOME")
+    expected = Path("/users/me/audio fuse")
+    assert getattr(Settings.model_validate({name: "~/audio fuse"}), name) == expected
+    Path(".env").write_text(f"{PREFIX}{name.upper()}=~/audio fuse\n")
+    assert getattr(Settings(), name) == expected
+    monkeypatch.setenv(PREFIX + name.upper(), "~/audio fuse")
+    assert getattr(Settings(), name) == expected
+
+
+def test_the_deployment_is_looked_for_in_a_home_with_a_tilde(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A home written with a tilde is the same folder to every command."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AUDIOFUSE_HOME", "~/home")
+    _deploy(home, bucket="from-deployment")
+    assert _row(Settings(), "bucket") == ("from-deployment", "local deployment")
+
+
 def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compose files and CI pass variables on as empty; they mean the default."""
     monkeypatch.setenv("AUDIOFUSE_DEVICE", "")

@@ -10,7 +10,7 @@ from core.audio import open_recording
 from core.encoder import Encoder
 from core.evaluation import Gallery, evaluate, hear_all, read_manifest, select_queries
 from core.settings import Settings
-from core.starting import default_encoder, from_pretrained
+from core.starting import default_encoder, from_pretrained, minilm
 
 SOUNDS = Path(__file__).parent.parent / "examples" / "sounds"
 
@@ -27,7 +27,7 @@ def test_the_shipped_half_is_what_the_recipe_makes(
     """Built anew from checkpoint and class names, the encoder equals the shipped one."""
     shutil.copy(shared / "weights" / "mn04_as_mAP_432.pt", tmp_path)
     shutil.copy(shared / "data" / "text" / "audioset_class_labels_indices.csv", tmp_path)
-    rebuilt = from_pretrained(Settings(pretrained=tmp_path)).state_dict()
+    rebuilt = from_pretrained(Settings(pretrained=tmp_path), "mn04_as", minilm()).state_dict()
     for name, value in encoder.state_dict().items():
         torch.testing.assert_close(value, rebuilt[name], rtol=1e-5, atol=1e-5)
 
@@ -46,8 +46,8 @@ def test_a_sound_is_nearer_to_what_it_is(
 ) -> None:
     """By its audio alone a sound is clearly nearer to a true sentence than to a wrong one."""
     with open_recording(SOUNDS / name, max_duration_s=60) as recording:
-        vector = encoder.hear(recording.windows())
-    item = encoder.fuse(vector.unsqueeze(0), [""]).vectors[0]
+        heard = encoder.hear(recording.windows())
+    item = encoder.fuse(heard, [""]).vectors[0]
     near, far = torch.nn.functional.normalize(encoder.read([right, wrong])) @ item
     assert near > far + 0.2
 

@@ -1,5 +1,6 @@
 """Stores: a folder and a bucket behave alike, and never hand out another object than was asked."""
 
+import errno
 import os
 import threading
 import time
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 import pytest
 
 from core.errors import ConfigurationError, ObjectChanged, Unavailable
-from core.items import ObjectInfo
+from core.items import ObjectInfo, sidecar_keys
 from core.settings import Settings
 from core.store import FolderStore, S3Store, Store, content_hash, open_store, s3_client
 
@@ -29,6 +30,12 @@ ODD_KEYS = [
     'it\'s "quoted" <here>.wav',
     "a\\b:c*d|e.wav",
     "-rf ~.wav",
+    "macOS at 3.00\N{NARROW NO-BREAK SPACE}PM.wav",
+    "no-break\N{NO-BREAK SPACE}.wav",
+    "雨\N{IDEOGRAPHIC SPACE}.wav",
+    "نمی\N{ZERO WIDTH NON-JOINER}د.wav",
+    "\N{WOMAN}\N{ZERO WIDTH JOINER}\N{PERSONAL COMPUTER}.wav",
+    "soft\N{SOFT HYPHEN}hyphen.wav",
     "deep/er/and/deeper.wav",
 ]
 
@@ -114,6 +121,14 @@ def test_nothing_is_none(bucket: Bucket, key: str) -> None:
     """Looking at an object that does not exist is no error."""
     bucket.put("there.wav", b"x")
     assert bucket.store.head(key) is None
+
+
+def test_the_longest_names_have_no_sidecar(bucket: Bucket) -> None:
+    """Where a sidecar's name would be too long for a file, there is no sidecar."""
+    key = "x" * 251 + ".wav"
+    bucket.put(key, b"x")
+    assert _info(bucket, key).size == 1
+    assert [bucket.store.head(sidecar) for sidecar in sidecar_keys(key)] == [None, None]
 
 
 def test_an_empty_bucket_lists_nothing(bucket: Bucket) -> None:
@@ -246,6 +261,22 @@ def test_a_bucket_that_is_none_is_refused(name: str) -> None:
         open_store(Settings(bucket=name))
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"s3_endpoint_url": "127.0.0.1:9000"},
+        {"s3_endpoint_url": "localhost"},
+        {"s3_region": "bad region"},
+    ],
+)
+def test_an_endpoint_or_region_that_is_none_is_refused(wrong: dict[str, str]) -> None:
+    """A value that boto3 cannot make sense of is told at once, with the settings' names."""
+    with pytest.raises(
+        ConfigurationError, match="AUDIOFUSE_S3_ENDPOINT_URL or AUDIOFUSE_S3_REGION"
+    ):
+        open_store(Settings(bucket="s3://sounds").model_copy(update=wrong))
+
+
 def test_the_setting_tells_which_store_it_is(tmp_path: Path) -> None:
     """A URL opens a bucket, with or without a slash at its end; a path opens a folder."""
     assert isinstance(open_store(Settings(bucket="s3://sounds/")), S3Store)
@@ -292,12 +323,48 @@ def test_an_absolute_path_outside_the_folder_is_no_object(folder: FolderBucket) 
     assert folder.store.head(str(secret)) is None
 
 
-@pytest.mark.parametrize("key", ["sub", "sub/", "pipe.wav", "dangling.wav", "a\0b.wav", ""])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "./a.wav",
+        "a.wav/",
+        "sub/../a.wav",
+        "sub//b.wav",
+        "sub/./b.wav",
+        "link/b.wav",
+        "../sounds/a.wav",
+        "{root}/a.wav",
+    ],
+)
+def test_a_file_has_one_key(folder: FolderBucket, key: str) -> None:
+    """Another way to spell the path of a file is not another object."""
+    folder.put("a.wav", b"x")
+    folder.put("sub/b.wav", b"x")
+    (folder.root / "link").symlink_to("sub")
+    key = key.format(root=folder.root)
+    assert (folder.root / key.rstrip("/")).is_file()
+    assert folder.store.head(key) is None
+    assert _keys(folder.store) == ["a.wav", "sub/b.wav"]
+
+
+@pytest.mark.parametrize("prefix", ["../", "../sounds/", "link/", "./", "/etc/", "{root}/"])
+def test_a_prefix_does_not_lead_out_of_the_folder(folder: FolderBucket, prefix: str) -> None:
+    """Only what a key can begin with is listed: no dots, no links, no path from the root."""
+    folder.put("a.wav", b"x")
+    folder.put("sub/b.wav", b"x")
+    (folder.root / "link").symlink_to("sub")
+    assert _keys(folder.store, prefix.format(root=folder.root)) == []
+
+
+@pytest.mark.parametrize(
+    "key", ["sub", "sub/", "pipe.wav", "dangling.wav", "loop.wav", "a\0b.wav", ""]
+)
 def test_only_plain_files_are_objects(folder: FolderBucket, key: str) -> None:
-    """Folders, pipes, links to nothing and impossible names are neither seen nor listed."""
+    """Folders, pipes, links to nothing or in a circle, impossible names: not seen, not listed."""
     (folder.root / "sub").mkdir()
     os.mkfifo(folder.root / "pipe.wav")
     (folder.root / "dangling.wav").symlink_to(folder.root / "nothing.wav")
+    (folder.root / "loop.wav").symlink_to("loop.wav")
     assert folder.store.head(key) is None
     assert _keys(folder.store) == []
 
@@ -337,6 +404,22 @@ def test_a_verdict_on_a_file_that_changed_meanwhile_is_none(folder: FolderBucket
         fail_to_read()
 
 
+@pytest.mark.parametrize("how", ["read", "open"])
+def test_a_file_that_may_not_be_read_is_unavailable(
+    folder: FolderBucket, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Missing permission means later: it is no verdict on the sound."""
+    folder.put("rain.wav", b"x")
+    info = _info(folder, "rain.wav")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "open", refuse)  # root, who may run this test, reads everything
+    with pytest.raises(Unavailable, match=r"rain\.wav"):
+        METHODS[how](folder.store, info)
+
+
 def test_every_object_has_its_key_as_the_folder_tells_it(folder: FolderBucket) -> None:
     """A path that a watcher reports is the key under which the file is listed."""
     folder.put("a b/ü.wav", b"x")
@@ -363,6 +446,7 @@ def test_a_key_is_no_path(s3: S3Bucket, key: str) -> None:
         ("=?UTF-8?B?VMO8cmU=?= slams", "Türe slams"),
         ("=?utf-8?b?a?=", "=?utf-8?b?a?="),
         ("=?klingon?q?x?=", "=?klingon?q?x?="),
+        ("=?undefined?q?a?=", "=?undefined?q?a?="),
         ("=?utf-8?q?=ff?=", "=?utf-8?q?=ff?="),
     ],
 )
@@ -386,6 +470,19 @@ def test_a_listing_of_several_pages_is_whole(s3: S3Bucket) -> None:
     assert _keys(S3Store(s3.name, client)) == keys
 
 
+def test_listing_and_looking_agree_on_the_time(s3: S3Bucket) -> None:
+    """Some servers list fractions of a second, which the headers of an object cannot tell."""
+    s3.put("rain.wav", b"x")
+
+    def with_fractions(parsed: dict[str, Any], **_: object) -> None:
+        for entry in parsed["Contents"]:
+            entry["LastModified"] = entry["LastModified"].replace(microsecond=123_000)
+
+    client = s3_client(s3.settings)
+    client.meta.events.register("after-call.s3.ListObjectsV2", with_fractions)
+    assert list(S3Store(s3.name, client).list()) == [_info(s3, "rain.wav")]
+
+
 def test_listing_in_the_order_of_keys(s3: S3Bucket) -> None:
     """S3 sorts whole keys, folders among files."""
     for key in ("b.wav", "a/1.wav", "a.wav", "A.wav"):
@@ -404,9 +501,15 @@ def test_a_download_is_gone_afterwards(s3: S3Bucket) -> None:
     assert not path.exists()
 
 
+def _open(store: Store, info: ObjectInfo) -> None:
+    with store.open(info):
+        pass
+
+
 METHODS: dict[str, Callable[[Store, ObjectInfo], object]] = {
     "head": lambda store, info: store.head(info.key),
     "read": lambda store, info: store.read(info),
+    "open": _open,
     "list": lambda store, _: list(store.list()),
 }
 SOME = ObjectInfo("rain.wav", "0" * 32, 5, 0)
@@ -427,12 +530,22 @@ def test_an_endpoint_that_is_down_is_unavailable(aws_settings: Settings, method:
         METHODS[method](open_store(away), SOME)
 
 
-@pytest.mark.parametrize("method", ["read", "list"])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_missing_bucket_is_unavailable(aws_settings: Settings, method: str) -> None:
-    """A bucket that is not there is neither empty nor has its objects changed."""
+    """A bucket that is not there is neither empty nor has its objects deleted or changed."""
     away = aws_settings.model_copy(update={"bucket": "s3://no-such-bucket"})
-    with pytest.raises(Unavailable, match="NoSuchBucket"):
+    with pytest.raises(Unavailable, match="no-such-bucket"):
         METHODS[method](open_store(away), SOME)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_folder_that_vanished_is_unavailable(folder: FolderBucket, method: str) -> None:
+    """A disk that is not mounted has lost none of its sounds."""
+    folder.put("rain.wav", b"x")
+    info = _info(folder, "rain.wav")
+    folder.root.rename(folder.root.parent / "elsewhere")
+    with pytest.raises(Unavailable, match=str(folder.root)):
+        METHODS[method](folder.store, info)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import pytest
 
 from core.encoder import Encoder
 from core.errors import Reason, Rejected, Unavailable
+from core.fusion import Heard
 from core.index import Generation, Index, connect_embedded
 from core.items import point_id
 from core.store import FolderStore
@@ -276,7 +277,8 @@ def test_a_vector_that_is_not_finite_is_never_written(
     """If the encoder fails numerically the item is rejected, not written as NaN."""
     world.put(KEY, OWL)
     hear = world.encoder.hear
-    monkeypatch.setattr(world.encoder, "hear", lambda windows: hear(windows) * math.nan)
+    silly = lambda windows: Heard(hear(windows).pooled * math.nan)  # noqa: E731
+    monkeypatch.setattr(world.encoder, "hear", silly)
     with pytest.raises(Rejected) as caught:
         world.syncer.sync(KEY)
     assert caught.value.reason is Reason.NOT_FINITE

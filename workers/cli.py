@@ -179,28 +179,35 @@ def _encoder_to_score(bundle: Path | None) -> "Encoder":
 @encoder_cli.command("start")
 def encoder_start(
     out: Annotated[Path, typer.Option(help="Folder in which the bundle's folder is made.")],
+    audio: Annotated[
+        str,
+        typer.Option(help="EfficientAT checkpoint: a released name (mn10_as), a file, or a URL."),
+    ] = "",
+    text: Annotated[
+        str, typer.Option(help="BERT: a Hugging Face id, e.g. bert-base-uncased, or a folder.")
+    ] = "",
     *,
     live: Annotated[
         bool, typer.Option("--live", help="Name it as the live one in OUT/live.json.")
-    ] = False,
-    from_pretrained: Annotated[
-        bool,
-        typer.Option(
-            "--from-pretrained",
-            help="Build from EfficientAT's checkpoint and the AudioSet class names instead of the "
-            "shipped audio half; both are downloaded unless AUDIOFUSE_PRETRAINED has them.",
-        ),
     ] = False,
     save_audio_half: Annotated[
         Path | None, typer.Option(help="Also write the audio half, as shipped, to this file.")
     ] = None,
 ) -> None:
-    """Make the starting encoder: two pretrained towers, nothing trained."""
+    """Make the starting encoder: two pretrained towers, nothing trained.
+
+    Without --audio and --text it is the one the product ships. With either, the checkpoint and the
+    AudioSet class names are looked for in AUDIOFUSE_PRETRAINED, else downloaded.
+    """
     from core import starting
     from core.bundle import save_bundle
 
     encoder = (
-        starting.from_pretrained(Settings()) if from_pretrained else starting.default_encoder()
+        starting.from_pretrained(
+            Settings(), audio or starting.SHIPPED_CHECKPOINT, text or starting.minilm()
+        )
+        if audio or text
+        else starting.default_encoder()
     )
     if save_audio_half:
         starting.save_audio_half(encoder, save_audio_half)

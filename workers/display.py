@@ -31,8 +31,8 @@ def hits_table(query: str, hits: Sequence[Mapping[str, Any]]) -> Table:
         (
             str(rank),
             f"{hit['score']:.3f}",
-            f"{hit['audio']:+.3f}",
-            f"{hit['metadata']:+.3f}" if hit["payload"]["has_text"] == "yes" else "none",
+            _part(hit["audio"]),
+            _part(hit["metadata"]) if hit["payload"]["has_text"] == "yes" else "none",
             hit["key"],
             hit["payload"]["title"],
         )
@@ -40,6 +40,10 @@ def hits_table(query: str, hits: Sequence[Mapping[str, Any]]) -> Table:
     )
     columns = (">#", ">score", ">audio", ">metadata", "file", "title")
     return _table(f'"{query}"', columns, rows)
+
+
+def _part(value: float | None) -> str:
+    return "" if value is None else f"{value:+.3f}"
 
 
 def drops_table(seconds: Mapping[str, float], errors: Mapping[str, str]) -> Table:

@@ -19,11 +19,11 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from core.audio import open_recording
 from core.encoder import Encoder
 from core.errors import ObjectChanged, Reason, Rejected, Unavailable
+from core.fusion import Heard
 from core.index import VERSION_KEY, Generation, Index, Point
 from core.items import MAX_SIDECAR_BYTES, Item, Metadata, point_id, sidecar_keys
 from core.query import normalise
@@ -61,10 +61,10 @@ class Synced:
     problems: Mapping[str, Rejected] = field(default_factory=dict)
 
 
-class Heard(NamedTuple):
-    """The audio tower's vector of an item and the payload fields that come from its bytes."""
+class Sound(NamedTuple):
+    """What was heard of an item, and the payload fields that come from its bytes."""
 
-    vector: Tensor
+    heard: Heard
     facts: dict[str, Any]
 
 
@@ -106,8 +106,8 @@ class Syncer:
             return Synced(Outcome.UNCHANGED)
         metadata, problems = self._read_metadata(item)
         try:
-            heard = self._heard_before(known, item) or self._hear(item)
-            point = self._fuse(item, metadata, heard)
+            sound = self._heard_before(known, item) or self._hear(item)
+            point = self._fuse(item, metadata, sound)
         except Rejected as verdict:
             verdict.etag = item.audio.etag
             self._index.remove(self._generation, [self._id(key)])
@@ -157,13 +157,16 @@ class Syncer:
             raise Rejected(Reason.BAD_SIDECAR, detail)
         return Metadata.from_json(self.store.read(item.sidecar))
 
-    def _heard_before(self, known: Point | None, item: Item) -> Heard | None:
+    def _heard_before(self, known: Point | None, item: Item) -> Sound | None:
         """Reuse the stored audio vector while the sound is the same: no download, no decoding."""
         if known is None or known.payload["etag"] != item.audio.etag:
             return None
-        return Heard(torch.tensor(known.audio), {name: known.payload[name] for name in FACTS})
+        if not self._encoder.fuses_stored_audio:
+            return None
+        stored = torch.tensor([known.audio], device=self._encoder.device)
+        return Sound(Heard(stored), {name: known.payload[name] for name in FACTS})
 
-    def _hear(self, item: Item) -> Heard:
+    def _hear(self, item: Item) -> Sound:
         if item.audio.size > self._limits.object_bytes:
             detail = f"{item.audio.size} bytes; the limit is {self._limits.object_bytes}"
             raise Rejected(Reason.TOO_LARGE, detail)
@@ -171,18 +174,18 @@ class Syncer:
             self.store.open(item.audio) as path,
             open_recording(path, self._limits.duration_s) as recording,
         ):
-            vector = self._encoder.hear(recording.windows())
+            heard = self._encoder.hear(recording.windows())
             facts = (
                 round(recording.duration_s, 3),
                 recording.sample_rate,
                 recording.channels,
                 content_hash(path),
             )
-        return Heard(vector, dict(zip(FACTS, facts, strict=True)))
+        return Sound(heard, dict(zip(FACTS, facts, strict=True)))
 
-    def _fuse(self, item: Item, metadata: Metadata, heard: Heard) -> Point:
+    def _fuse(self, item: Item, metadata: Metadata, sound: Sound) -> Point:
         text = metadata.text
-        fused = self._encoder.fuse(heard.vector.unsqueeze(0), [text])
+        fused = self._encoder.fuse(sound.heard, [text])
         vector, norm = fused.vectors[0].tolist(), float(fused.norms[0])
         if not all(map(math.isfinite, vector)):
             raise Rejected(Reason.NOT_FINITE, "the encoder gives no finite vector for it")
@@ -202,9 +205,10 @@ class Syncer:
             "item_norm": norm,
             VERSION_KEY: self._generation.version,
             "indexed_at": int(time.time() * 1000),
-            **heard.facts,
+            **sound.facts,
         }
-        return Point(self._id(item.key), payload, item=vector, audio=heard.vector.tolist())
+        audio = sound.heard.pooled[0].tolist()
+        return Point(self._id(item.key), payload, item=vector, audio=audio)
 
 
 def _describes(payload: Mapping[str, Any], item: Item) -> bool:
