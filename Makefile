@@ -1,13 +1,16 @@
-# make demo | test | check | up BUCKET=folder | clean
+# make demo | test | check | bench-encoder | up BUCKET=folder | clean
 
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format up clean setup constraints
+.PHONY: demo test check format bench-encoder up clean setup constraints
 
-setup: $(READY)
+setbench-encoder: $(READY)
+	$(BIN)/python tests/bench_encoder.py
+
+up: $(READY)
 
 # uv is used from a boot environment of its own, because a system Python may refuse pip.
 $(READY): pyproject.toml constraints.txt
@@ -33,6 +36,9 @@ check: $(READY)
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench-encoder: $(READY)
+	$(BIN)/python tests/bench_encoder.py
 
 up: $(READY)
 	@exec $(BIN)/audiofuse up --bucket $(BUCKET)

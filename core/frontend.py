@@ -29,7 +29,6 @@ class MelFrontEnd(nn.Module):
     """Log-mel spectrogram: pre-emphasis, STFT power, Kaldi mel bands, log, fast normalisation."""
 
     window: Tensor
-    preemphasis: Tensor
     mel_basis: Tensor
 
     def __init__(self, mel_bands: int = MEL_BANDS, hop_samples: int = HOP_LENGTH) -> None:
@@ -42,7 +41,6 @@ class MelFrontEnd(nn.Module):
         )  # fmt: skip
         buffers = {
             "window": torch.hann_window(WIN_LENGTH, periodic=False),
-            "preemphasis": torch.tensor([[[-PREEMPHASIS, 1.0]]]),
             "mel_basis": nn.functional.pad(banks, (0, 1)),  # the Nyquist bin carries no weight
         }
         for name, value in buffers.items():  # constants: in no checkpoint, so not persistent
@@ -57,11 +55,11 @@ class MelFrontEnd(nn.Module):
         if waveform.shape[-1] < MIN_SAMPLES:
             msg = f"the mel front end needs {MIN_SAMPLES} samples, got {waveform.shape[-1]}"
             raise ValueError(msg)
-        emphasised = nn.functional.conv1d(waveform.unsqueeze(1), self.preemphasis).squeeze(1)
+        emphasised = waveform[:, 1:] - PREEMPHASIS * waveform[:, :-1]
         spectrum = torch.stft(
             emphasised, N_FFT, hop_length=self.hop_samples, win_length=WIN_LENGTH,
             window=self.window, center=True, return_complex=True,
         )  # fmt: skip
-        power = torch.view_as_real(spectrum).pow(2).sum(-1)
+        power = spectrum.real.square() + spectrum.imag.square()
         mel = torch.matmul(self.mel_basis, power)
         return ((mel + LOG_OFFSET).log() + NORM_SHIFT) / NORM_SCALE

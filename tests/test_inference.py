@@ -1,0 +1,34 @@
+"""Preparing an encoder makes it faster and changes nothing that it gives."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+
+from core.audio import open_recording
+from core.encoder import Encoder
+from core.inference import prepare
+from core.starting import default_encoder
+
+SOUNDS = Path(__file__).parent.parent / "examples" / "sounds"
+
+
+@pytest.mark.parametrize("name", ["music/tabla-loop.m4a", "animals/duck-quack.wav"])
+def test_a_prepared_encoder_hears_the_same(name: str) -> None:
+    """Folding batch norms and laying out channels last moves no vector by more than rounding."""
+    encoder = default_encoder()
+    prepared = prepare(copy.deepcopy(encoder))
+    with open_recording(SOUNDS / name, max_duration_s=60) as recording:
+        windows = list(recording.windows())
+    expected, heard = encoder.hear(windows), prepared.hear(windows)
+    torch.testing.assert_close(heard.pooled, expected.pooled, rtol=1e-4, atol=1e-4)
+    items = torch.cat([each.fuse(heard, ["a drum"]).vectors for each in (encoder, prepared)])
+    assert float(items[0] @ items[1]) > 1 - 1e-6
+
+
+def test_nothing_is_left_to_fold(tiny_encoder: Encoder) -> None:
+    """No batch norm remains in a prepared audio tower's features."""
+    prepared = prepare(copy.deepcopy(tiny_encoder))
+    kinds = {type(module) for module in prepared.audio_tower.features.modules()}
+    assert torch.nn.BatchNorm2d not in kinds
