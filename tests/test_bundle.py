@@ -2,22 +2,19 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from core.bundle import (
-    _entries,
-    bundle_version,
-    load_bundle,
-    load_encoder,
-    save_bundle,
-    verify_bundle,
-)
-from core.encoder import Encoder
+from core.bundle import load_bundle, load_encoder, save_bundle
+from core.encoder import TINY, Encoder, EncoderConfig
 from core.errors import BundleError, ConfigurationError
+from core.manifest import bundle_version, copy_query_tower, file_entries, verify_bundle
 from core.settings import Settings
 
 
@@ -34,6 +31,24 @@ def test_a_loaded_encoder_is_the_saved_one(tiny_encoder: Encoder, bundle: Path) 
     assert all(torch.equal(value, saved[name]) for name, value in loaded.state_dict().items())
     assert torch.equal(loaded.read(["a dog"]), tiny_encoder.read(["a dog"]))
     assert loaded.config == tiny_encoder.config
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"metadata": TINY.text, "fusion": "late"},
+        {"metadata": TINY.text, "fusion": "mid"},
+        {"fusion": "audio"},
+        {"fusion": "metadata", "absent": "empty"},
+    ],
+)
+def test_every_shape_survives(shape: dict[str, Any], tmp_path: Path) -> None:
+    """An encoder of any shape is loaded as it was saved, and saved again as the same version."""
+    encoder = Encoder.random(EncoderConfig.model_validate(TINY.model_dump() | shape), seed=0)
+    bundle = save_bundle(encoder, tmp_path, "any", "")
+    loaded = load_bundle(bundle)
+    assert torch.equal(loaded.read_metadata(["a dog"]), encoder.read_metadata(["a dog"]))
+    assert save_bundle(loaded, tmp_path, "any", "") == bundle
 
 
 def test_the_version_is_the_name_and_a_hash(bundle: Path) -> None:
@@ -118,7 +133,7 @@ def test_weights_that_do_not_fit_are_refused(bundle: Path) -> None:
     (bundle / "config.json").write_text(json.dumps(config))
     manifest = json.loads((bundle / "manifest.json").read_text())
     (bundle / "manifest.json").unlink()
-    manifest["files"] = {name: entry.model_dump() for name, entry in _entries(bundle).items()}
+    manifest["files"] = {name: entry.model_dump() for name, entry in file_entries(bundle).items()}
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match="does not describe an encoder"):
         load_bundle(bundle)
@@ -135,3 +150,69 @@ def test_cuda_asked_for_and_absent_is_refused(bundle: Path) -> None:
     """A device of cuda never falls back to the CPU."""
     with pytest.raises(ConfigurationError, match="no usable GPU"):
         load_encoder(Settings(encoder=bundle, device="cuda"))
+
+
+def _bundle_command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run ``audiofuse bundle ...`` where there is no torch."""
+    script = "import sys; sys.modules['torch'] = None; from workers.cli import main; main()"
+    command = [sys.executable, "-c", script, "bundle", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_inspecting_tells_what_is_inside(tiny_encoder: Encoder, bundle: Path) -> None:
+    """Version, sizes, learnt parameters, configuration and metrics are told, without torch."""
+    facts = json.loads(_bundle_command("inspect", bundle, "--json").stdout)
+    assert facts["version"] == bundle.name
+    files = [path for path in bundle.rglob("*.*") if path.name != "manifest.json"]
+    assert facts["files"] == {
+        path.relative_to(bundle).as_posix(): path.stat().st_size for path in files
+    }
+    assert facts["size"] == sum(facts["files"].values())
+    for part, count in facts["parameters"].items():
+        learnt = getattr(tiny_encoder, part).parameters()
+        assert count == sum(parameter.numel() for parameter in learnt), part
+    assert set(facts["parameters"]) == {"audio_tower", "audio_head", "text_tower"}
+    assert facts["config"]["dim"] == tiny_encoder.dim
+    assert facts["metrics"] == {"mAP@10": 0.5}
+    shown = _bundle_command("inspect", bundle).stdout
+    assert all(text in shown for text in (bundle.name, "query/onnx/model.onnx", "mAP@10"))
+
+
+def test_verifying_is_one_line_and_an_exit_code(bundle: Path) -> None:
+    """A whole bundle is 0, a damaged one is 2 with the file that differs, both without torch."""
+    whole = _bundle_command("verify", bundle)
+    assert (whole.returncode, whole.stderr) == (0, "")
+    assert whole.stdout.startswith(f"{bundle.name}: ")
+    assert whole.stdout.count("\n") == 1
+    (bundle / "query" / "tokenizer.json").write_text("{}")
+    damaged = _bundle_command("verify", bundle)
+    assert (damaged.returncode, damaged.stdout) == (2, "")
+    assert "query/tokenizer.json differs" in damaged.stderr
+    assert "Traceback" not in damaged.stderr
+
+
+def test_the_query_tower_is_copied_out_of_a_whole_bundle(bundle: Path, tmp_path: Path) -> None:
+    """Its files come out as they are; a folder that exists is left alone, damage is refused."""
+    out = tmp_path / "query tower"
+    done = _bundle_command("export-query", bundle, "--out", out)
+    assert (done.returncode, done.stdout) == (0, f"{out}\n")
+    assert file_entries(out) == file_entries(bundle / "query")
+    with pytest.raises(ConfigurationError, match="exists already"):
+        copy_query_tower(bundle, out)
+    _flip_a_byte(bundle)
+    with pytest.raises(BundleError, match=r"model\.safetensors differs"):
+        copy_query_tower(bundle, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_bundle_from_before_has_no_query_tower_to_copy(bundle: Path, tmp_path: Path) -> None:
+    """A bundle that was saved without one still loads, and says what is missing when asked."""
+    shutil.rmtree(bundle / "query")
+    _edit_manifest(lambda manifest: manifest.update(files=_without_query(manifest)))(bundle)
+    load_bundle(bundle)
+    with pytest.raises(BundleError, match="has no query tower"):
+        copy_query_tower(bundle, tmp_path / "out")
+
+
+def _without_query(manifest: dict[str, Any]) -> dict[str, object]:
+    return {name: entry for name, entry in manifest["files"].items() if "query/" not in name}

@@ -32,3 +32,16 @@ def test_nothing_is_left_to_fold(tiny_encoder: Encoder) -> None:
     prepared = prepare(copy.deepcopy(tiny_encoder))
     kinds = {type(module) for module in prepared.audio_tower.features.modules()}
     assert torch.nn.BatchNorm2d not in kinds
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_on_a_gpu_stays_close(dtype: torch.dtype) -> None:
+    """Under autocast on a GPU an item stays within cosine 0.999 of float32."""
+    encoder = default_encoder().to("cuda")
+    with open_recording(SOUNDS / "music/tabla-loop.m4a", max_duration_s=60) as recording:
+        windows = list(recording.windows())
+    expected = encoder.fuse(encoder.hear(windows), ["a drum"]).vectors[0]
+    with torch.autocast("cuda", dtype):
+        item = encoder.fuse(encoder.hear(windows), ["a drum"]).vectors[0]
+    assert float(item.float() @ expected) > 0.999

@@ -1,8 +1,11 @@
 """The text tower reads as the paper does."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from core.bundle import load_bundle, save_bundle
 from core.encoder import TINY, Encoder
 from core.errors import ConfigurationError
 from core.query import normalise
@@ -41,6 +44,19 @@ def test_pooling_is_selectable(pooling: str) -> None:
     """Both poolings give one vector of the shared space for each text."""
     config = TINY.model_copy(update={"text": TINY.text.model_copy(update={"pooling": pooling})})
     assert Encoder.random(config, seed=0).read(["a", "b c"]).shape == (2, config.dim)
+
+
+@pytest.mark.parametrize(
+    "family", ["bert", "roberta", "xlm-roberta", "mpnet", "albert", "electra", "deberta-v2"]
+)
+def test_any_family_of_bert_reads(family: str, tmp_path: Path) -> None:
+    """Models of BERT's family build, embed and travel in a bundle, without unused layers."""
+    bert = TINY.text.bert | {"model_type": family, "embedding_size": 16}
+    config = TINY.model_copy(update={"text": TINY.text.model_copy(update={"bert": bert})})
+    encoder = Encoder.random(config, seed=0)
+    assert encoder.read(["a dog", "b"]).isfinite().all()
+    assert not [name for name in encoder.state_dict() if "pooler" in name]
+    assert load_bundle(save_bundle(encoder, tmp_path, family, "")).config == config
 
 
 def test_an_unknown_text_model_is_a_clear_error(tmp_path: object) -> None:

@@ -42,10 +42,13 @@ cli = typer.Typer(
 )
 encoder_cli = typer.Typer(no_args_is_help=True, help="Make encoder bundles.")
 cli.add_typer(encoder_cli, name="encoder")
+bundle_cli = typer.Typer(no_args_is_help=True, help="Look into encoder bundles.")
+cli.add_typer(bundle_cli, name="bundle")
 console = Console()
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Bundle = Annotated[Path, typer.Argument(help="The bundle's folder.")]
 Port = Annotated[int, typer.Option(help="TCP port on 127.0.0.1.")]
 
 
@@ -215,6 +218,47 @@ def encoder_start(
     if live:
         (out / "live.json").write_text(json.dumps({"version": bundle.name}) + "\n")
     typer.echo(bundle)
+
+
+@bundle_cli.command("inspect")
+def bundle_inspect(path: Bundle, *, as_json: Json = False) -> None:
+    """Verify a bundle and show its version, files, parameters, configuration and metrics."""
+    from core.manifest import inspect_bundle
+    from workers.display import facts_table
+
+    facts = inspect_bundle(path)
+    if as_json:
+        _print_json(facts.as_dict())
+        return
+    files = {name: f"{size:,} bytes" for name, size in facts.files.items()}
+    parameters = {part: f"{count:,}" for part, count in facts.parameters.items()}
+    console.print(
+        facts_table(facts.version, files | {"total": f"{facts.size:,} bytes"}),
+        facts_table("parameters", parameters),
+        facts_table("configuration", facts.config),
+        facts_table("metrics", facts.metrics) if facts.metrics else "no metrics",
+    )
+
+
+@bundle_cli.command("verify")
+def bundle_verify(path: Bundle) -> None:
+    """Check every file of a bundle against its manifest."""
+    from core.manifest import bundle_version, verify_bundle
+
+    manifest = verify_bundle(path)
+    typer.echo(f"{bundle_version(path)}: {len(manifest.files)} files, as its manifest says")
+
+
+@bundle_cli.command("export-query")
+def bundle_export_query(
+    path: Bundle,
+    out: Annotated[Path, typer.Option(help="The folder to make.")],
+) -> None:
+    """Copy out the query tower, which fastembed loads: for asking without torch (README)."""
+    from core.manifest import copy_query_tower
+
+    copy_query_tower(path, out)
+    typer.echo(out)
 
 
 @cli.command()
