@@ -7,10 +7,7 @@ READY := $(VENV)/.ready
 
 .PHONY: demo test check format bench-encoder up clean setup constraints
 
-setbench-encoder: $(READY)
-	$(BIN)/python tests/bench_encoder.py
-
-up: $(READY)
+setup: $(READY)
 
 # uv is used from a boot environment of its own, because a system Python may refuse pip.
 $(READY): pyproject.toml constraints.txt

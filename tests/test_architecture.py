@@ -165,3 +165,11 @@ def test_constraints_pin_names_and_versions_only() -> None:
         assert name, line
         assert version, line
         assert "/" not in line, line
+
+
+def test_every_make_target_has_a_rule() -> None:
+    """What the Makefile declares, it can do."""
+    lines = (ROOT / "Makefile").read_text().splitlines()
+    declared = next(line for line in lines if line.startswith(".PHONY:")).split()[1:]
+    rules = {line.split(":")[0] for line in lines if line and line[0].isalpha()}
+    assert set(declared) <= rules
