@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torchaudio.compliance.kaldi import get_mel_banks
 
-SAMPLE_RATE = 32_000  # Hz, the only rate the pretrained towers know
+from core.audio import SAMPLE_RATE
+
 N_FFT = 1024  # samples
 WIN_LENGTH = 800  # samples, 25 ms
 HOP_LENGTH = 320  # samples, 10 ms

@@ -16,9 +16,9 @@ from urllib.parse import quote
 import torch
 from torch import Tensor
 
+from core.audio import SAMPLE_RATE
 from core.encoder import AudioConfig
 from core.errors import ConfigurationError
-from core.frontend import SAMPLE_RATE
 from core.mobilenet import AUDIOSET_CLASSES
 from core.store import content_hash
 
