@@ -210,13 +210,17 @@ def test_no_process_is_left_behind(
     log = small.home.parent / "up.log"
     with log.open("wb") as file:
         up = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
-    if when == "ready":
-        eventually(lambda: "ready" in log.read_text(), 120)
-    else:
-        eventually((small.home / "logs" / f"{when}.log").exists)
-    children = psutil.Process(up.pid).children(recursive=True)
-    assert children
-    up.send_signal(how)
-    assert up.wait(60) == code, log.read_text()
+    with up:
+        try:
+            if when == "ready":
+                eventually(lambda: "ready" in log.read_text(), 120)
+            else:
+                eventually((small.home / "logs" / f"{when}.log").exists)
+            children = psutil.Process(up.pid).children(recursive=True)
+            assert children
+            up.send_signal(how)
+            assert up.wait(60) == code, log.read_text()
+        finally:
+            up.kill()
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]

@@ -64,7 +64,8 @@ def up(
 ) -> None:
     """Run everything on this machine for one bucket, until Ctrl-C."""
     current = Settings(bucket=bucket)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs ignore SIGINT
+        signal.signal(number, signal.default_int_handler)
     try:
         _run_until_interrupted(current)
     except KeyboardInterrupt:
