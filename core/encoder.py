@@ -12,11 +12,12 @@ Mid fusion lets both meet earlier (``core/fusion.py``); ``audio`` and ``metadata
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerBase
 
 from core.audio import SAMPLE_RATE, Samples
@@ -24,7 +25,7 @@ from core.frontend import HOP_LENGTH, MEL_BANDS, MelFrontEnd
 from core.fusion import FramePooler, Heard, MidFusion, MidShape, Read
 from core.mobilenet import AUDIOSET_CLASSES, Classifier, MobileNet
 from core.query import normalise
-from core.text import Pooling, TextTower, character_tokenizer, without_pooler
+from core.text import TextConfig, TextTower, character_tokenizer, without_pooler
 
 QUANTUM_SAMPLES = SAMPLE_RATE  # windows are padded to whole seconds, so that few shapes occur
 WINDOWS_PER_BATCH = 8  # bounds memory: 80 s of audio at a time
@@ -43,16 +44,6 @@ class AudioConfig(BaseModel):
     strides: tuple[int, int, int, int] = (2, 2, 2, 2)
     mel_bands: int = Field(default=MEL_BANDS, ge=40, le=256)
     hop_samples: int = Field(default=HOP_LENGTH, ge=160, le=800)
-
-
-class TextConfig(BaseModel):
-    """Shape of the text tower; ``bert`` is its Hugging Face configuration."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    bert: dict[str, Any]
-    pooling: Pooling = "cls"
-    max_tokens: int = Field(default=32, ge=3, le=512)
-    project: bool = True
 
 
 class EncoderConfig(BaseModel):
@@ -160,9 +151,8 @@ class Encoder(nn.Module):
         metadata = None
         if config.metadata is not None:
             # Mid fusion reads its tokens, so that it needs no projection.
-            shape = config.metadata.model_copy(
-                update={"project": config.metadata.project and config.fusion != "mid"}
-            )
+            unprojected = {"head": "none"} if config.fusion == "mid" else {}
+            shape = config.metadata.model_copy(update=unprojected)
             metadata = _text_tower(shape, config.dim, metadata_tokenizer or tokenizer)
         return cls(config, text, metadata)
 
@@ -186,7 +176,7 @@ class Encoder(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.front_end.window.device
+        return self.audio_tower.device
 
     @property
     def fuses_stored_audio(self) -> bool:
@@ -204,28 +194,36 @@ class Encoder(nn.Module):
         Its vector ``pooled`` is the mean over all time steps of the tower's frame sequence,
         padding left out. Memory is bounded by ``WINDOWS_PER_BATCH`` windows, however long the clip.
         """
-        return self._hear(windows)
+        return self._hear(((0, window) for window in windows), 1, WINDOWS_PER_BATCH)
 
-    def _hear(self, windows: Iterable[Samples]) -> Heard:
-        total, steps = torch.zeros(self.audio_dim, device=self.device), 0
-        pooler = FramePooler(self.audio_dim, self.device)
-        for _, same_length in itertools.groupby(windows, key=_padded_length):
-            while batch := list(itertools.islice(same_length, WINDOWS_PER_BATCH)):
-                frames, valid = self._frames(batch)
-                heard = frames[valid]
-                total, steps = total + heard.sum(0), steps + len(heard)
+    def _hear_all(self, clips: Sequence[Sequence[Samples]]) -> Heard:
+        """Hear clips at once, windows of one padded length in one batch, whosever they are."""
+        windows = ((row, window) for row, clip in enumerate(clips) for window in clip)
+        # The last window of a clip is its shortest, so that each clip stays in order.
+        longest_first = sorted(windows, key=lambda each: -_padded_length(each[1]))
+        return self._hear(longest_first, len(clips), max(1, len(longest_first)))
+
+    def _hear(self, windows: Iterable[tuple[int, Samples]], clips: int, at_once: int) -> Heard:
+        """Hear windows, each with the number of its clip, ``at_once`` of one length at a time."""
+        total = torch.zeros(clips, self.audio_dim, device=self.device)
+        steps = torch.zeros(clips, device=self.device)
+        poolers = [FramePooler(self.audio_dim, self.device) for _ in range(clips)]
+        for _, same_length in itertools.groupby(windows, key=lambda each: _padded_length(each[1])):
+            while batch := list(itertools.islice(same_length, at_once)):
+                frames, valid = self._frames([window for _, window in batch])
+                rows = torch.tensor([row for row, _ in batch], device=self.device)
+                total = total.index_add(0, rows, (frames * valid.unsqueeze(-1)).sum(1))
+                steps = steps.index_add(0, rows, valid.sum(1).float())
                 if self.config.fusion == "mid":
-                    pooler.add(heard)
-        if not steps:
+                    for (row, _), sequence, there in zip(batch, frames, valid, strict=True):
+                        poolers[row].add(sequence[there])
+        if not steps.all():
             msg = "a clip of no windows has no audio vector"
             raise ValueError(msg)
-        pooled = (total / steps).unsqueeze(0)
+        pooled = total / steps.unsqueeze(1)
         if self.config.fusion != "mid":
             return Heard(pooled)
-        sequence = pooler.frames().unsqueeze(0)
-        return Heard(
-            pooled, sequence, torch.ones(sequence.shape[:2], dtype=torch.bool).to(pooled.device)
-        )
+        return Heard(pooled, *_padded([pooler.frames() for pooler in poolers]))
 
     def _frames(self, windows: Sequence[Samples]) -> tuple[Tensor, Tensor]:
         """Return frame sequences ``(windows, steps, channels)`` and which steps are not padding."""
@@ -233,7 +231,9 @@ class Encoder(nn.Module):
         batch = torch.zeros(len(windows), length)
         for row, window in zip(batch, windows, strict=True):
             row[: window.size] = torch.from_numpy(window)
-        frames = self.audio_tower.frames(self.front_end(batch.to(self.device)))
+        with torch.autocast(self.device.type, enabled=False):  # the log needs float32
+            mel = self.front_end(batch.to(self.device))
+        frames = self.audio_tower.frames(mel).float()
         steps = frames.shape[1]
         lengths = torch.tensor([-(-window.size * steps // length) for window in windows])
         return frames, (torch.arange(steps) < lengths[:, None]).to(self.device)
@@ -258,9 +258,9 @@ class Encoder(nn.Module):
         norms = items.norm(dim=1)
         return Fused(items / norms.unsqueeze(1), norms)
 
-    def forward(self, clips: Sequence[Iterable[Samples]], metadata: Sequence[str]) -> Tensor:
+    def forward(self, clips: Sequence[Sequence[Samples]], metadata: Sequence[str]) -> Tensor:
         """Encode clips, each in windows, with their metadata: ``(items, dim)``, with gradients."""
-        return self._items(Heard.stack([self._hear(windows) for windows in clips]), metadata)
+        return self._items(self._hear_all(clips), metadata)
 
     def _items(self, heard: Heard, metadata: Sequence[str]) -> Tensor:
         if self.config.fusion == "mid":
@@ -299,8 +299,14 @@ class Encoder(nn.Module):
 def _text_tower(shape: TextConfig, dim: int, tokenizer: PreTrainedTokenizerBase) -> TextTower:
     bert_config = AutoConfig.for_model(**shape.bert)
     bert = AutoModel.from_config(bert_config, **without_pooler(bert_config.model_type))  # type: ignore[no-untyped-call]
-    projected = dim if shape.project else None
-    return TextTower(bert, tokenizer, shape.pooling, shape.max_tokens, projected)
+    return TextTower(bert, tokenizer, shape, dim)
+
+
+def _padded(sequences: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Pad sequences ``(steps, channels)`` to the longest; also return which steps are theirs."""
+    lengths = torch.tensor([len(sequence) for sequence in sequences])
+    valid = torch.arange(int(lengths.max())) < lengths[:, None]
+    return pad_sequence(sequences, batch_first=True), valid.to(sequences[0].device)
 
 
 def _padded_length(window: Samples) -> int:

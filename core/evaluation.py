@@ -4,45 +4,23 @@ The gallery is every clip of all manifests; the queries are those of the rows in
 clip of the query's identity is relevant. Metrics as in arXiv 2406.15897, with several relevant.
 """
 
-import json
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from core.audio import open_recording
+from core.clips import Clip, Query
 from core.encoder import Encoder
 from core.errors import ConfigurationError, Rejected
 from core.fusion import Heard
-from core.items import Metadata
 
 CUTOFF = 10  # mAP@10, and the deepest recall
 RECALLS = (1, 5, 10)
 ROWS_PER_BATCH = 64
 MAX_DURATION_S = 4 * 3600.0
-
-
-@dataclass(frozen=True)
-class Query:
-    """A sentence and the identity of the sounds that it means."""
-
-    text: str
-    kind: str
-    identity: str
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One row of a manifest. Clips of one ``identity`` are the same sound."""
-
-    path: Path
-    identity: str
-    split: str
-    metadata: Metadata
-    queries: tuple[Query, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,44 +43,6 @@ class Gallery:
     clips: list[Clip] = field(default_factory=list)
     heard: list[Heard] = field(default_factory=list)
     rejected: list[tuple[Clip, Rejected]] = field(default_factory=list)
-
-
-def read_manifest(path: Path) -> list[Clip]:
-    """Read a JSONL manifest; a broken line raises ``ConfigurationError`` with its number."""
-    clips = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ConfigurationError(f"cannot read the manifest {path}: {error.strerror}") from error
-    for number, line in enumerate(lines, 1):
-        try:
-            clips.append(_parse_row(json.loads(line), path.parent))
-        except (Rejected, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigurationError(f"{path}, line {number}: {error!r}") from error
-    return clips
-
-
-def _parse_row(row: dict[str, object], folder: Path) -> Clip:
-    audio = str(row["audio"])
-    identity = str(row.get("identity") or audio)
-    words = {
-        name: row[name] for name in ("title", "description", "keywords", "labels") if row.get(name)
-    }
-    queries: list[dict[str, str]] = row.get("queries") or []  # type: ignore[assignment]
-    return Clip(
-        path=folder / audio,
-        identity=identity,
-        split=str(row.get("split", "")),
-        metadata=Metadata.from_json(json.dumps(words).encode()),
-        queries=tuple(Query(q["text"], q.get("kind", ""), identity) for q in queries),
-    )
-
-
-def select_queries(clips: Iterable[Clip], split: str, kind: str = "") -> list[Query]:
-    """Return each query of a split once, though every clip of its identity may repeat it."""
-    asked = (query for clip in clips if clip.split == split for query in clip.queries)
-    chosen = {(q.identity, q.text): q for q in asked if kind in ("", q.kind)}
-    return list(chosen.values())
 
 
 def hear_all(encoder: Encoder, clips: Iterable[Clip]) -> Gallery:

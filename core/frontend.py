@@ -26,6 +26,15 @@ NORM_SCALE = 5.0
 MIN_SAMPLES = N_FFT // 2 + 2
 
 
+def mel_banks(bands: int, f_min: float, f_max: float) -> Tensor:
+    """Return Kaldi's triangular mel banks from ``f_min`` to ``f_max`` Hz: ``(bands, 513)``."""
+    banks, _ = get_mel_banks(
+        bands, N_FFT, float(SAMPLE_RATE), f_min, f_max,
+        vtln_low=100.0, vtln_high=-500.0, vtln_warp_factor=1.0,
+    )  # fmt: skip
+    return nn.functional.pad(banks, (0, 1))  # the Nyquist bin carries no weight
+
+
 class MelFrontEnd(nn.Module):
     """Log-mel spectrogram: pre-emphasis, STFT power, Kaldi mel bands, log, fast normalisation."""
 
@@ -36,21 +45,17 @@ class MelFrontEnd(nn.Module):
         """Build the front end of a released variant: 40 to 256 bands, a hop of 5 to 25 ms."""
         super().__init__()
         self.hop_samples = hop_samples
-        banks, _ = get_mel_banks(
-            mel_bands, N_FFT, float(SAMPLE_RATE), F_MIN, F_MAX,
-            vtln_low=100.0, vtln_high=-500.0, vtln_warp_factor=1.0,
-        )  # fmt: skip
         buffers = {
             "window": torch.hann_window(WIN_LENGTH, periodic=False),
-            "mel_basis": nn.functional.pad(banks, (0, 1)),  # the Nyquist bin carries no weight
+            "mel_basis": mel_banks(mel_bands, F_MIN, F_MAX),
         }
         for name, value in buffers.items():  # constants: in no checkpoint, so not persistent
             self.register_buffer(name, value, persistent=False)
 
-    def forward(self, waveform: Tensor) -> Tensor:
+    def forward(self, waveform: Tensor, mel_basis: Tensor | None = None) -> Tensor:
         """Turn waveforms ``(batch, samples)`` at 32 kHz into ``(batch, mel_bands, frames)``.
 
-        ``frames = 1 + (samples - 2) // hop_samples``: 10 s give 1000. Raises
+        Training may give other mel banks than the front end's own. ``frames = 1 + (samples - 2) // hop_samples``: 10 s give 1000. Raises
         ``ValueError`` for waveforms shorter than ``MIN_SAMPLES``.
         """
         if waveform.shape[-1] < MIN_SAMPLES:
@@ -62,5 +67,5 @@ class MelFrontEnd(nn.Module):
             window=self.window, center=True, return_complex=True,
         )  # fmt: skip
         power = spectrum.real.square() + spectrum.imag.square()
-        mel = torch.matmul(self.mel_basis, power)
+        mel = torch.matmul(self.mel_basis if mel_basis is None else mel_basis, power)
         return ((mel + LOG_OFFSET).log() + NORM_SHIFT) / NORM_SCALE

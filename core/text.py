@@ -3,9 +3,10 @@
 import string
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -21,31 +22,64 @@ from core.errors import ConfigurationError
 from core.query import normalise
 
 Pooling = Literal["cls", "mean"]
+Head = Literal["linear", "anchors", "none"]
 
 HAVE_NO_POOLER = frozenset({"deberta-v2", "distilbert", "electra"})
 
 
+class TextConfig(BaseModel):
+    """Shape of the text tower; ``bert`` is its Hugging Face configuration.
+
+    ``head`` brings its vector into the shared space: a linear projection, ``anchors``
+    (``AnchorHead``), or none at all.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    bert: dict[str, Any]
+    pooling: Pooling = "cls"
+    max_tokens: int = Field(default=32, ge=3, le=512)
+    head: Head = "linear"
+
+
+class AnchorHead(nn.Module):
+    """Append to a text's vector how much it speaks of each anchor, such as each AudioSet class.
+
+    An audio tower that knows classes answers there directly. The softmax makes a sentence mean its
+    few nearest classes: cosines alone find every sentence a little like every class.
+    """
+
+    def __init__(self, hidden: int, anchors: int) -> None:
+        super().__init__()
+        self.anchors = nn.Linear(hidden, anchors)
+        self.loudness = nn.Parameter(torch.ones(()))  # of the anchors beside the text itself
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Map ``(texts, hidden)`` to ``(texts, hidden + anchors)``."""
+        text = nn.functional.normalize(pooled)
+        nearest = nn.functional.normalize(self.anchors(text).softmax(dim=-1))
+        return torch.cat([text, self.loudness * nearest], dim=-1)
+
+
 class TextTower(nn.Module):
-    """BERT, pooled to one vector and, if ``dim`` is given, projected linearly."""
+    """BERT, pooled to one vector and brought into the shared space by its head."""
 
     def __init__(
         self,
         bert: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        pooling: Pooling,
-        max_tokens: int,
-        dim: int | None,
+        shape: TextConfig,
+        dim: int,
     ) -> None:
-        """Wrap a BERT and its tokenizer; without ``dim`` the pooled vector is the embedding."""
+        """Wrap a BERT and its tokenizer; ``dim`` is the width of the shared space."""
         super().__init__()
         hidden: int = bert.config.hidden_size
         self.bert = bert
         self.tokenizer = tokenizer
-        self.pooling = pooling
-        self.max_tokens = max_tokens
-        self.project: nn.Module = nn.Identity() if dim is None else nn.Linear(hidden, dim)
+        self.pooling = shape.pooling
+        self.max_tokens = shape.max_tokens
+        self.project = _head(shape.head, hidden, dim)
         self.hidden = hidden
-        self.dim = dim or hidden
+        self.dim = hidden if shape.head == "none" else dim
 
     def forward(self, texts: Sequence[str]) -> Tensor:
         """Embed texts: ``(len(texts), dim)``, not normalised to unit length."""
@@ -68,6 +102,12 @@ class TextTower(nn.Module):
             return hidden[:, 0]
         weights = mask.unsqueeze(-1).to(hidden.dtype)
         return (hidden * weights).sum(1) / weights.sum(1)
+
+
+def _head(head: Head, hidden: int, dim: int) -> nn.Module:
+    if head == "none":
+        return nn.Identity()
+    return nn.Linear(hidden, dim) if head == "linear" else AnchorHead(hidden, dim - hidden)
 
 
 def load_bert(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -23,10 +23,11 @@ HOMES = {  # one outside library has one home
     "httpx": {"workers.client", "workers.local"},
     "onnx": {"core.query_tower"},
 }
-LIGHT = (  # what intake, the index owner and the command line reach: never torch
+LIGHT = (  # what intake, index owner, command line and decoding processes reach: never torch
     "core.settings",
     "core.errors",
     "core.items",
+    "core.clips",
     "core.store",
     "core.index",
     "core.embedded",
@@ -37,6 +38,7 @@ LIGHT = (  # what intake, the index owner and the command line reach: never torc
     "workers.client",
     "workers.local",
     "workers.cli",
+    "trainer.cache",
 )
 HEAVY = {"torch", "torchaudio", "transformers"}
 
@@ -114,7 +116,7 @@ def test_a_library_has_one_home(library: str) -> None:
 
 @pytest.mark.parametrize("module", LIGHT)
 def test_the_light_half_reaches_no_torch(module: str) -> None:
-    """Intake, index owner and command line start fast and small: nothing heavy, even indirectly."""
+    """What many processes load starts fast and small: nothing heavy, even indirectly."""
     assert module in _modules()
     assert not {name.split(".")[0] for name in _reached(module)} & HEAVY
 

@@ -54,16 +54,18 @@ TEXTS = (
 )
 
 
-def _shaped(pooling: str, *, project: bool) -> Encoder:
-    text = TINY.text.model_copy(update={"pooling": pooling, "project": project})
-    return Encoder.random(TINY.model_copy(update={"text": text}), seed=0)
+def _shaped(pooling: str, head: str) -> Encoder:
+    text = TINY.text.model_copy(update={"pooling": pooling, "head": head})
+    dim = TINY.dim if head == "none" else 40
+    return Encoder.random(TINY.model_copy(update={"text": text, "dim": dim}), seed=0)
 
 
 ENCODERS: dict[str, Callable[[], Encoder]] = {
-    "cls, projected": lambda: _shaped("cls", project=True),
-    "cls": lambda: _shaped("cls", project=False),
-    "mean, projected": lambda: _shaped("mean", project=True),
-    "mean": lambda: _shaped("mean", project=False),
+    "cls, projected": lambda: _shaped("cls", "linear"),
+    "cls": lambda: _shaped("cls", "none"),
+    "mean, anchors": lambda: _shaped("mean", "anchors"),
+    "mean, projected": lambda: _shaped("mean", "linear"),
+    "mean": lambda: _shaped("mean", "none"),
     "cased": lambda: Encoder.build(TINY, _cased_tokenizer()),
 }
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from core.audio import open_recording
+from core.clips import read_manifest, select_queries
 from core.encoder import Encoder
-from core.evaluation import Gallery, evaluate, hear_all, read_manifest, select_queries
+from core.evaluation import Gallery, evaluate, hear_all
 from core.settings import Settings
 from core.starting import default_encoder, from_pretrained, minilm
 

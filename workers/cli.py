@@ -150,8 +150,9 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score an encoder's retrieval: audio only, metadata only, and both."""
+    from core.clips import read_manifest, select_queries
     from core.evaluation import evaluate as score
-    from core.evaluation import hear_all, read_manifest, select_queries
+    from core.evaluation import hear_all
     from workers.display import metrics_table
 
     clips = [clip for manifest in manifests for clip in read_manifest(manifest)]
