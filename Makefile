@@ -1,13 +1,16 @@
-# make demo | test | check | bench-encoder | up BUCKET=folder | clean
+# make demo | test | check | bench-encoder | bench-train | up BUCKET=folder | clean
 
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format bench-encoder up clean setup constraints
+.PHONY: demo test check format bench-encoder bench-train up clean setup constraints
 
-setup: $(READY)
+setbench-train: $(READY)
+	$(BIN)/python tests/bench_train.py
+
+up: $(READY)
 
 # uv is used from a boot environment of its own, because a system Python may refuse pip.
 $(READY): pyproject.toml constraints.txt
@@ -16,7 +19,7 @@ $(READY): pyproject.toml constraints.txt
 	@PATH="$$PATH:$(CURDIR)/.boot/bin"; test -x $(BIN)/python || uv venv --quiet --python $(PYTHON) $(VENV)
 	@echo "installing dependencies into $(VENV) (once; PyTorch is some gigabytes)"
 	@PATH="$$PATH:$(CURDIR)/.boot/bin"; VIRTUAL_ENV=$(CURDIR)/$(VENV) uv pip install --quiet \
-		--constraints constraints.txt --editable '.[local,dev]'
+		--constraints constraints.txt --editable '.[local,train,dev]'
 	@touch $@
 
 demo: $(READY)
@@ -43,7 +46,7 @@ up: $(READY)
 # After changing dependencies: resolve anew and pin names and versions, never addresses.
 constraints:
 	@PATH="$$PATH:$(CURDIR)/.boot/bin"; VIRTUAL_ENV=$(CURDIR)/$(VENV) uv pip install --quiet --upgrade \
-		--editable '.[local,dev]'
+		--editable '.[local,train,dev]'
 	@PATH="$$PATH:$(CURDIR)/.boot/bin"; VIRTUAL_ENV=$(CURDIR)/$(VENV) uv pip freeze --exclude-editable > constraints.txt
 
 clean:

@@ -28,7 +28,7 @@ from core.query import normalise
 from core.text import TextConfig, TextTower, character_tokenizer, without_pooler
 
 QUANTUM_SAMPLES = SAMPLE_RATE  # windows are padded to whole seconds, so that few shapes occur
-WINDOWS_PER_BATCH = 8  # bounds memory: 80 s of audio at a time
+WINDOWS_PER_BATCH = 8  # 80 s of audio; bounds memory, and is what CPUs are fastest with
 
 
 class AudioConfig(BaseModel):
@@ -91,6 +91,53 @@ class Fused:
     norms: Tensor
 
 
+@dataclass(frozen=True)
+class HeardWindow:
+    """One window as the tower heard it, on the CPU: the sum over its ``steps``, ``(channels,)``.
+
+    ``frames`` ``(steps, channels)`` are kept for mid fusion only.
+    """
+
+    total: Tensor
+    steps: int
+    frames: Tensor | None = None
+
+
+class Listening:
+    """What was heard of one clip so far; its windows may come in any order."""
+
+    def __init__(self, channels: int) -> None:
+        """Begin with nothing; windows have frames of ``channels``."""
+        self._total = torch.zeros(channels)
+        self._steps = 0
+        self._pooler = FramePooler(channels, self._total.device)
+        self._pooled = 0  # windows that the pooler has, which takes them in order
+        self._early: dict[int, Tensor] = {}
+        self._has_frames = False
+
+    def add(self, number: int, window: HeardWindow) -> None:
+        """Add the clip's window ``number``, counted from 0."""
+        self._total += window.total
+        self._steps += window.steps
+        if window.frames is None:
+            return
+        self._has_frames = True
+        self._early[number] = window.frames
+        while self._pooled in self._early:
+            self._pooler.add(self._early.pop(self._pooled))
+            self._pooled += 1
+
+    def heard(self) -> Heard:
+        """Return what ``Encoder.hear`` returns of the same windows; ``ValueError`` if none came."""
+        if not self._steps:
+            msg = "a clip of no windows has no audio vector"
+            raise ValueError(msg)
+        pooled = (self._total / self._steps).unsqueeze(0)
+        if not self._has_frames:
+            return Heard(pooled)
+        return Heard(pooled, *_padded([self._pooler.frames()]))
+
+
 class ClassHead(nn.Module):
     """Let the AudioSet class probabilities speak through one embedding for each class.
 
@@ -116,7 +163,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         audio = config.audio
-        self.front_end = MelFrontEnd(audio.mel_bands, audio.hop_samples)
+        self.front_end: nn.Module = MelFrontEnd(audio.mel_bands, audio.hop_samples)
         self.audio_tower = MobileNet(audio.width, audio.classifier, audio.strides)
         self.text_tower = text
         self.separate_metadata_tower = metadata
@@ -196,19 +243,32 @@ class Encoder(nn.Module):
         """
         return self._hear(((0, window) for window in windows), 1, WINDOWS_PER_BATCH)
 
+    @torch.inference_mode()
+    def hear_windows(self, windows: Sequence[Samples]) -> list[HeardWindow]:
+        """Hear windows of one ``padded_length``, whosever they are, as one batch."""
+        frames, valid = self._frames(windows)
+        totals = (frames * valid.unsqueeze(-1)).sum(1).cpu()
+        steps = valid.sum(1).tolist()
+        if self.config.fusion != "mid":
+            return list(map(HeardWindow, totals, steps))
+        own = [sequence[:count].cpu() for sequence, count in zip(frames, steps, strict=True)]
+        return list(map(HeardWindow, totals, steps, own))
+
     def _hear_all(self, clips: Sequence[Sequence[Samples]]) -> Heard:
         """Hear clips at once, windows of one padded length in one batch, whosever they are."""
         windows = ((row, window) for row, clip in enumerate(clips) for window in clip)
         # The last window of a clip is its shortest, so that each clip stays in order.
-        longest_first = sorted(windows, key=lambda each: -_padded_length(each[1]))
-        return self._hear(longest_first, len(clips), max(1, len(longest_first)))
+        longest_first = sorted(windows, key=lambda each: -padded_length(each[1]))
+        # A CPU is fastest on what fits its caches, a GPU on as much as there is.
+        at_once = WINDOWS_PER_BATCH if self.device.type == "cpu" else max(1, len(longest_first))
+        return self._hear(longest_first, len(clips), at_once)
 
     def _hear(self, windows: Iterable[tuple[int, Samples]], clips: int, at_once: int) -> Heard:
         """Hear windows, each with the number of its clip, ``at_once`` of one length at a time."""
         total = torch.zeros(clips, self.audio_dim, device=self.device)
         steps = torch.zeros(clips, device=self.device)
         poolers = [FramePooler(self.audio_dim, self.device) for _ in range(clips)]
-        for _, same_length in itertools.groupby(windows, key=lambda each: _padded_length(each[1])):
+        for _, same_length in itertools.groupby(windows, key=lambda each: padded_length(each[1])):
             while batch := list(itertools.islice(same_length, at_once)):
                 frames, valid = self._frames([window for _, window in batch])
                 rows = torch.tensor([row for row, _ in batch], device=self.device)
@@ -227,7 +287,7 @@ class Encoder(nn.Module):
 
     def _frames(self, windows: Sequence[Samples]) -> tuple[Tensor, Tensor]:
         """Return frame sequences ``(windows, steps, channels)`` and which steps are not padding."""
-        length = _padded_length(windows[0])
+        length = padded_length(windows[0])
         batch = torch.zeros(len(windows), length)
         for row, window in zip(batch, windows, strict=True):
             row[: window.size] = torch.from_numpy(window)
@@ -261,6 +321,10 @@ class Encoder(nn.Module):
     def forward(self, clips: Sequence[Sequence[Samples]], metadata: Sequence[str]) -> Tensor:
         """Encode clips, each in windows, with their metadata: ``(items, dim)``, with gradients."""
         return self._items(self._hear_all(clips), metadata)
+
+    def tag(self, clips: Sequence[Sequence[Samples]]) -> Tensor:
+        """Return the audio tower's class logits ``(clips, 527)``, with gradients."""
+        return self.audio_tower.classify(self._hear_all(clips).pooled)
 
     def _items(self, heard: Heard, metadata: Sequence[str]) -> Tensor:
         if self.config.fusion == "mid":
@@ -309,5 +373,6 @@ def _padded(sequences: list[Tensor]) -> tuple[Tensor, Tensor]:
     return pad_sequence(sequences, batch_first=True), valid.to(sequences[0].device)
 
 
-def _padded_length(window: Samples) -> int:
+def padded_length(window: Samples) -> int:
+    """Return to how many samples a window is padded: whole seconds."""
     return -(-window.size // QUANTUM_SAMPLES) * QUANTUM_SAMPLES

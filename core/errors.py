@@ -25,6 +25,9 @@ class Reason(StrEnum):
     TOO_LONG = "too_long"
     TOO_LARGE = "too_large"
     NOT_FINITE = "not_finite"
+    HUNG = "hung"  # its decoding made no progress and was killed
+    CRASHED = "crashed"  # its decoding took its process down, or more memory than it may
+    NO_MEMORY = "no_memory"  # it does not fit the device, not even alone
     BAD_SIDECAR = "bad_sidecar"
     BUG = "bug"
 

@@ -55,8 +55,9 @@ class MelFrontEnd(nn.Module):
     def forward(self, waveform: Tensor, mel_basis: Tensor | None = None) -> Tensor:
         """Turn waveforms ``(batch, samples)`` at 32 kHz into ``(batch, mel_bands, frames)``.
 
-        Training may give other mel banks than the front end's own. ``frames = 1 + (samples - 2) // hop_samples``: 10 s give 1000. Raises
-        ``ValueError`` for waveforms shorter than ``MIN_SAMPLES``.
+        ``frames = 1 + (samples - 2) // hop_samples``: 10 s give 1000. Training may give other mel
+        banks than the front end's own. Raises ``ValueError`` for waveforms shorter than
+        ``MIN_SAMPLES``.
         """
         if waveform.shape[-1] < MIN_SAMPLES:
             msg = f"the mel front end needs {MIN_SAMPLES} samples, got {waveform.shape[-1]}"

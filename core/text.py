@@ -87,7 +87,7 @@ class TextTower(nn.Module):
 
     def embed(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Pool and project what ``read_tokens`` returns."""
-        return self.project(self._pool(hidden, mask))  # type: ignore[no-any-return]
+        return self.project(self.pool(hidden, mask))  # type: ignore[no-any-return]
 
     def read_tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return BERT's last hidden states ``(texts, tokens, hidden)`` and which are no padding."""
@@ -97,7 +97,8 @@ class TextTower(nn.Module):
         ).to(self.bert.device)  # fmt: skip
         return self.bert(**tokens).last_hidden_state, tokens["attention_mask"].bool()
 
-    def _pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
+    def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Return one vector for each text, ``(texts, hidden)``, before the head."""
         if self.pooling == "cls":
             return hidden[:, 0]
         weights = mask.unsqueeze(-1).to(hidden.dtype)

@@ -140,12 +140,13 @@ def aws_settings(aws_url: str) -> Settings:
 
 
 @pytest.fixture(scope="session")
-def starting_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def default_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the bundle of the encoder that the product ships."""
     from core.bundle import save_bundle
-    from core.starting import CARD, NAME, default_encoder
+    from core.starting import DEFAULT_NAME, default_card, default_encoder
 
-    return save_bundle(default_encoder(), tmp_path_factory.mktemp("encoders"), NAME, CARD)
+    folder = tmp_path_factory.mktemp("encoders")
+    return save_bundle(default_encoder(), folder, DEFAULT_NAME, default_card())
 
 
 @pytest.fixture(scope="session")

@@ -29,14 +29,14 @@ ODD = "a b/ü + 50%41 'x'.wav"
 
 @pytest.fixture(scope="module")
 def deployment(
-    tmp_path_factory: pytest.TempPathFactory, starting_bundle: Path
+    tmp_path_factory: pytest.TempPathFactory, default_bundle: Path
 ) -> Iterator[LocalDeployment]:
     """Run the whole deployment, with the shipped encoder, for a bucket with one sound in it."""
     root = tmp_path_factory.mktemp("deployment")
     (root / "bucket").mkdir()
     shutil.copy(ROOSTER, root / "bucket" / "before.flac")
     settings = Settings(
-        home=root / "home", bucket=str(root / "bucket"), encoder=starting_bundle, max_duration_s=60
+        home=root / "home", bucket=str(root / "bucket"), encoder=default_bundle, max_duration_s=60
     )
     with LocalDeployment(settings) as running:
         yield running
@@ -151,7 +151,7 @@ def test_the_command_line_asks_the_running_deployment(deployment: LocalDeploymen
         return json.loads(done.stdout)
 
     assert len(run("search", "a rooster", "--top", "1")["hits"]) == 1
-    assert run("status")["version"].startswith("starting-")
+    assert run("status")["version"].startswith("default-")
 
 
 def test_a_second_deployment_in_the_same_home_is_refused(deployment: LocalDeployment) -> None:

@@ -102,11 +102,11 @@ class Exported:
         return self.graph.run(None, tokens)[0]
 
 
-@pytest.fixture(params=[*ENCODERS, "starting"])
+@pytest.fixture(params=[*ENCODERS, "default"])
 def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Encoder, Exported]:
     """Return an encoder and its exported query tower."""
-    if request.param == "starting":
-        bundle: Path = request.getfixturevalue("starting_bundle")
+    if request.param == "default":
+        bundle: Path = request.getfixturevalue("default_bundle")
         return load_bundle(bundle), Exported(bundle / QUERY)
     encoder = ENCODERS[request.param]()
     export_query_tower(encoder.text_tower, tmp_path / "query")
@@ -132,19 +132,19 @@ def test_the_graph_is_what_fastembed_feeds(pair: tuple[Encoder, Exported]) -> No
     assert (output.type, output.shape) == ("tensor(float)", ["batch", encoder.dim])
 
 
-def test_the_exported_tokenizer_reads_as_the_tower_does(starting_bundle: Path) -> None:
+def test_the_exported_tokenizer_reads_as_the_tower_does(default_bundle: Path) -> None:
     """Every text becomes the same tokens, cut off at the same place, brackets or not."""
-    exported = Tokenizer.from_file(str(starting_bundle / QUERY / "tokenizer.json"))
-    tower = load_bundle(starting_bundle).text_tower
+    exported = Tokenizer.from_file(str(default_bundle / QUERY / "tokenizer.json"))
+    tower = load_bundle(default_bundle).text_tower
     for text in TEXTS:
         known = tower.tokenizer(normalise(text), truncation=True, max_length=tower.max_tokens)
         assert exported.encode(text).ids == known["input_ids"], text
 
 
-def test_every_common_character_is_normalised_alike(starting_bundle: Path) -> None:
+def test_every_common_character_is_normalised_alike(default_bundle: Path) -> None:
     """Up to the end of the general punctuation, no character inside a word is read otherwise."""
-    exported = Tokenizer.from_file(str(starting_bundle / QUERY / "tokenizer.json")).normalizer
-    own = load_bundle(starting_bundle).text_tower.tokenizer.backend_tokenizer.normalizer
+    exported = Tokenizer.from_file(str(default_bundle / QUERY / "tokenizer.json")).normalizer
+    own = load_bundle(default_bundle).text_tower.tokenizer.backend_tokenizer.normalizer
     for text in (f"A{chr(code)}B" for code in range(0x2070)):
         if category(text[1]) != "Cn":  # what is not assigned yet differs with the age of the tables
             assert exported.normalize_str(text) == own.normalize_str(normalise(text)), ascii(text)
@@ -280,10 +280,10 @@ def _is_ready(url: str) -> bool:
 
 
 def test_fastembed_asks_as_we_do(
-    starting_bundle: Path, index_server: tuple[str, str], foreign_python: Path
+    default_bundle: Path, index_server: tuple[str, str], foreign_python: Path
 ) -> None:
     """Without torch, a Document asked of the index gets the ranking and scores of our search."""
-    encoder, version = load_bundle(starting_bundle), starting_bundle.name
+    encoder, version = load_bundle(default_bundle), default_bundle.name
     url, api_key = index_server
     index = Index(connect(url, api_key), "audiofuse")
     syncer = Syncer(
@@ -292,7 +292,7 @@ def test_fastembed_asks_as_we_do(
     for key in SOUNDS:
         syncer.sync(key)
     given = {
-        "url": url, "key": api_key, "folder": str(starting_bundle / QUERY), "version": version,
+        "url": url, "key": api_key, "folder": str(default_bundle / QUERY), "version": version,
         "dim": encoder.dim, "questions": QUESTIONS, "texts": TEXTS,
     }  # fmt: skip
     done = subprocess.run(

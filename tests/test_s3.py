@@ -36,10 +36,10 @@ def notified(aws_settings: Settings) -> Settings:
 
 @pytest.fixture
 def deployment(
-    notified: Settings, starting_bundle: Path, tmp_path: Path
+    notified: Settings, default_bundle: Path, tmp_path: Path
 ) -> Iterator[LocalDeployment]:
     """Run every real part for the bucket."""
-    settings = notified.model_copy(update={"home": tmp_path / "home", "encoder": starting_bundle})
+    settings = notified.model_copy(update={"home": tmp_path / "home", "encoder": default_bundle})
     with LocalDeployment(settings) as running:
         yield running
 

@@ -1,1 +1,1 @@
-"""From pairs of sounds and sentences to an encoder bundle; the trainer is not written yet."""
+"""From pairs of sounds and sentences to an encoder bundle: ``audiofuse-train``."""

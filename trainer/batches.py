@@ -22,10 +22,10 @@ IDENTITY_BITS = 63
 
 @dataclass(frozen=True)
 class Row:
-    """A clip and the index of one of its captions: what one training pair is made of."""
+    """A clip and the index of one of its captions, or ``None`` for any: what makes a pair."""
 
     clip: Clip
-    caption: int
+    caption: int | None
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,11 @@ class Reading:
     seed: int
 
 
-def training_rows(clips: Sequence[Clip]) -> list[Row]:
-    """Return a row for each caption of each clip."""
-    return [Row(clip, index) for clip in clips for index in range(len(clip.captions))]
+def training_rows(clips: Sequence[Clip], *, every_caption: bool) -> list[Row]:
+    """Return what an epoch is made of: each caption of each clip, or each clip once, by any."""
+    if every_caption:
+        return [Row(clip, index) for clip in clips for index in range(len(clip.captions))]
+    return [Row(clip, None) for clip in clips if clip.captions]
 
 
 def cut(samples: Samples) -> list[Samples]:
@@ -76,11 +78,12 @@ class Examples(Dataset[Example]):
         """Read the example of an epoch and a row."""
         epoch, number = place
         row, chance = self.rows[number], np.random.default_rng([self.how.seed, epoch, number])
+        caption = chance.integers(len(row.clip.captions)) if row.caption is None else row.caption
         dropped = chance.random() < self.how.drop_metadata
         return Example(
             windows=cut(self._crop(row.clip, chance)),
-            metadata="" if dropped else metadata_text(row.clip, row.caption, self.how.kind),
-            sentence=self._sentence(row, chance),
+            metadata="" if dropped else metadata_text(row.clip, int(caption), self.how.kind),
+            sentence=self._sentence(row.clip, int(caption), chance),
             identity=_number(row.clip.identity),
         )
 
@@ -89,9 +92,9 @@ class Examples(Dataset[Example]):
         length = min(entry.samples, round(self.how.crop_s * SAMPLE_RATE))
         return read(entry, int(chance.integers(entry.samples - length + 1)), length)
 
-    def _sentence(self, row: Row, chance: np.random.Generator) -> str:
-        artificial = artificial_caption(row.clip, chance) if self.how.artificial else ""
-        return artificial or row.clip.captions[row.caption]
+    def _sentence(self, clip: Clip, caption: int, chance: np.random.Generator) -> str:
+        artificial = artificial_caption(clip, chance) if self.how.artificial else ""
+        return artificial or clip.captions[caption]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -25,14 +25,16 @@ from torch.utils.tensorboard import SummaryWriter
 
 from core.encoder import Encoder
 from core.errors import ConfigurationError
+from core.frontend import MelFrontEnd
+from core.inference import keep_freed_memory
 from trainer.augment import Augmentation, AugmentedFrontEnd
 from trainer.batches import Dealing, Example, Examples, Reading, batches
 from trainer.metadata import Kind
 from trainer.step import Learner, Precision, contrastive_step, sum_gradients, world
 
 CONFIG, CHECKPOINT, BEST, LOG = "config.json", "checkpoint.pt", "best.safetensors", "log.jsonl"
+LAST = "epoch"  # the criterion by which the last weights are the best
 CHECKPOINT_S = 15 * 60.0
-Frozen = Literal["audio_tower", "audio_head", "mid_fusion", "text_tower", "separate_metadata_tower"]
 
 
 class FitConfig(BaseModel):
@@ -42,34 +44,51 @@ class FitConfig(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    epochs: int = Field(20, ge=1, description="Epochs. [A] The cosine ends at 20.")
-    batch_size: int = Field(64, ge=2, description="Pairs that see each other. [A]")
-    chunk: int = Field(64, ge=1, description="Pairs encoded at once; lower it when memory is short,"
-                       " the gradient stays that of the whole batch. [us]")  # fmt: skip
-    learning_rate: float = Field(2e-5, gt=0, description="Peak, after the warm-up. [A]")
-    final_learning_rate: float = Field(1e-7, ge=0, description="At the cosine's end. [A]")
-    warmup_epochs: float = Field(1.0, ge=0, description="Linear from 0. [A]")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's; 0 makes it Adam. [A]")
-    audio_rate: float = Field(1.0, ge=0, description="Audio tower's rate, relative. [A] 1")
-    text_rate: float = Field(1.0, ge=0, description="BERT's rate, relative. [A] 1")
-    head_rate: float = Field(1.0, ge=0, description="Rate of the heads, relative. [A] 1")
-    clip_norm: float = Field(0.0, ge=0, description="Longest gradient; 0: any. [A]")
-    temperature: float = Field(0.05, gt=0, description="Of the loss. [A]")
+    epochs: int = Field(default=20, ge=1, description="Epochs. [A] The cosine ends at 20.")
+    every_caption: bool = Field(
+        default=True,
+        description="An epoch sees every caption of a clip; else each clip once, by any. [A] yes",
+    )
+    batch_size: int = Field(default=64, ge=2, description="Pairs that see each other. [A]")
+    chunk: int = Field(
+        default=64,
+        ge=1,
+        description="Pairs encoded at once; lower it when memory is short, the gradient stays that "
+        "of the whole batch. [us]",
+    )
+    learning_rate: float = Field(default=2e-5, gt=0, description="Peak, after the warm-up. [A]")
+    final_learning_rate: float = Field(default=1e-7, ge=0, description="At the cosine's end. [A]")
+    warmup_epochs: float = Field(default=1.0, ge=0, description="Linear from 0. [A]")
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's; 0 makes it Adam. [A]")
+    audio_rate: float = Field(default=1.0, ge=0, description="Audio tower's rate, relative. [A] 1")
+    text_rate: float = Field(default=1.0, ge=0, description="BERT's rate, relative. [A] 1")
+    head_rate: float = Field(default=1.0, ge=0, description="Rate of the heads, relative. [A] 1")
+    clip_norm: float = Field(default=0.0, ge=0, description="Longest gradient; 0: any. [A]")
+    temperature: float = Field(default=0.05, gt=0, description="Of the loss. [A]")
     learn_temperature: bool = Field(default=False, description="Train it too. [A] no")
-    metadata: Kind = Field(Kind.ALL, description="Words that items carry: cs labels, os keywords"
-                           " and title, fs another caption, or all as when indexing. [us]")  # fmt: skip
-    drop_metadata: float = Field(0.3, ge=0, le=1, description="Share of examples without, so that"
-                                 " items without are found too. [us]; [A] 0")  # fmt: skip
+    metadata: Kind = Field(
+        default=Kind.ALL,
+        description="Words that items carry: cs labels, os keywords and title, fs another caption, "
+        "or all, as when indexing. [us]",
+    )
+    drop_metadata: float = Field(
+        default=0.3,
+        ge=0,
+        le=1,
+        description="Share of examples without, so that items without are found too. [us]; [A] 0",
+    )
     artificial_captions: bool = Field(
         default=False, description="Sentences made from metadata, not written. [A] no"
     )
-    crop_s: float = Field(30.0, gt=0, description="Longer sounds are cut at random. [A] for Clotho")
-    mask_bands: int = Field(48, ge=0, description="SpecAugment, mel bands. [E]")
-    mask_frames: int = Field(192, ge=0, description="SpecAugment, frames of 10 ms. [E]")
+    crop_s: float = Field(
+        default=30.0, gt=0, description="Longer sounds are cut at random. [A] for Clotho"
+    )
+    mask_bands: int = Field(default=48, ge=0, description="SpecAugment, mel bands. [E]")
+    mask_frames: int = Field(default=192, ge=0, description="SpecAugment, frames of 10 ms. [E]")
     jitter_bands: bool = Field(default=True, description="Vary the lowest and highest Hz. [E]")
-    seed: int = Field(0, ge=0, description="Of everything random. [us]")
+    seed: int = Field(default=0, ge=0, description="Of everything random. [us]")
     bf16: bool = Field(default=False, description="Towers in bfloat16. [us]; [A] fp16")
-    workers: int = Field(0, ge=0, description="Processes that read ahead. [us]")
+    workers: int = Field(default=0, ge=0, description="Processes that read ahead. [us]")
 
     @property
     def augmentation(self) -> Augmentation:
@@ -108,14 +127,15 @@ def unshown(work: Iterable[list[Example]], _total: int, _label: str) -> Iterable
 class Task:
     """What is to be learned, and who tells how well it was.
 
-    ``score`` judges the encoder after each epoch; the best of ``criterion`` is kept.
+    ``score`` judges the encoder after each epoch; the best of ``criterion`` is kept, or by ``LAST``
+    simply the last. ``frozen`` names parts of the encoder, such as "text_tower.bert".
     """
 
     examples: Examples
     score: Score
     criterion: str
     auxiliaries: Sequence[Auxiliary] = ()
-    frozen: frozenset[Frozen] = frozenset()
+    frozen: frozenset[str] = frozenset()
     show: Show = unshown
     say: Callable[[str], None] = print
 
@@ -141,8 +161,10 @@ class Fit:
         self._precision = Precision(encoder.device.type, config.bf16)
         self._learner = Learner(encoder, config.temperature, learned=config.learn_temperature)
         self._learner.to(encoder.device)
+        encoder.audio_tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        keep_freed_memory()
         for name in task.frozen:
-            getattr(encoder, name).requires_grad_(requires_grad=False)
+            _part(encoder, name).requires_grad_(requires_grad=False)
         self._optimizer = torch.optim.AdamW(self._groups(), weight_decay=config.weight_decay)
         self._step = 0
         self._best = -math.inf
@@ -159,8 +181,9 @@ class Fit:
         With ``resume`` it goes on from the folder's checkpoint, if there is one.
         """
         front_end = self.encoder.front_end
+        assert isinstance(front_end, MelFrontEnd)
         self._begin(resume=resume)
-        self.encoder.front_end = AugmentedFrontEnd(front_end, self._config.augmentation)  # type: ignore[assignment]
+        self.encoder.front_end = AugmentedFrontEnd(front_end, self._config.augmentation)
         try:
             with _writer(self._run) as writer:
                 for epoch in range(self._step // self._steps, self._config.epochs):
@@ -171,7 +194,7 @@ class Fit:
         _barrier()
         self.encoder.load_state_dict(load_file(self._run / BEST, str(self.encoder.device)))
         lines = [json.loads(line) for line in (self._run / LOG).read_text().splitlines()]
-        return max(lines, key=lambda line: float(line[self._task.criterion]))  # type: ignore[no-any-return]
+        return max(lines, key=lambda line: float(line[self._task.criterion]))
 
     def _begin(self, *, resume: bool) -> None:
         config, asked = self._run / CONFIG, self._config.model_dump_json(indent=2) + "\n"
@@ -311,6 +334,14 @@ class Fit:
             (self._run / LOG).write_text(state["log"])
 
 
+def _part(encoder: Encoder, name: str) -> nn.Module:
+    try:
+        return encoder.get_submodule(name)
+    except AttributeError:
+        parts = ", ".join(part for part, _ in encoder.named_children())
+        raise ConfigurationError(f"the encoder has no part {name!r}; it has {parts}") from None
+
+
 def _barrier() -> None:
     if world()[1] > 1:
         distributed.barrier()
@@ -323,5 +354,5 @@ def _writer(run: Path) -> Iterator[SummaryWriter | None]:
     if rank:
         yield None
         return
-    with SummaryWriter(str(run)) as writer:  # type: ignore[no-untyped-call]
+    with SummaryWriter(str(run)) as writer:
         yield writer

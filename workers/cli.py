@@ -144,7 +144,7 @@ def evaluate(
     ] = 0.0,
     seed: Annotated[int, typer.Option(help="Chooses which clips are blanked.")] = 0,
     encoder: Annotated[
-        Path | None, typer.Option(help="Bundle to score; default: the starting encoder.")
+        Path | None, typer.Option(help="Bundle to score; default: the one that is shipped.")
     ] = None,
     *,
     as_json: Json = False,
@@ -195,28 +195,24 @@ def encoder_start(
     live: Annotated[
         bool, typer.Option("--live", help="Name it as the live one in OUT/live.json.")
     ] = False,
-    save_audio_half: Annotated[
-        Path | None, typer.Option(help="Also write the audio half, as shipped, to this file.")
-    ] = None,
 ) -> None:
-    """Make the starting encoder: two pretrained towers, nothing trained.
+    """Make the bundle to begin with: the default encoder, trained, as the product ships it.
 
-    Without --audio and --text it is the one the product ships. With either, the checkpoint and the
-    AudioSet class names are looked for in AUDIOFUSE_PRETRAINED, else downloaded.
+    With --audio or --text it is a starting encoder instead: any two pretrained towers, nothing
+    trained. The checkpoint and the AudioSet class names are looked for in AUDIOFUSE_PRETRAINED,
+    else downloaded.
     """
     from core import starting
     from core.bundle import save_bundle
 
-    encoder = (
-        starting.from_pretrained(
+    if audio or text:
+        encoder = starting.from_pretrained(
             Settings(), audio or starting.SHIPPED_CHECKPOINT, text or starting.minilm()
         )
-        if audio or text
-        else starting.default_encoder()
-    )
-    if save_audio_half:
-        starting.save_audio_half(encoder, save_audio_half)
-    bundle = save_bundle(encoder, out, starting.NAME, starting.CARD)
+        bundle = save_bundle(encoder, out, starting.NAME, starting.CARD)
+    else:
+        encoder, card = starting.default_encoder(), starting.default_card()
+        bundle = save_bundle(encoder, out, starting.DEFAULT_NAME, card)
     if live:
         (out / "live.json").write_text(json.dumps({"version": bundle.name}) + "\n")
     typer.echo(bundle)

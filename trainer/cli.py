@@ -1,0 +1,340 @@
+"""The command line of the trainer: ``audiofuse-train --help``.
+
+Exit codes: 0 done, 1 something failed, 2 wrong usage or configuration.
+"""
+
+import copy
+import inspect
+import logging
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial, wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import track
+from torch import distributed
+
+from core.bundle import load_bundle, save_bundle
+from core.encoder import Encoder
+from core.errors import AudiofuseError, ConfigurationError
+from core.evaluation import evaluate
+from core.settings import Settings
+from core.starting import TRAINED, save_trained
+from trainer.assessment import Assessment, compare, hear_cached
+from trainer.batches import Example, Examples, training_rows
+from trainer.corpus import Corpus, Division, prepare_corpus
+from trainer.default import CONFIG as DEFAULT_CONFIG
+from trainer.default import default_task
+from trainer.fit import Fit, FitConfig, Task
+from trainer.paper import (
+    PAPER,
+    SEEDS,
+    Plan,
+    Watch,
+    as_markdown,
+    claims,
+    claims_table,
+    grid_table,
+    run_grid,
+)
+from trainer.results import REPORT, compare_on, training_card, write_results
+from trainer.start import Fusion, PaperShape, load_start, paper_encoder
+from trainer.step import world
+
+FAILURE, USAGE = 1, 2
+CRITERION = "hybrid mAP@10"  # of the weights that are kept
+DECIDED_BY_CELL = frozenset({"metadata", "artificial_captions", "seed"})
+EVALUATION_TIMEOUT = timedelta(hours=2)  # other processes wait while the first evaluates
+
+cli = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Train encoders on your own sounds. Start with: audiofuse-train fit BUCKET --run RUN.",
+)
+console = Console(stderr=True)
+
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        help="Where sounds with captions are: a manifest (*.jsonl), a ClothoV2 or AudioCaps "
+        "folder, or an audiofuse bucket, a folder or s3://name, whose sidecars have captions."
+    ),
+]
+Cache = Annotated[
+    Path | None, typer.Option(help="Folder for decoded audio; default: under AUDIOFUSE_HOME.")
+]
+ValShare = Annotated[
+    float, typer.Option(min=0.01, max=0.9, help="Share of the sounds without a split to judge by.")
+]
+
+
+Command = Callable[..., None]
+
+
+def fit_options(
+    defaults: FitConfig, without: frozenset[str] = frozenset()
+) -> Callable[[Command], Command]:
+    """Give a command an option for each field of ``FitConfig``, in place of its ``config``."""
+    return partial(_with_options, defaults=defaults, without=without)
+
+
+def _with_options(command: Command, defaults: FitConfig, without: frozenset[str]) -> Command:
+    fields = {name: f for name, f in FitConfig.model_fields.items() if name not in without}
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        asked = {name: given.pop(name) for name in fields}
+        command(**given, config=FitConfig(**(defaults.model_dump() | asked)))
+
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values()
+           if p.name != "config"]  # fmt: skip
+    options = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=getattr(defaults, name),
+            annotation=Annotated[field.annotation, typer.Option(help=field.description)],
+        )
+        for name, field in fields.items()
+    ]
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *options)]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run
+
+
+@cli.command()
+@fit_options(FitConfig())
+def fit(
+    sources: Sources,
+    run: Annotated[Path, typer.Option(help="Folder of this run: checkpoints, log, report.")],
+    config: FitConfig,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the bundle's folder is made; default: the run's.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="The bundle's name, without its version.")] = "trained",
+    start: Annotated[
+        Path | None, typer.Option(help="Bundle to start from; default: the shipped encoder.")
+    ] = None,
+    audio: Annotated[
+        str, typer.Option(help="Start from this EfficientAT checkpoint instead, e.g. mn10_as, ...")
+    ] = "",
+    text: Annotated[
+        str, typer.Option(help="... and this BERT: a Hugging Face id or a folder.")
+    ] = "bert-base-uncased",
+    fusion: Annotated[Fusion, typer.Option(help="With --audio: how the item is made.")] = "late",
+    *,
+    separate: Annotated[
+        bool, typer.Option("--separate", help="With --audio: metadata has a tower of its own.")
+    ] = False,
+    freeze: Annotated[
+        list[str] | None, typer.Option(help="Part to leave as it is, e.g. text_tower.bert.")
+    ] = None,
+    val_share: ValShare = 0.1,
+    cache: Cache = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")
+    ] = False,
+) -> None:
+    """Train on pairs of sounds and sentences, and write a bundle with what was measured.
+
+    Several GPUs or machines: start it with torchrun -m trainer.cli fit ...
+    """
+    settings = Settings()
+    device = _join_world(settings)
+    corpus = _judged(_corpus(sources, settings, cache, Division(val_share, config.seed)))
+    encoder = (
+        paper_encoder(settings, PaperShape(audio, text, fusion, separate), config.seed)
+        if audio
+        else load_start(start)
+    )
+    others = {"start": copy.deepcopy(encoder)}
+    if settings.encoder and settings.encoder != start:
+        others["live"] = load_bundle(settings.encoder)
+    Fit(encoder.to(device), _task(corpus, config, freeze or []), config, run).run(resume=resume)
+    if world()[0] == 0:
+        systems = compare_on(corpus, {name: encoder.cpu()} | others)
+        assessment = write_results(run, name, systems, corpus)
+        card = training_card(name, corpus.train, config)
+        bundle = save_bundle(encoder, out or run, name, card, assessment.as_dict())
+        for other in others:
+            _say_verdict(assessment, name, other)
+        typer.echo(f"{run / REPORT}\n{bundle}")
+
+
+@cli.command()
+def report(
+    bundle: Annotated[Path, typer.Argument(help="Bundle to report on.")],
+    sources: Sources,
+    run: Annotated[
+        Path, typer.Option(help="Folder for report.html; its training log is shown if it has one.")
+    ],
+    against: Annotated[
+        Path | None, typer.Option(help="Bundle to compare with; default: the shipped encoder.")
+    ] = None,
+    val_share: ValShare = 0.1,
+    seed: Annotated[int, typer.Option(help="With --val-share: which sounds, as in fit.")] = 0,
+    cache: Cache = None,
+) -> None:
+    """Measure a bundle on the sounds to judge by, and write one page: RUN/report.html."""
+    corpus = _judged(_corpus(sources, Settings(), cache, Division(val_share, seed)))
+    encoders = {bundle.name: load_bundle(bundle), "other": load_start(against)}
+    run.mkdir(parents=True, exist_ok=True)
+    assessment = write_results(run, bundle.name, compare_on(corpus, encoders), corpus)
+    _say_verdict(assessment, bundle.name, "other")
+    typer.echo(run / REPORT)
+
+
+@cli.command()
+@fit_options(PAPER, without=DECIDED_BY_CELL)
+def paper(
+    sources: Sources,
+    run: Annotated[Path, typer.Option(help="Folder of the grid; finished cells are not repeated.")],
+    config: FitConfig,
+    audio: Annotated[str, typer.Option(help="EfficientAT checkpoint.")] = "mn40_as_ext",
+    text: Annotated[
+        str, typer.Option(help="BERT: a Hugging Face id or a folder.")
+    ] = "bert-base-uncased",
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each cell.")] = SEEDS,
+    freeze: Annotated[
+        list[str] | None, typer.Option(help="Part to leave as it is: faster, not the paper's way.")
+    ] = None,
+    val_share: ValShare = 0.1,
+    cache: Cache = None,
+) -> None:
+    """Run the paper's grid on your data, and compare with its claims.
+
+    Audio only, metadata only, late and mid fusion; every kind of metadata; a shared and a separate
+    text tower; written and artificial captions. Sizes are the paper's unless you say otherwise.
+    """
+    settings = Settings()
+    device = _join_world(settings)
+    if world()[1] > 1:
+        raise ConfigurationError("the grid runs in one process: give each machine a folder")
+    corpus = _corpus(sources, settings, cache, Division(val_share))
+
+    def make(fusion: Fusion, separate: bool, seed: int) -> Encoder:  # noqa: FBT001 - as it is called
+        encoder = paper_encoder(settings, PaperShape(audio, text, fusion, separate), seed)
+        for name in freeze or ():
+            encoder.get_submodule(name).requires_grad_(requires_grad=False)
+        return encoder.to(device)
+
+    facts = {"audio": audio, "text": text, "frozen": " ".join(sorted(freeze or ()))}
+    watch = Watch(partial(track, description="trainings", console=console), say=typer.echo)
+    results = run_grid(Plan(seeds=seeds, config=config, facts=facts), corpus, make, run, watch)
+    Console().print(grid_table(results), claims_table(claims(results)))
+    (run / "results.md").write_text(as_markdown(results))
+
+
+@cli.command("default")
+def train_default(
+    sources: Sources,
+    run: Annotated[Path, typer.Option(help="Folder of this run.")],
+    out: Annotated[Path, typer.Option(help="File for what is shipped of it.")] = TRAINED,
+    cache: Cache = None,
+    *,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")
+    ] = False,
+) -> None:
+    """Make the encoder that the product ships, anew.
+
+    It learns from those sounds whose licence permits shipping the result. The others judge it after
+    each epoch, if they have queries; nothing is chosen by that.
+    """
+    settings = Settings()
+    corpus = _corpus(sources, settings, cache, Division())
+    encoder, task = default_task(settings, corpus)
+    task = replace(task, show=_show, say=typer.echo)
+    Fit(encoder, task, DEFAULT_CONFIG, run).run(resume=resume)
+    save_trained(encoder, out)
+    typer.echo(out)
+
+
+def _say_verdict(assessment: Assessment, name: str, other: str) -> None:
+    for title, each in compare(assessment, name, other).items():
+        typer.echo(
+            f"{name} against {other}, {title}: {each.value:+.3f} mAP@10 "
+            f"[{each.low:+.3f}, {each.high:+.3f}], {each.verdict}"
+        )
+
+
+def _judged(corpus: Corpus) -> Corpus:
+    if not corpus.queries:
+        raise ConfigurationError("nothing to judge by: no clip of the split val has captions")
+    return corpus
+
+
+def _task(corpus: Corpus, config: FitConfig, freeze: Sequence[str]) -> Task:
+    rows = training_rows(corpus.train, every_caption=config.every_caption)
+
+    def score(encoder: Encoder) -> dict[str, float]:
+        gallery = hear_cached(encoder, corpus.gallery, corpus.entries)
+        metrics = evaluate(encoder, gallery, corpus.queries)
+        return {f"{row} mAP@10": each.mean_average_precision for row, each in metrics.items()}
+
+    return Task(
+        Examples(rows, corpus.entries, config.reading), score, CRITERION,
+        frozen=frozenset(freeze), show=_show, say=typer.echo,
+    )  # fmt: skip
+
+
+def _join_world(settings: Settings) -> torch.device:
+    """Join the processes that torchrun started, if it did; return this one's device."""
+    usable = torch.cuda.is_available() and settings.device != "cpu"
+    if settings.device == "cuda" and not usable:
+        raise ConfigurationError("AUDIOFUSE_DEVICE is cuda, but PyTorch finds no usable GPU")
+    if not distributed.is_torchelastic_launched():
+        return torch.device("cuda" if usable else "cpu")
+    distributed.init_process_group("nccl" if usable else "gloo", timeout=EVALUATION_TIMEOUT)
+    return (
+        torch.device("cuda", distributed.get_node_local_rank()) if usable else torch.device("cpu")
+    )
+
+
+def _corpus(
+    sources: list[str], settings: Settings, cache: Path | None, division: Division
+) -> Corpus:
+    folder = cache or settings.home / "training"
+    progress = partial(track, description="reading", console=console)
+    return prepare_corpus(sources, settings, folder, division, progress)
+
+
+def _show(work: Iterable[list[Example]], total: int, label: str) -> Iterable[list[Example]]:
+    return track(work, label, total=total, console=console, transient=True)
+
+
+def main() -> None:
+    """Run a command; expected errors become one line and an exit code."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        cli()
+    except ConfigurationError as error:
+        _fail(str(error), USAGE)
+    except ValidationError as error:
+        _fail(_explained(error), USAGE)
+    except AudiofuseError as error:
+        _fail(str(error), FAILURE)
+
+
+def _explained(error: ValidationError) -> str:
+    problems = error.errors(include_url=False, include_input=False)
+    return "; ".join(
+        f"--{str(each['loc'][0]).replace('_', '-')}: {each['msg']}" for each in problems
+    )
+
+
+def _fail(message: str, code: int) -> None:
+    typer.echo(f"audiofuse-train: {message}", err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

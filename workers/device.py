@@ -1,0 +1,293 @@
+"""The device: one thread that owns the encoder, and makes full batches of what many threads ask.
+
+    hear(windows) ──> windows wait, by lane ──┐
+                                              ├──> the device's thread: batch after batch
+    fuse(heard, text) ──> texts wait ─────────┘
+
+A batch of windows is bounded by seconds of audio, and its windows have one padded length; whose
+they are does not matter. It is begun when it is full, when its oldest window has waited long
+enough, or when nothing more is coming.
+"""
+
+import gc
+import logging
+import os
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.audio import SAMPLE_RATE, WINDOW_S, WINDOW_SAMPLES, Samples
+from core.encoder import Encoder, Fused, Listening, padded_length
+from core.errors import Reason, Rejected
+from core.fusion import Heard
+from workers.broker import Lane
+from workers.combine import Budget
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S = {Lane.LIVE: 0.05, Lane.BACKFILL: 0.5}  # what a window waits for company
+BACKFILL_TURN = 10  # every so many batches backfill goes first, so that it never starves
+BUFFERED_BATCHES = 8  # how much audio may wait, decoded
+TEXTS_AT_ONCE = 64
+SHRINK, GROW = 0.75, 1.02  # the batch, when memory did not suffice, and after each time it did
+BROKEN = 70  # exit code for an internal error: EX_SOFTWARE
+MAX_WINDOWS = 256  # the largest batch that is tried
+WORTH = 1.05  # what a batch twice as large must gain to be worth its delay
+
+Waiting = TypeVar("Waiting")
+
+
+@dataclass
+class _Clip:
+    """A clip that is being heard, window by window."""
+
+    listening: Listening
+    heard: Future[Heard] = field(default_factory=Future)
+    given: int = 0  # windows
+    done: int = 0
+    complete: bool = False  # no window is to come
+
+    def settle(self) -> None:
+        """Tell what was heard once that is everything."""
+        if self.complete and self.done == self.given and not self.heard.done():
+            self.heard.set_result(self.listening.heard())
+
+    def fail(self, error: Exception) -> None:
+        """Let whoever waits for the clip know that it cannot be heard."""
+        if not self.heard.done():
+            self.heard.set_exception(error)
+
+
+@dataclass(frozen=True)
+class _Window:
+    """A window that waits since ``since``, a monotonic time. ``length``: samples with padding."""
+
+    clip: _Clip
+    number: int
+    samples: Samples
+    lane: Lane
+    since: float
+    length: int
+
+    def fail(self, error: Exception) -> None:
+        """Without one window there is no clip."""
+        self.clip.fail(error)
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A sound that waits to be fused with its text: vector ``(dim,)`` and norm ``()``."""
+
+    heard: Heard
+    text: str
+    fused: Future[tuple[Tensor, Tensor]]
+
+    def fail(self, error: Exception) -> None:
+        """Let whoever waits know."""
+        self.fused.set_exception(error)
+
+
+@dataclass
+class Stats:
+    """What the device did so far. Seconds of audio, but for ``busy_s``."""
+
+    batches: int = 0
+    heard_s: float = 0.0
+    padded_s: float = 0.0  # heard, and the padding
+    room_s: float = 0.0  # what the batches could have held
+    busy_s: float = 0.0
+    texts: int = 0
+    text_batches: int = 0
+
+    def __str__(self) -> str:
+        fill = self.padded_s / self.room_s if self.room_s else 0
+        waste = 1 - self.heard_s / self.padded_s if self.padded_s else 0
+        return (
+            f"{self.heard_s:.0f} s of audio in {self.batches} batches, fill {fill:.3f}, "
+            f"padding {waste:.3f}; {self.texts} texts in {self.text_batches}; "
+            f"busy {self.busy_s:.1f} s"
+        )
+
+
+class Device:
+    """Runs the encoder for many threads; ``on(lane)`` is what they talk to."""
+
+    def __init__(
+        self, encoder: Encoder, batch_s: float | None = None, in_hand: Callable[[], int] = int
+    ) -> None:
+        """Make batches of ``batch_s`` seconds of audio, or of what proves best.
+
+        ``in_hand`` tells how many threads may ask: once all wait, nothing more is coming.
+        """
+        self.encoder = encoder
+        self.batch_s = batch_s or best_batch_s(encoder)
+        self.stats = Stats()
+        self._in_hand = in_hand
+        self._batch_now_s = self.batch_s
+        self._windows: dict[Lane, deque[_Window]] = {lane: deque() for lane in Lane}
+        self._waiting_samples = Counter[int]()  # by padded length
+        self._texts: deque[_Text] = deque()
+        self._buffer = Budget(BUFFERED_BATCHES * self.batch_s)
+        self._changed = threading.Condition()
+        self._askers = 0  # threads that wait for an answer
+        self._closed = False
+        self._thread = threading.Thread(target=self._run_or_end, name="device", daemon=True)
+        self._thread.start()
+
+    def on(self, lane: Lane) -> "DeviceLane":
+        """Return the device for messages of one lane."""
+        return DeviceLane(self, lane)
+
+    def close(self) -> None:
+        """End the thread after the batch it is at; who still waits is never answered."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def hear(self, windows: Iterable[Samples], lane: Lane) -> Heard:
+        """Hear one clip; blocks while too much audio waits, then until the clip is heard."""
+        clip = _Clip(Listening(self.encoder.audio_dim))
+        try:
+            for window in windows:
+                if clip.heard.done():  # it failed
+                    break
+                self._give(clip, window, lane)
+        except BaseException:
+            clip.heard.cancel()
+            raise
+        with self._changed:
+            clip.complete = True
+            clip.settle()
+        return self._await(clip.heard)
+
+    def fuse(self, heard: Heard, text: str) -> tuple[Tensor, Tensor]:
+        """Fuse one sound with its text; return its vector ``(dim,)`` and norm ``()``."""
+        fused: Future[tuple[Tensor, Tensor]] = Future()
+        with self._changed:
+            self._texts.append(_Text(heard, text, fused))
+        return self._await(fused)
+
+    def _give(self, clip: _Clip, samples: Samples, lane: Lane) -> None:
+        length = padded_length(samples)
+        self._buffer.take(length / SAMPLE_RATE)
+        with self._changed:
+            now = time.monotonic()
+            self._windows[lane].append(_Window(clip, clip.given, samples, lane, now, length))
+            self._waiting_samples[length] += length
+            clip.given += 1
+            self._changed.notify()
+
+    def _await(self, answer: "Future[Waiting]") -> Waiting:
+        with self._changed:
+            if not answer.done():
+                self._askers += 1
+                answer.add_done_callback(self._answered)
+            self._changed.notify()
+        return answer.result()
+
+    def _answered(self, _: object) -> None:
+        """Count at once: the asker itself may need a while to wake up."""
+        with self._changed:
+            self._askers -= 1
+
+    def _run_or_end(self) -> None:
+        """Run; if that fails nothing in this process can go on, and it must not look alive."""
+        try:
+            self._run()
+        except BaseException:
+            log.critical("the device's thread died, and the worker with it", exc_info=True)
+            logging.shutdown()
+            os._exit(BROKEN)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._closed and not (work := self._next()):
+                    self._changed.wait(self._patience_left())
+                if self._closed:
+                    return
+            started = time.perf_counter()
+            work()
+            self.stats.busy_s += time.perf_counter() - started
+
+    def _next(self) -> Callable[[], None] | None:
+        """Choose what to do now; texts go first, because they complete messages."""
+        if self._texts:
+            count = min(len(self._texts), TEXTS_AT_ONCE)
+            texts = [self._texts.popleft() for _ in range(count)]
+            return lambda: self._by_halves(self._fuse, texts)
+        windows = self._next_windows()
+        return (lambda: self._by_halves(self._hear, windows)) if windows else None
+
+    def _next_windows(self) -> list[_Window]:
+        """Take the windows of the next batch; none while it is worth waiting for more."""
+        lanes = sorted(Lane, key=lambda lane: lane is not self._first_lane())
+        heads = [self._windows[lane][0] for lane in lanes if self._windows[lane]]
+        room = self._batch_now_s * SAMPLE_RATE
+        full = (n for n, waiting in self._waiting_samples.items() if waiting > room - n)
+        due = (head.length for head in heads if self._left_s(head) <= 0)
+        now = (head.length for head in heads if self._nothing_more_comes())
+        for length in (*due, *full, *now):
+            return self._take(length, lanes, max(1, int(room // length)))
+        return []
+
+    def _first_lane(self) -> Lane:
+        return Lane.LIVE if (self.stats.batches + 1) % BACKFILL_TURN else Lane.BACKFILL
+
+    def _nothing_more_comes(self) -> bool:
+        return self._askers >= self._in_hand() or self._buffer.exhausted
+
+    def _take(self, length: int, lanes: Sequence[Lane], room: int) -> list[_Window]:
+        """Take up to ``room`` windows of one padded length, the lanes in their order."""
+        taken: list[_Window] = []
+        for lane in lanes:
+            kept: deque[_Window] = deque()
+            for window in self._windows[lane]:
+                fits = window.length == length and len(taken) < room
+                (taken if fits else kept).append(window)
+            self._windows[lane] = kept
+        self._waiting_samples[length] -= len(taken) * length
+        return taken
+
+    def _left_s(self, window: _Window) -> float:
+        return window.since + PATIENCE_S[window.lane] - time.monotonic()
+
+    def _patience_left(self) -> float | None:
+        """Return in how many seconds a window that waits must be heard, alone or not."""
+        heads = [queue[0] for queue in self._windows.values() if queue]
+        return max(0.0, min(map(self._left_s, heads))) if heads else None
+
+    def _by_halves(
+        self, work: Callable[[list[Waiting]], None], things: list[Waiting]
+    ) -> None:
+        """Work on all at once; if that fails on each half, so that a bad one fails alone."""
+        error = _error_of(work, things)
+        if error is None:
+            return
+        if isinstance(error, torch.AcceleratorError):
+            raise error  # no later batch would fare better
+        if isinstance(error, torch.OutOfMemoryError):
+            self._shrink()
+        if len(things) > 1:
+            middle = len(things) // 2
+            self._by_halves(work, things[:middle])
+            self._by_halves(work, things[middle:])
+        elif isinstance(error, torch.OutOfMemoryError):
+            things[0].fail(Rejected(Reason.NO_MEMORY, f"it does not fit the device: {error}"))
+        else:
+            things[0].fail(error)
+
+    def _shrink(self) -> None:
+        gc.collect()
+        torch.cuda.empty_cache()
+        self._batch_now_s = max(WINDOW_S, self._batch_now_s * SHRINK)
+        log.warning("out of memory: batches of %.0f s of audio now", self._batch_now_s)
