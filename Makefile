@@ -7,10 +7,7 @@ READY := $(VENV)/.ready
 
 .PHONY: demo test check format bench-encoder bench-train up clean setup constraints
 
-setbench-train: $(READY)
-	$(BIN)/python tests/bench_train.py
-
-up: $(READY)
+setup: $(READY)
 
 # uv is used from a boot environment of its own, because a system Python may refuse pip.
 $(READY): pyproject.toml constraints.txt
@@ -39,6 +36,9 @@ format: $(READY)
 
 bench-encoder: $(READY)
 	$(BIN)/python tests/bench_encoder.py
+
+bench-train: $(READY)
+	$(BIN)/python tests/bench_train.py
 
 up: $(READY)
 	@exec $(BIN)/audiofuse up --bucket $(BUCKET)

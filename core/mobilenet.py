@@ -169,6 +169,9 @@ class MobileNet(nn.Module):
             if classifier == "mlp"
             else _fully_convolutional(self.channels, classes)
         )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):  # PyTorch's own choice fades out over so many layers
+                nn.init.kaiming_normal_(module.weight)
 
     @property
     def device(self) -> torch.device:

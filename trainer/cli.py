@@ -222,8 +222,9 @@ def paper(
 
     def make(fusion: Fusion, separate: bool, seed: int) -> Encoder:  # noqa: FBT001 - as it is called
         encoder = paper_encoder(settings, PaperShape(audio, text, fusion, separate), seed)
-        for name in freeze or ():
-            encoder.get_submodule(name).requires_grad_(requires_grad=False)
+        parts = dict(encoder.named_modules())
+        for name in parts.keys() & set(freeze or ()):  # not every cell has every part
+            parts[name].requires_grad_(requires_grad=False)
         return encoder.to(device)
 
     facts = {"audio": audio, "text": text, "frozen": " ".join(sorted(freeze or ()))}

@@ -38,14 +38,14 @@ LABEL_CLASSES = Path(str(files("trainer"))) / "assets" / "label_classes.tsv"
 PERMITTED = ("CC0", "CC-BY", "CC-BY-SA-3.0", "CC-BY-SA-4.0", "CC0/CC-BY (freesound)")
 
 CONFIG = FitConfig(
-    epochs=16,
+    epochs=8,
     every_caption=False,
     batch_size=128,
     chunk=128,
     learning_rate=2e-3,
     final_learning_rate=1e-5,
     warmup_epochs=0.2,
-    audio_rate=0.02,
+    audio_rate=0.1,
     drop_metadata=0.5,
     mask_bands=16,
     mask_frames=24,

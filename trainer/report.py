@@ -29,7 +29,7 @@ from trainer.assessment import ALL, Assessment, Estimate, System, compare
 EXAMPLES, RESULTS = 12, 3
 WAV_HZ, WAV_S = 16_000, 5  # at most 214 kB a sound, in base64, and 11 MB a page
 FULL_SCALE = 32767
-MAP_ITEMS, MAP_QUERIES = 1200, 600  # more would take minutes to place
+MAP_ITEMS, MAP_QUERIES = 800, 400  # time grows with the square: a busy CPU places 1,800 in 1 min
 COLOURS = 8  # as many as can be told apart; the last is for all the rest
 NEIGHBOURS, STEPS, EXAGGERATION = 30, 500, 12  # of t-SNE, as usual
 START_SIZE, BISECTIONS = 0.01, 50
@@ -159,7 +159,7 @@ def write_report(out: Path, story: Story) -> None:
         map=_map(story, asked, items),
         chart_size=(CHART_WIDTH, CHART_HEIGHT),
     )
-    out.write_text(page, encoding="utf-8")
+    out.write_text(page, encoding="utf-8", errors="replace")  # a file's name may be no UTF-8
 
 
 def _verdict(assessment: Assessment, other: str) -> Verdict:
