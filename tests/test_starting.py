@@ -89,7 +89,7 @@ def test_it_finds_sounds_by_human_sentences(encoder: Encoder, gallery: Gallery) 
     """On held-out human sentences audio is far above random, and adds to metadata."""
     metrics = evaluate(encoder, gallery, select_queries(gallery.clips, "val"))
     found = {name: each.mean_average_precision for name, each in metrics.items()}
-    assert found["audio only"] > 0.27
+    assert found["audio only"] > 0.4
     assert found["hybrid"] > found["metadata only"]
 
 
@@ -98,4 +98,4 @@ def test_audio_carries_items_without_metadata(encoder: Encoder, gallery: Gallery
     queries = select_queries(gallery.clips, "val")
     metrics = evaluate(encoder, gallery, queries, blank=0.5, seed=0)
     found = {name: each.mean_average_precision for name, each in metrics.items()}
-    assert found["hybrid"] > found["metadata only"] + 0.05
+    assert found["hybrid"] > found["metadata only"] + 0.15
