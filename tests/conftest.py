@@ -54,7 +54,7 @@ def wait_for(look: Callable[[], Any], seconds: float = 60.0) -> Any:
     return seen
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def eventually() -> Callable[..., Any]:
     """Return the function that looks until there is something to see."""
     return wait_for

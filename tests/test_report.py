@@ -303,9 +303,11 @@ def test_sounds_are_embedded_as_short_wav(page: Page) -> None:
 
 def test_a_sound_that_is_gone_has_no_player(story: Story, tmp_path: Path) -> None:
     """A file that was removed after hearing is said to be gone, and the page is written."""
-    shown, gone = story.shown, replace(CLIPS[0], path=tmp_path / "gone.wav")
+    path = tmp_path / "gone \udcff.wav"  # as a name that is no UTF-8 is read from a folder
+    shown, gone = story.shown, replace(CLIPS[0], path=path, metadata=Metadata())
     gallery = Gallery([gone, *CLIPS[1:]], shown.gallery.heard)
     page = _write(tmp_path, replace(story, shown=System(shown.encoder, gallery)))
+    assert "gone ?.wav" in page.text
     assert "the sound is gone" in page.text
     assert page.attributes("audio", "src")
 

@@ -98,4 +98,4 @@ def test_audio_carries_items_without_metadata(encoder: Encoder, gallery: Gallery
     queries = select_queries(gallery.clips, "val")
     metrics = evaluate(encoder, gallery, queries, blank=0.5, seed=0)
     found = {name: each.mean_average_precision for name, each in metrics.items()}
-    assert found["hybrid"] > found["metadata only"] + 0.15
+    assert found["hybrid"] > found["metadata only"] + 0.1

@@ -309,7 +309,8 @@ def _corpus(
 
 
 def _show(work: Iterable[list[Example]], total: int, label: str) -> Iterable[list[Example]]:
-    return track(work, label, total=total, console=console, transient=True)
+    hidden = not console.is_terminal  # a log file wants lines only
+    return track(work, label, total=total, console=console, transient=True, disable=hidden)
 
 
 def main() -> None:
