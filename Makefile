@@ -1,11 +1,11 @@
-# make demo | test | check | bench-encoder | bench-train | up BUCKET=folder | clean
+# make demo | test | check | soak | bench-encoder | bench-worker | bench-train | up BUCKET=folder | clean
 
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format bench-encoder bench-train up clean setup constraints
+.PHONY: demo test check format soak bench-encoder bench-worker bench-train up clean setup constraints
 
 setup: $(READY)
 
@@ -36,6 +36,12 @@ format: $(READY)
 
 bench-encoder: $(READY)
 	$(BIN)/python tests/bench_encoder.py
+
+bench-worker: $(READY)
+	$(BIN)/python tests/bench_worker.py
+
+soak: $(READY)
+	$(BIN)/python tests/soak.py
 
 bench-train: $(READY)
 	$(BIN)/python tests/bench_train.py

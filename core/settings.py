@@ -82,6 +82,33 @@ class Settings(BaseSettings):
     max_object_bytes: int = Field(
         default=4 * 1024**3, gt=0, description="Largest audio object that is fetched, in bytes."
     )
+    batch_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="Seconds of audio in a worker's batch; unset: it measures what is worth it.",
+    )
+    in_hand: int = Field(default=128, ge=1, description="Messages that a worker works on at once.")
+    decoders: int = Field(
+        default_factory=lambda: os.cpu_count() or 1,
+        ge=1,
+        description="Decoding processes of a worker.",
+    )
+    decode_timeout_s: float = Field(
+        default=60, gt=0, description="Decoding that makes no progress for so long is killed."
+    )
+    fetch_bytes: int = Field(
+        default=8 * 1024**3, gt=0, description="Disk that a worker's downloads may take, in bytes."
+    )
+    grace_s: float = Field(
+        default=10,
+        ge=0,
+        description="After SIGTERM a worker finishes for so long, then hands back the rest.",
+    )
+    redelivery_s: int = Field(
+        default=60,
+        ge=5,
+        description="A killed worker's messages come back after so long; one value for a fleet.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="Least severe message that is logged."
     )

@@ -39,6 +39,7 @@ LIGHT = (  # what intake, index owner, command line and decoding processes reach
     "workers.client",
     "workers.local",
     "workers.cli",
+    "workers.decoders",
     "trainer.cache",
 )
 HEAVY = {"torch", "torchaudio", "transformers"}

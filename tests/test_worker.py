@@ -1,130 +1,266 @@
-"""The worker's task: an error's class decides the message's fate."""
+"""The worker as a process: it loses nothing, however it ends."""
 
+import os
+import random
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
-from celery import Celery
 from redis import Redis
 
-from core.bundle import save_bundle
+from core.audio import open_recording
+from core.bundle import load_bundle, save_bundle
 from core.encoder import Encoder
-from core.errors import ConfigurationError, Reason, Rejected, Unavailable
-from core.index import Index, connect_embedded
-from core.items import ObjectInfo
-from core.settings import Settings
-from workers.app import MAX_DELIVERIES, SyncTask, build_syncer, create_app
-from workers.broker import SYNC_TASK, Dispatcher, Lane, create_celery, queue_lengths
-from workers.dead_letters import DeadLetters, Deliveries
-from workers.sync import Outcome, Synced
+from core.errors import ConfigurationError, Unavailable
+from core.index import Index, Point, connect_embedded, open_index
+from core.items import point_id
+from core.settings import PREFIX, Settings, environment
+from workers.app import live_generation
+from workers.broker import Dispatcher, Lane, LiveFirst, create_celery, queue_lengths
+from workers.dead_letters import DeadLetters
+from workers.local import Part, free_port
 
-KEY = "owl.wav"
+Eventually = Callable[..., Any]
+SOUNDS = Path(__file__).parent.parent / "examples" / "sounds"
+SHORT = [  # real sounds of up to 3 s in every format
+    SOUNDS / name
+    for name in (
+        "animals/owl.wav", "animals/duck-quack.wav", "animals/crow.flac", "animals/sea-lion.mp3",
+        "home/typing.mp3", "music/bell.opus", "music/gong.ogg", "music/tabla-loop.m4a",
+    )
+]  # fmt: skip
+WORKER = [sys.executable, "-m", "celery", "-A", "workers.app", "worker", "--without-gossip"]
+REDELIVERY_S = 5
 
 
-class Script:
-    """A syncer that does what it is told, one act for each call: the fault to inject."""
+class Rig:
+    """Real worker processes between a bucket folder, the suite's Valkey and an embedded Qdrant."""
 
-    def __init__(self, *acts: Synced | Exception) -> None:
-        self.acts = list(acts)
+    def __init__(self, root: Path, redis: Redis, settings: Settings) -> None:
+        self.root = root
+        self.redis = redis
+        self.settings = settings
+        self.bucket = Path(settings.bucket)
+        self.index = open_index(settings)
+        self.letters = DeadLetters(redis)
+        self._dispatcher = Dispatcher(create_celery(settings))
+        self._parts: list[Part] = []
 
-    @property
-    def store(self) -> "Script":
-        """Stand in for the bucket too."""
-        return self
+    def start(self, **changes: Any) -> Part:
+        """Start a worker."""
+        settings = Settings(**(self.settings.model_dump(exclude_unset=True) | changes))
+        log = self.root / f"worker-{len(self._parts)}.log"
+        variables = os.environ | environment(settings)
+        self._parts.append(Part("worker", WORKER, variables, log))
+        return self._parts[-1]
 
-    def head(self, key: str) -> ObjectInfo:
-        """Know one state of the object."""
-        return ObjectInfo(key, "state-1", size=1, modified_ms=0)
+    def put(self, key: str, source: Path | bytes) -> None:
+        """Write an object, without telling."""
+        path = self.bucket / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(source if isinstance(source, bytes) else source.read_bytes())
 
-    def sync(self, key: str) -> Synced:
-        """Return or raise the next act."""
-        assert key == KEY
-        act = self.acts.pop(0)
-        if isinstance(act, Exception):
-            raise act
-        return act
+    def send(self, *keys: str, lane: Lane = Lane.LIVE) -> None:
+        """Send a message for each key."""
+        for key in keys:
+            self._dispatcher.sync(key, lane)
+
+    def fill(self, count: int) -> list[str]:
+        """Put many sounds and send their messages; return their keys."""
+        keys = [f"{number:04}{SHORT[number % len(SHORT)].suffix}" for number in range(count)]
+        for number, key in enumerate(keys):
+            self.put(key, SHORT[number % len(SHORT)])
+        self.send(*keys)
+        return keys
+
+    def points(self) -> dict[str, Point]:
+        """Return what is indexed, by key, with vectors."""
+        live = self.index.live()
+        if live is None:
+            return {}
+        ids = [point.id for point in self.index.scroll(live, ["key"])]
+        found = self.index.get(live, ids, vectors=True).values()
+        return {point.payload["key"]: point for point in found}
+
+    def idle(self) -> bool:
+        """Whether no message waits or is in hand."""
+        return not any(queue_lengths(self.redis).values())
+
+    def stop(self) -> None:
+        """Kill whatever still runs."""
+        for part in self._parts:
+            part.process.kill()
+            part.process.wait()
+
+
+@pytest.fixture(scope="module")
+def index_url(tmp_path_factory: pytest.TempPathFactory, eventually: Eventually) -> Iterator[str]:
+    """Run the owner of an embedded Qdrant and return its URL."""
+    home, port = tmp_path_factory.mktemp("index"), free_port()
+    variables = os.environ | {PREFIX + "HOME": str(home), PREFIX + "QDRANT_API_KEY": "secret"}
+    command = [sys.executable, "-m", "workers.cli", "serve-index", "--port", str(port)]
+    part = Part("index", command, variables, home / "log")
+    url = f"http://127.0.0.1:{port}"
+    index = open_index(Settings(qdrant_url=url, qdrant_api_key="secret"))
+    eventually(lambda: _answers(index))
+    yield url
+    part.stop()
 
 
 @pytest.fixture
-def run(redis: Redis, valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Script]:
-    """Return a function that runs the task on one key against a script."""
-    monkeypatch.setattr("workers.app.PAUSE_S", 0.0)
-    app: Celery = create_app(Settings(broker_url=valkey_url))
-    task: SyncTask = app.tasks[SYNC_TASK]
-    task.dead_letters, task.deliveries = DeadLetters(redis), Deliveries(redis)
-
-    def run_script(*acts: Synced | Exception) -> Script:
-        task.syncer = Script(*acts)  # type: ignore[assignment]
-        task.apply(kwargs={"key": KEY})
-        return task.syncer  # type: ignore[return-value]
-
-    return run_script
-
-
-def test_a_rejection_is_a_dead_letter_at_once(run: Callable[..., Script], redis: Redis) -> None:
-    """Rejected is recorded with its reason and never tried again."""
-    run(Rejected(Reason.SILENT, "all 2.0 s are silent"))
-    letter = DeadLetters(redis).get([KEY])[KEY]
-    assert (letter.reason, letter.detail) == (Reason.SILENT, "all 2.0 s are silent")
+def rig(
+    tmp_path: Path, redis: Redis, valkey_url: str, index_url: str, tiny_encoder: Encoder
+) -> Iterator[Rig]:
+    """Return a rig with an empty bucket and an index of its own; no worker runs yet."""
+    (tmp_path / "bucket").mkdir()
+    settings = Settings(
+        bucket=str(tmp_path / "bucket"),
+        broker_url=valkey_url,
+        qdrant_url=index_url,
+        qdrant_api_key="secret",
+        index_name=f"index-{random.randrange(10**9)}",
+        encoder=save_bundle(tiny_encoder, tmp_path, "tiny", ""),
+        redelivery_s=REDELIVERY_S,
+        decoders=2,
+    )
+    running = Rig(tmp_path, redis, settings)
+    yield running
+    running.stop()
 
 
-def test_unavailable_is_tried_until_it_works(run: Callable[..., Script], redis: Redis) -> None:
-    """However often something is away, the message is neither lost nor held against the object."""
-    away = [Unavailable("the bucket is away")] * (MAX_DELIVERIES + 2)
-    assert run(*away, Synced(Outcome.CREATED)).acts == []
-    assert DeadLetters(redis).count() == 0
+def _answers(index: Index) -> bool:
+    try:
+        index.live()
+    except Unavailable:
+        return False
+    return True
 
 
-def test_a_bug_is_tried_three_times(run: Callable[..., Script], redis: Redis) -> None:
-    """An unexpected exception is delivered three times, then dead-lettered with its words."""
-    script = run(*[KeyError("oops")] * MAX_DELIVERIES, Synced(Outcome.CREATED))
-    assert len(script.acts) == 1
-    letter = DeadLetters(redis).get([KEY])[KEY]
-    assert (letter.reason, letter.detail) == (Reason.BUG, "KeyError: 'oops'")
-    assert letter.etag == "state-1"  # so that reconcile leaves this state alone
+def _assert_vectors(rig: Rig, keys: list[str]) -> None:
+    """Each key has one point, and its audio vector is the one that hearing it alone gives."""
+    assert rig.settings.encoder is not None
+    encoder = load_bundle(rig.settings.encoder)
+    points = rig.points()
+    assert sorted(points) == sorted(keys)
+    for key in keys[: len(SHORT)]:
+        with open_recording(rig.bucket / key, 60) as recording:
+            alone = encoder.hear(recording.windows()).pooled[0].tolist()
+        assert list(points[key].audio) == pytest.approx(alone, rel=1e-5, abs=1e-5)
+        assert points[key].id == str(point_id(rig.bucket.name, key))
 
 
-def test_an_object_that_kills_its_worker_is_given_up(
-    run: Callable[..., Script], redis: Redis
+def test_messages_share_batches_and_keep_their_fates(rig: Rig, eventually: Eventually) -> None:
+    """Many messages, bad ones among them: each sound its own vector, each bad one its letter."""
+    good = rig.fill(40)
+    bad = {"empty.wav": b"", "text.mp3": b"no sound", "cut.flac": SHORT[2].read_bytes()[:9000]}
+    for key, content in bad.items():
+        rig.put(key, content)
+    rig.put("long.wav", SOUNDS / "animals/crickets.wav")
+    rig.put("0000.wav.json", b'{"title": "An owl"}')
+    rig.send(*bad, "long.wav", "0001.json", *good[:5])  # duplicates, and a sidecar that is not
+    rig.start()
+    eventually(lambda: rig.idle() and len(rig.points()) == 41)
+    _assert_vectors(rig, [*good, "long.wav"])
+    assert rig.points()["0000.wav"].payload["title"] == "An owl"
+    letters = {letter.key: letter.reason for letter in rig.letters.latest(10)}
+    assert letters == {"empty.wav": "empty", "text.mp3": "not_audio", "cut.flac": "damaged"}
+
+
+def test_a_worker_that_is_asked_to_stop_loses_nothing(rig: Rig, eventually: Eventually) -> None:
+    """After SIGTERM in full swing the worker exits with 0; another one does what is left."""
+    keys = rig.fill(300)
+    worker = rig.start()
+    eventually(lambda: len(rig.points()) > 20)
+    worker.process.terminate()
+    assert worker.process.wait(20) == 0
+    lengths = queue_lengths(rig.redis)
+    assert lengths["unacknowledged"] == 0  # handed back at once, not after the timeout
+    assert lengths["live"] + len(rig.points()) >= 300
+    rig.start()
+    eventually(lambda: rig.idle() and len(rig.points()) == 300)
+    _assert_vectors(rig, keys)
+
+
+def test_a_killed_worker_loses_nothing(rig: Rig, eventually: Eventually) -> None:
+    """After SIGKILL every message in hand is worked on again, within the timeout and 10 s."""
+    keys = rig.fill(300)
+    worker = rig.start()
+    eventually(lambda: len(rig.points()) > 20)
+    decoders = psutil.Process(worker.process.pid).children()
+    worker.process.kill()
+    worker.process.wait()
+    assert queue_lengths(rig.redis)["unacknowledged"] > 0
+    killed = time.monotonic()
+    rig.start()
+    eventually(lambda: queue_lengths(rig.redis)["live"] == 0)
+    eventually(lambda: rig.idle() and len(rig.points()) == 300)
+    assert time.monotonic() - killed < REDELIVERY_S + 10 + 10  # and the second worker's start
+    _assert_vectors(rig, keys)
+    _, alive = psutil.wait_procs(decoders, timeout=5)
+    assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_what_is_worked_on_for_long_is_not_delivered_twice(
+    rig: Rig, eventually: Eventually
 ) -> None:
-    """Deliveries are counted before the work: after three that never ended it is not tried."""
-    for _ in range(MAX_DELIVERIES):
-        Deliveries(redis).begin(KEY)  # as by a worker that died at once
-    script = run(Synced(Outcome.CREATED))
-    assert len(script.acts) == 1
-    assert DeadLetters(redis).get([KEY])[KEY].reason is Reason.BUG
-    assert run(Synced(Outcome.CREATED)).acts == []  # replayed later, it has its chances again
+    """A message outlives the visibility timeout in hand: the worker keeps its hold on it."""
+    worker = rig.start()
+    eventually(lambda: "batches of" in (rig.root / "worker-0.log").read_text())
+    shutil.move(rig.bucket, rig.bucket.with_name("away"))
+    rig.send("owl.wav")
+    eventually(lambda: "again in" in (rig.root / "worker-0.log").read_text())
+    for _ in range(12):  # 6 s
+        assert queue_lengths(rig.redis) == {"live": 0, "backfill": 0, "unacknowledged": 1}
+        time.sleep(0.5)
+    shutil.move(rig.bucket.with_name("away"), rig.bucket)
+    rig.put("owl.wav", SHORT[0])
+    eventually(lambda: rig.idle() and "owl.wav" in rig.points())
+    worker.process.terminate()
+    assert worker.process.wait(20) == 0
 
 
-def test_a_good_outcome_clears_old_letters(run: Callable[..., Script], redis: Redis) -> None:
-    """Once an item is indexed nothing is held against it or its sidecars."""
-    letters = DeadLetters(redis)
-    for key in (KEY, KEY + ".json", "owl.json", "other.wav"):
-        letters.add(key, Rejected(Reason.NOT_AUDIO, "no sound"))
-    run(Synced(Outcome.UPDATED))
-    assert [letter.key for letter in letters.latest(10)] == ["other.wav"]
+def test_a_dead_stage_ends_the_process(rig: Rig) -> None:
+    """When the device's thread dies the worker exits with a code of its own, and keeps nothing."""
+    rig.fill(5)
+    script = (
+        "import sys\n"
+        "from workers import device\n"
+        "device.Device._hear = lambda *_: sys.exit('the device is gone')\n"
+        "from celery.__main__ import main\n"
+        "sys.argv = ['celery', '-A', 'workers.app', 'worker']\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | environment(rig.settings),
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 70
+    assert "the thread device died" in done.stderr
+    assert queue_lengths(rig.redis)["unacknowledged"] == 5
 
 
-def test_a_broken_sidecar_is_reported(run: Callable[..., Script], redis: Redis) -> None:
-    """What is wrong with a sidecar is a letter of its own, kept while nothing changes."""
-    problem = Rejected(Reason.BAD_SIDECAR, "not JSON")
-    run(Synced(Outcome.CREATED, {KEY + ".json": problem}))
-    run(Synced(Outcome.UNCHANGED))
-    assert [letter.key for letter in DeadLetters(redis).latest(10)] == [KEY + ".json"]
+def test_cuda_that_is_asked_for_and_absent_is_refused(rig: Rig) -> None:
+    """A worker never runs on the CPU unseen."""
+    variables = os.environ | environment(rig.settings)
+    variables |= {PREFIX + "DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(WORKER, env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "cuda" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
-def test_a_worker_for_another_encoder_does_not_start(
-    tiny_encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_for_another_encoder_does_not_start(tiny_encoder: Encoder) -> None:
     """A worker never fills an index that nobody asks: its encoder must be the live one's."""
     index = Index(connect_embedded(), "audiofuse")
     index.create("other-111111", tiny_encoder)
-    monkeypatch.setattr("workers.app.open_index", lambda _: index)
-    bundle = save_bundle(tiny_encoder, tmp_path, "tiny", "")
     with pytest.raises(ConfigurationError, match="other-111111"):
-        build_syncer(Settings(encoder=bundle, bucket=str(tmp_path)))
+        live_generation(index, "tiny-000000", tiny_encoder)
 
 
 @pytest.mark.parametrize("command", ["workers.cli worker", "celery -A workers.app worker"])
@@ -141,7 +277,7 @@ def test_a_misconfigured_worker_exits_with_one_clear_error(command: str) -> None
 def test_messages_wait_in_their_lane(redis: Redis, valkey_url: str) -> None:
     """A key handed over is one JSON message in the queue of its lane."""
     dispatcher = Dispatcher(create_celery(Settings(broker_url=valkey_url)))
-    dispatcher.sync(KEY, Lane.LIVE)
+    dispatcher.sync("owl.wav", Lane.LIVE)
     dispatcher.sync("other.wav", Lane.BACKFILL)
     dispatcher.sync("third.wav", Lane.BACKFILL)
     assert queue_lengths(redis) == {"live": 1, "backfill": 2, "unacknowledged": 0}
@@ -153,4 +289,23 @@ def test_handing_over_fails_loudly() -> None:
     app = create_celery(Settings(broker_url="redis://127.0.0.1:1/0"))
     app.conf.task_publish_retry = False
     with pytest.raises(Unavailable, match="broker"):
-        Dispatcher(app).sync(KEY, Lane.LIVE)
+        Dispatcher(app).sync("owl.wav", Lane.LIVE)
+
+
+def test_live_goes_first_and_backfill_never_starves() -> None:
+    """Of ten times that the broker is asked, live is the first to be asked nine times."""
+    cycle = LiveFirst()
+    cycle.update(["backfill", "live"])
+    first = [cycle.consume(2)[0] for _ in range(20)]
+    assert first.count("live") == 18
+    assert first.count("backfill") == 2
+    assert sorted(cycle.consume(2)) == ["backfill", "live"]
+
+
+def test_a_message_that_names_no_key_is_dropped(rig: Rig, eventually: Eventually) -> None:
+    """What no intake of ours sent does not stop the worker, nor come back."""
+    create_celery(rig.settings).send_task("sync", args=["odd"], queue="live")
+    keys = rig.fill(1)
+    rig.start()
+    eventually(lambda: rig.idle() and list(rig.points()) == keys)
+    assert "must name a key" in (rig.root / "worker-0.log").read_text()

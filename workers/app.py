@@ -2,162 +2,198 @@
 
     python -m celery -A workers.app worker
 
+    Celery takes messages ──> crew: a thread for each ──> fates ──> sync (workers/sync.py)
+           ^                                                          │  │  │
+           │                            decoders (processes) <────────┘  │  └──> index, combined
+           └── acknowledges each when its thread is done       device <──┘
+                                                     (one thread, full batches)
+
 The encoder is loaded before the first message is taken; a worker that cannot load it does not
 start. ``app`` is built on first access, so importing this module does nothing.
 """
 
-import contextlib
 import logging
+import threading
 import time
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any
 
 from celery import Celery, Task, bootsteps
-from celery.exceptions import Reject
+from celery.exceptions import InvalidTaskError
 from celery.signals import setup_logging
 from redis import RedisError
 
 from core.bundle import load_encoder
-from core.errors import ConfigurationError, Reason, Rejected, Unavailable
-from core.index import open_index
-from core.items import describes, is_audio, sidecar_keys, sidecar_stem
+from core.encoder import Encoder
+from core.errors import ConfigurationError
+from core.index import Generation, Index, open_index
 from core.settings import Settings
 from core.store import open_store
-from workers.broker import SYNC_TASK, Dispatcher, Lane, connect_redis, create_celery
+from workers.broker import SYNC_TASK, Dispatcher, Lane, connect_redis, create_celery, keep_hold
+from workers.combine import BoundedStore, CombinedIndex
+from workers.crew import Crew, Held, end_process, vital_thread
 from workers.dead_letters import DeadLetters, Deliveries
+from workers.decoders import Decoders
+from workers.device import Device
+from workers.fates import Fates, quarantine
 from workers.logs import configure_logging
-from workers.sync import Limits, Outcome, Synced, Syncer
+from workers.sync import Limits, Syncer
 
 log = logging.getLogger(__name__)
 
-MAX_DELIVERIES = 3
-PAUSE_S = 1.0  # before a message that cannot be worked on now goes back: bounds how many wait
 MISCONFIGURED = 2  # exit code
-MAX_BACKOFF_S = 60  # well under the visibility timeout, or waiting messages would be doubled
+POLL_S = 0.1
+HOLDS_A_TIMEOUT = 6  # how often, in a visibility timeout, the broker is told what is in hand
 
 
 class SyncTask(Task):  # type: ignore[misc]
-    """One message, one key: sync it and decide the message's fate by the error's class."""
+    """A message names a key. It never runs as a task: the worker's crew takes it."""
 
     name = SYNC_TASK
-    max_retries = None
-    syncer: Syncer
-    dead_letters: DeadLetters
-    deliveries: Deliveries
-    dispatcher: Dispatcher
+    worker: "Worker"
 
     def run(self, key: str) -> None:
-        """Sync one key; a sidecar's key stands for the audio objects it may describe."""
-        try:
-            if is_audio(key):
-                self._sync(key)
-            else:
-                self._dispatch_described(key)
-        except RedisError as error:  # the record could not be kept, so the message must be
-            raise Reject(error, requeue=True) from error
+        """Refuse: only the crew can sync."""
+        raise NotImplementedError(key)
 
-    def _dispatch_described(self, sidecar_key: str) -> None:
-        try:
-            for found in self.syncer.store.list(sidecar_stem(sidecar_key) + "."):
-                if describes(sidecar_key, found.key):
-                    self.dispatcher.sync(found.key, Lane.LIVE)
-        except Unavailable as error:
-            self._later(sidecar_key, error)
+    def start_strategy(self, app: Celery, consumer: Any, **_: Any) -> Callable[..., None]:
+        """Return what Celery calls for each message that it takes, in its own thread."""
+        del app, consumer
 
-    def _sync(self, key: str) -> None:
-        delivery = self.deliveries.begin(key)  # counted first: the work may kill this process
-        if delivery > MAX_DELIVERIES:
-            self._give_up(key, f"its worker died {MAX_DELIVERIES} times while working on it")
-        else:
-            self._attempt(key, delivery)
-        self.deliveries.finish(key)
+        def take(message: Any, *_: object) -> None:
+            self.worker.take(_held(message))
 
-    def _attempt(self, key: str, delivery: int) -> None:
-        started = time.monotonic()
-        try:
-            synced = self.syncer.sync(key)
-        except Rejected as error:
-            log.warning("%s: rejected, %s", key, error)
-            self.dead_letters.add(key, error)
-        except Unavailable as error:
-            self.deliveries.finish(key)  # not the object's fault
-            self._later(key, error)
-        except Exception as error:
-            log.exception("%s: a bug, delivery %d of %d", key, delivery, MAX_DELIVERIES)
-            if delivery < MAX_DELIVERIES:
-                raise self.retry(exc=error, countdown=PAUSE_S) from error
-            self._give_up(key, f"{type(error).__name__}: {error}")
-        else:
-            log.info("%s: %s in %.3f s", key, synced.outcome, time.monotonic() - started)
-            self._record(key, synced)
-
-    def _give_up(self, key: str, detail: str) -> None:
-        log.error("%s: given up, %s", key, detail)
-        verdict = Rejected(Reason.BUG, detail)
-        with contextlib.suppress(Unavailable):  # then reconcile gives the object another chance
-            info = self.syncer.store.head(key)
-            verdict.etag = info.etag if info else ""
-        self.dead_letters.add(key, verdict)
-
-    def _record(self, key: str, synced: Synced) -> None:
-        """Replace what was known to be wrong with this item; an unchanged one keeps its letters."""
-        if synced.outcome is Outcome.UNCHANGED:
-            return
-        self.dead_letters.clear([key, *sidecar_keys(key)])
-        for problem_key, problem in synced.problems.items():
-            log.warning("%s: %s; the audio is indexed without it", problem_key, problem)
-            self.dead_letters.add(problem_key, problem)
-
-    def _later(self, key: str, error: Unavailable) -> NoReturn:
-        """Send the message again with back-off; the pause here bounds how many can wait."""
-        backoff = min(2.0**self.request.retries, MAX_BACKOFF_S)
-        log.warning("%s: again in %.0f s, %s", key, backoff, error)
-        time.sleep(PAUSE_S)
-        raise self.retry(exc=error, countdown=backoff) from error
+        return take
 
 
-class LoadEncoder(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Builds what the task needs before the worker takes its first message."""
+class Worker:
+    """What a worker process consists of."""
 
-    requires = ("celery.worker.components:Pool",)
+    def __init__(self, settings: Settings, app: Celery, hub: Any) -> None:
+        """Load, measure and start everything; no message is taken yet."""
+        self._hub = hub
+        self._grace_s = settings.grace_s
+        self._redis = connect_redis(settings)
+        self._stopping = threading.Event()
+        encoder, version = load_encoder(settings)
+        index = open_index(settings)
+        generation = live_generation(index, version, encoder)
+        self._decoders = Decoders(settings.decoders, settings.decode_timeout_s)
+        self._device = Device(encoder, settings.batch_s, self._in_hand)
+        log.info(
+            "batches of %.0f s of audio on %s, %d decoders, %d messages in hand",
+            self._device.batch_s, encoder.device, settings.decoders, settings.in_hand,
+        )  # fmt: skip
+        syncers = self._syncers(settings, CombinedIndex(index, generation), generation)
+        fates = Fates(syncers, DeadLetters(self._redis), Dispatcher(app), self._stopping)
+        self._crew = Crew(settings.in_hand, fates.settle, self._report)
+        self._hold_s = settings.redelivery_s / HOLDS_A_TIMEOUT
+        vital_thread("hold", self._hold)
 
-    def start(self, worker: Any) -> None:
-        """Equip the task; an error here ends the worker with a non-zero exit code."""
-        try:
-            self._equip(worker)
-        except ConfigurationError as error:
-            log.critical("the worker does not start: %s", error)
-            raise SystemExit(MISCONFIGURED) from error
+    def _syncers(
+        self, settings: Settings, index: CombinedIndex, generation: Generation
+    ) -> dict[Lane, Syncer]:
+        store = BoundedStore(open_store(settings), settings.fetch_bytes)
+        limits = Limits(settings.max_duration_s, settings.max_object_bytes)
+        guard = quarantine(Deliveries(self._redis))
+        return {
+            lane: Syncer(
+                store, index, generation, self._device.on(lane), limits, self._decoders.open, guard
+            )
+            for lane in Lane
+        }
 
-    @staticmethod
-    def _equip(worker: Any) -> None:
-        settings = Settings()
-        task = worker.app.tasks[SYNC_TASK]
-        redis = connect_redis(settings)
-        task.dead_letters, task.deliveries = DeadLetters(redis), Deliveries(redis)
-        task.dispatcher = Dispatcher(worker.app)
-        task.syncer = build_syncer(settings)
+    def take(self, held: Held) -> None:
+        """Take a message in hand; once the worker stops it goes back with the channel's end."""
+        if not self._stopping.is_set():
+            self._crew.take(held)
+
+    def stop(self) -> None:
+        """Finish what is begun, within the grace period; the rest stays with the broker."""
+        self._stopping.set()
+        deadline = time.monotonic() + self._grace_s
+        while self._crew.in_hand() and (left_s := deadline - time.monotonic()) > 0:
+            self._acknowledge(min(left_s, POLL_S))
+        self._acknowledge()
+        log.info("stopped; %d messages go back; %s", self._crew.in_hand(), self._device.stats)
+        self._device.close()
+        self._decoders.close()
+
+    def _in_hand(self) -> int:
+        return self._crew.in_hand()
+
+    def _report(self) -> None:
+        """Have Celery's thread acknowledge: no other may."""
+        if not self._stopping.is_set():
+            self._hub.call_soon(self._acknowledge)
+
+    def _acknowledge(self, patience_s: float = 0.0) -> None:
+        for finished in self._crew.finished(patience_s):
+            if finished.settled:
+                _acknowledge(finished.held)
+
+    def _hold(self) -> None:
+        """Keep what is in hand from being delivered again, unless nothing moves any more."""
+        while not self._stopping.wait(self._hold_s):
+            if self._device.stuck:
+                log.critical("the device does not answer")
+                end_process()
+            try:
+                keep_hold(self._redis, [each.receipt.delivery_tag for each in self._crew.held])
+            except RedisError as error:
+                log.warning("the broker does not answer: %s", error)
 
 
-def build_syncer(settings: Settings) -> Syncer:
-    """Load the encoder and connect it to the bucket and the index that the settings name."""
-    encoder, version = load_encoder(settings)
-    index = open_index(settings)
+def _held(message: Any) -> Held:
+    try:
+        _, arguments, _ = message.payload
+        return Held(str(arguments["key"]), Lane(message.delivery_info["routing_key"]), message)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidTaskError(f"a message must name a key, in a lane: {error!r}") from error
+
+
+def _acknowledge(held: Held) -> None:
+    try:
+        held.receipt.ack()
+    except Exception as error:  # noqa: BLE001 - the connection is one that was lost
+        log.warning("%s is done, but will be delivered again: %r", held.key, error)
+
+
+def live_generation(index: Index, version: str, encoder: Encoder) -> Generation:
+    """Return the generation to fill; ``ConfigurationError`` if another encoder's is live."""
     live = index.live()
     if live and live.version != version:
         raise ConfigurationError(
             f"the live index was made by encoder {live.version}, AUDIOFUSE_ENCODER is {version}: "
             "what this worker indexed nobody would find"
         )
-    generation = index.create(version, encoder)
-    limits = Limits(settings.max_duration_s, settings.max_object_bytes)
-    return Syncer(open_store(settings), index, generation, encoder, limits)
+    return index.create(version, encoder)
+
+
+class RunWorker(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Starts the worker before Celery takes the first message, and ends it after the last."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def start(self, celery_worker: Any) -> None:
+        """Start; an error of configuration ends the process with exit code 2."""
+        task = celery_worker.app.tasks[SYNC_TASK]
+        try:
+            task.worker = Worker(Settings(), celery_worker.app, celery_worker.hub)
+        except ConfigurationError as error:
+            log.critical("the worker does not start: %s", error)
+            raise SystemExit(MISCONFIGURED) from error
+
+    def stop(self, celery_worker: Any) -> None:
+        """Stop; Celery has stopped taking messages."""
+        celery_worker.app.tasks[SYNC_TASK].worker.stop()
 
 
 def create_app(settings: Settings) -> Celery:
     """Return the Celery application with its task and its start-up step."""
     app = create_celery(settings)
     app.register_task(SyncTask())
-    app.steps["worker"].add(LoadEncoder)
+    app.steps["worker"].add(RunWorker)
     setup_logging.connect(lambda **_: configure_logging(settings.log_level), weak=False)
     return app
 

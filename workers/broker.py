@@ -3,18 +3,25 @@
 Light on purpose: intake and the command line reach the queue without reaching torch.
 """
 
+import time
+from collections.abc import Iterable
 from enum import StrEnum
 
 from celery import Celery
 from kombu import Queue
 from kombu.exceptions import OperationalError
+from kombu.utils.scheduling import priority_cycle
 from redis import Redis
 
 from core.errors import Unavailable
 from core.settings import Settings
 
 SYNC_TASK = "sync"
-VISIBILITY_TIMEOUT_S = 600  # a killed worker's messages come back after this; tasks take less
+BACKFILL_TURN = (
+    10  # every so many messages, or batches, backfill goes first, so that it never starves
+)
+RESTORE_INTERVAL_S = 4
+UNACKED, UNACKED_INDEX = "unacked", "unacked_index"  # where kombu keeps what workers hold
 
 
 class Lane(StrEnum):
@@ -22,6 +29,21 @@ class Lane(StrEnum):
 
     LIVE = "live"
     BACKFILL = "backfill"
+
+
+class LiveFirst(priority_cycle):  # type: ignore[misc]
+    """The order in which kombu asks the lanes for the next message."""
+
+    def __init__(self) -> None:
+        """Begin with live."""
+        super().__init__()
+        self._turn = 0
+
+    def consume(self, n: int) -> list[str]:
+        """Return the names of all lanes, the one to be asked first in front."""
+        self._turn = (self._turn + 1) % BACKFILL_TURN
+        first = Lane.LIVE if self._turn else Lane.BACKFILL
+        return sorted(super().consume(n), key=lambda name: name != first)
 
 
 def create_celery(settings: Settings) -> Celery:
@@ -34,24 +56,26 @@ def create_celery(settings: Settings) -> Celery:
         # A message is gone only when its work is done, and nobody reads results.
         task_acks_late=True,
         task_ignore_result=True,
-        # Live before backfill: the transport asks the queues in this order.
         task_queues=[Queue(lane.value) for lane in Lane],
         task_default_queue=Lane.LIVE.value,
         # One process owns the model, so the work runs in the worker's own process.
         worker_pool="solo",
         worker_concurrency=1,
-        worker_prefetch_multiplier=4,
+        worker_prefetch_multiplier=settings.in_hand,
         worker_send_task_events=False,
         worker_hijack_root_logger=False,
+        broker_transport="workers.transport:Transport",
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        visibility_timeout=VISIBILITY_TIMEOUT_S,
+        visibility_timeout=settings.redelivery_s,
         broker_transport_options={
-            "visibility_timeout": VISIBILITY_TIMEOUT_S,
-            # kombu's defaults look for lost messages every 100 s only.
-            "unacked_restore_interval": 10,
+            "visibility_timeout": settings.redelivery_s,
+            # kombu's defaults look for lost messages every 100 s only, and let a worker that is
+            # killed while it looks keep all others from it for 5 minutes.
+            "unacked_restore_interval": RESTORE_INTERVAL_S,
             "unacked_restore_throttle": 1,
-            "queue_order_strategy": "priority",
+            "unacked_mutex_expire": RESTORE_INTERVAL_S,
+            "queue_order_strategy": "workers.broker:LiveFirst",
             "socket_connect_timeout": 5,
             "socket_timeout": 30,
             "socket_keepalive": True,
@@ -94,4 +118,10 @@ class Dispatcher:
 def queue_lengths(redis: Redis) -> dict[str, int]:
     """Return the messages that wait in each lane, and those handed out but not acknowledged."""
     lengths = {lane.value: int(redis.llen(lane.value)) for lane in Lane}
-    return lengths | {"unacknowledged": int(redis.hlen("unacked"))}
+    return lengths | {"unacknowledged": int(redis.hlen(UNACKED))}
+
+
+def keep_hold(redis: Redis, tags: Iterable[str]) -> None:
+    """Say that these messages are still worked on, lest they be delivered again."""
+    if held := dict.fromkeys(tags, time.time()):
+        redis.zadd(UNACKED_INDEX, held, xx=True)

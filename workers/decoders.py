@@ -48,15 +48,22 @@ class Decoder:
 
     def __init__(self, memory_bytes: int = MEMORY_BYTES) -> None:
         """Start it; it may take at most ``memory_bytes`` of address space."""
-        self._shared = tempfile.TemporaryFile(prefix="audiofuse-window-")
+        self._shared = tempfile.TemporaryFile(prefix="audiofuse-window-")  # noqa: SIM115 - closed by `kill`
         self._shared.truncate(SLOTS * SLOT_BYTES)
         self._memory = mmap.mmap(self._shared.fileno(), SLOTS * SLOT_BYTES)
         self._socket, theirs = socket.socketpair()
         shared = str(self._shared.fileno())
-        command = [sys.executable, "-m", "workers.decoders", shared, str(memory_bytes), str(os.getpid())]
+        command = [
+            sys.executable,
+            "-m",
+            "workers.decoders",
+            shared,
+            str(memory_bytes),
+            str(os.getpid()),
+        ]
         with theirs:
             self.process = subprocess.Popen(  # noqa: S603 - ourselves
-                command, stdin=theirs, pass_fds=[self._shared.fileno()],
+                command, stdin=theirs.fileno(), pass_fds=[self._shared.fileno()],
                 env=os.environ | THREADS_OF_ITS_OWN,
             )  # fmt: skip
         self._replies = b""

@@ -11,14 +11,14 @@ enough, or when nothing more is coming.
 
 import gc
 import logging
-import os
+import math
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -28,21 +28,32 @@ from core.audio import SAMPLE_RATE, WINDOW_S, WINDOW_SAMPLES, Samples
 from core.encoder import Encoder, Fused, Listening, padded_length
 from core.errors import Reason, Rejected
 from core.fusion import Heard
-from workers.broker import Lane
+from workers.broker import BACKFILL_TURN, Lane
 from workers.combine import Budget
+from workers.crew import vital_thread
 
 log = logging.getLogger(__name__)
 
 PATIENCE_S = {Lane.LIVE: 0.05, Lane.BACKFILL: 0.5}  # what a window waits for company
-BACKFILL_TURN = 10  # every so many batches backfill goes first, so that it never starves
+PATIENCE_BATCHES = 2  # or as long as so many batches take: under load, full ones go first
 BUFFERED_BATCHES = 8  # how much audio may wait, decoded
 TEXTS_AT_ONCE = 64
 SHRINK, GROW = 0.75, 1.02  # the batch, when memory did not suffice, and after each time it did
-BROKEN = 70  # exit code for an internal error: EX_SOFTWARE
+STUCK_S = 300.0
 MAX_WINDOWS = 256  # the largest batch that is tried
 WORTH = 1.05  # what a batch twice as large must gain to be worth its delay
 
-Waiting = TypeVar("Waiting")
+Answer = TypeVar("Answer")
+
+
+class _Failing(Protocol):
+    """What waits for the device, and can be told that it waits in vain."""
+
+    def fail(self, error: Exception) -> None:
+        """Let whoever waits know."""
+
+
+Waiting = TypeVar("Waiting", bound=_Failing)
 
 
 @dataclass
@@ -132,6 +143,7 @@ class Device:
         self.stats = Stats()
         self._in_hand = in_hand
         self._batch_now_s = self.batch_s
+        self._last_batch_s = 0.0
         self._windows: dict[Lane, deque[_Window]] = {lane: deque() for lane in Lane}
         self._waiting_samples = Counter[int]()  # by padded length
         self._texts: deque[_Text] = deque()
@@ -139,12 +151,17 @@ class Device:
         self._changed = threading.Condition()
         self._askers = 0  # threads that wait for an answer
         self._closed = False
-        self._thread = threading.Thread(target=self._run_or_end, name="device", daemon=True)
-        self._thread.start()
+        self._busy_since = math.inf  # a monotonic time
+        self._thread = vital_thread("device", self._run)
 
     def on(self, lane: Lane) -> "DeviceLane":
         """Return the device for messages of one lane."""
         return DeviceLane(self, lane)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether one batch takes so long that it will never end."""
+        return time.monotonic() - self._busy_since > STUCK_S
 
     def close(self) -> None:
         """End the thread after the batch it is at; who still waits is never answered."""
@@ -186,7 +203,7 @@ class Device:
             clip.given += 1
             self._changed.notify()
 
-    def _await(self, answer: "Future[Waiting]") -> Waiting:
+    def _await(self, answer: "Future[Answer]") -> Answer:
         with self._changed:
             if not answer.done():
                 self._askers += 1
@@ -199,25 +216,21 @@ class Device:
         with self._changed:
             self._askers -= 1
 
-    def _run_or_end(self) -> None:
-        """Run; if that fails nothing in this process can go on, and it must not look alive."""
-        try:
-            self._run()
-        except BaseException:
-            log.critical("the device's thread died, and the worker with it", exc_info=True)
-            logging.shutdown()
-            os._exit(BROKEN)
-
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                while not self._closed and not (work := self._next()):
-                    self._changed.wait(self._patience_left())
-                if self._closed:
-                    return
-            started = time.perf_counter()
+        while work := self._await_work():
+            self._busy_since = time.monotonic()
             work()
-            self.stats.busy_s += time.perf_counter() - started
+            self.stats.busy_s += time.monotonic() - self._busy_since
+            self._busy_since = math.inf
+
+    def _await_work(self) -> Callable[[], None] | None:
+        """Return what to do next, when it is time; ``None`` when closed."""
+        with self._changed:
+            while not self._closed:
+                if work := self._next():
+                    return work
+                self._changed.wait(self._patience_left())
+        return None
 
     def _next(self) -> Callable[[], None] | None:
         """Choose what to do now; texts go first, because they complete messages."""
@@ -226,17 +239,19 @@ class Device:
             texts = [self._texts.popleft() for _ in range(count)]
             return lambda: self._by_halves(self._fuse, texts)
         windows = self._next_windows()
-        return (lambda: self._by_halves(self._hear, windows)) if windows else None
+        return (lambda: self._hear_all(windows)) if windows else None
 
     def _next_windows(self) -> list[_Window]:
         """Take the windows of the next batch; none while it is worth waiting for more."""
-        lanes = sorted(Lane, key=lambda lane: lane is not self._first_lane())
+        first = self._first_lane()
+        lanes = sorted(Lane, key=lambda lane: lane is not first)
         heads = [self._windows[lane][0] for lane in lanes if self._windows[lane]]
         room = self._batch_now_s * SAMPLE_RATE
-        full = (n for n, waiting in self._waiting_samples.items() if waiting > room - n)
-        due = (head.length for head in heads if self._left_s(head) <= 0)
-        now = (head.length for head in heads if self._nothing_more_comes())
-        for length in (*due, *full, *now):
+        backfills_turn = [head.length for head in heads if head.lane is first is Lane.BACKFILL]
+        due = [head.length for head in heads if self._left_s(head) <= 0]
+        full = [n for n, waiting in self._waiting_samples.items() if waiting > max(0, room - n)]
+        at_last = [head.length for head in heads if self._nothing_more_comes()]
+        for length in (*backfills_turn, *due, *full, *at_last):
             return self._take(length, lanes, max(1, int(room // length)))
         return []
 
@@ -259,16 +274,50 @@ class Device:
         return taken
 
     def _left_s(self, window: _Window) -> float:
-        return window.since + PATIENCE_S[window.lane] - time.monotonic()
+        patience_s = max(PATIENCE_S[window.lane], PATIENCE_BATCHES * self._last_batch_s)
+        return window.since + patience_s - time.monotonic()
 
     def _patience_left(self) -> float | None:
         """Return in how many seconds a window that waits must be heard, alone or not."""
         heads = [queue[0] for queue in self._windows.values() if queue]
         return max(0.0, min(map(self._left_s, heads))) if heads else None
 
-    def _by_halves(
-        self, work: Callable[[list[Waiting]], None], things: list[Waiting]
-    ) -> None:
+    def _hear_all(self, windows: list[_Window]) -> None:
+        started = time.perf_counter()
+        wanted = [window for window in windows if not window.clip.heard.done()]
+        if wanted:
+            self._by_halves(self._hear, wanted)
+        self._buffer.give_back(sum(window.length for window in windows) / SAMPLE_RATE)
+        self._last_batch_s = time.perf_counter() - started
+
+    def _hear(self, windows: list[_Window]) -> None:
+        heard = self.encoder.hear_windows([window.samples for window in windows])
+        with self._changed:
+            for window, sums in zip(windows, heard, strict=True):
+                window.clip.listening.add(window.number, sums)
+                window.clip.done += 1
+                window.clip.settle()
+        self._count(windows)
+        self._batch_now_s = min(self.batch_s, self._batch_now_s * GROW)
+
+    def _count(self, windows: list[_Window]) -> None:
+        length = windows[0].length
+        room = max(1, int(self._batch_now_s * SAMPLE_RATE // length))
+        self.stats.batches += 1
+        self.stats.heard_s += sum(window.samples.size for window in windows) / SAMPLE_RATE
+        self.stats.padded_s += len(windows) * length / SAMPLE_RATE
+        self.stats.room_s += max(room, len(windows)) * length / SAMPLE_RATE
+
+    def _fuse(self, texts: list[_Text]) -> None:
+        heard = Heard.stack([text.heard for text in texts])
+        fused = self.encoder.fuse(_moved(heard, self.encoder.device), [t.text for t in texts])
+        results = zip(fused.vectors.cpu(), fused.norms.cpu(), strict=True)
+        for text, result in zip(texts, results, strict=True):
+            text.fused.set_result(result)
+        self.stats.texts += len(texts)
+        self.stats.text_batches += 1
+
+    def _by_halves(self, work: Callable[[list[Waiting]], None], things: list[Waiting]) -> None:
         """Work on all at once; if that fails on each half, so that a bad one fails alone."""
         error = _error_of(work, things)
         if error is None:
@@ -291,3 +340,56 @@ class Device:
         torch.cuda.empty_cache()
         self._batch_now_s = max(WINDOW_S, self._batch_now_s * SHRINK)
         log.warning("out of memory: batches of %.0f s of audio now", self._batch_now_s)
+
+
+class DeviceLane:
+    """The device for messages of one lane, in an encoder's own words; for many threads."""
+
+    def __init__(self, device: Device, lane: Lane) -> None:
+        """Ask ``device`` for messages of ``lane``."""
+        self._device = device
+        self._lane = lane
+        self.fuses_stored_audio = device.encoder.fuses_stored_audio
+        self.device = torch.device("cpu")  # where what was heard is kept between hear and fuse
+
+    def hear(self, windows: Iterable[Samples]) -> Heard:
+        """Hear one clip; see ``Encoder.hear``."""
+        return self._device.hear(windows, self._lane)
+
+    def fuse(self, heard: Heard, metadata: Sequence[str]) -> Fused:
+        """Fuse one sound with its text; see ``Encoder.fuse``."""
+        (text,) = metadata
+        vector, norm = self._device.fuse(heard, text)
+        return Fused(vector.unsqueeze(0), norm.unsqueeze(0))
+
+
+def best_batch_s(encoder: Encoder) -> float:
+    """Measure which batch of whole windows is worth its size; return it in seconds of audio."""
+    noise = np.random.default_rng(0).random(WINDOW_SAMPLES, np.float32)
+    best, windows = 0.0, 1
+    encoder.hear_windows([noise])  # warms up
+    while windows <= MAX_WINDOWS:
+        started = time.perf_counter()
+        try:
+            encoder.hear_windows([noise] * windows)
+        except torch.OutOfMemoryError:
+            break
+        rate = windows / (time.perf_counter() - started)
+        if rate < best * WORTH:
+            break
+        best, windows = rate, windows * 2
+    return max(1, windows // 2) * float(WINDOW_S)
+
+
+def _error_of(work: Callable[[list[Waiting]], None], things: list[Waiting]) -> Exception | None:
+    """Work; return what went wrong, without the frames that hold the batch's memory."""
+    try:
+        work(things)
+    except Exception as error:  # noqa: BLE001 - its class decides what becomes of the batch
+        return error.with_traceback(None)
+    return None
+
+
+def _moved(heard: Heard, device: torch.device) -> Heard:
+    rest = (None if part is None else part.to(device) for part in (heard.frames, heard.valid))
+    return Heard(heard.pooled.to(device), *rest)

@@ -13,18 +13,20 @@ duplicate, late and reordered events all lead to the same index.
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from core.audio import open_recording
-from core.encoder import Encoder
+from core.audio import Samples, open_recording
+from core.encoder import Fused
 from core.errors import ObjectChanged, Reason, Rejected, Unavailable
 from core.fusion import Heard
-from core.index import VERSION_KEY, Generation, Index, Point
+from core.index import VERSION_KEY, Generation, Point
 from core.items import MAX_SIDECAR_BYTES, Item, Metadata, point_id, sidecar_keys
 from core.query import normalise
 from core.store import Store, content_hash
@@ -68,21 +70,84 @@ class Sound(NamedTuple):
     facts: dict[str, Any]
 
 
+class Ears(Protocol):
+    """What hears and fuses: an ``Encoder``, or the device that many threads share."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where vectors are."""
+
+    @property
+    def fuses_stored_audio(self) -> bool:
+        """See ``Encoder``."""
+
+    def hear(self, windows: Iterable[Samples]) -> Heard:
+        """See ``Encoder``."""
+
+    def fuse(self, heard: Heard, metadata: Sequence[str]) -> Fused:
+        """See ``Encoder``."""
+
+
+class Points(Protocol):
+    """What keeps points: an ``Index``, or one that combines what many threads ask of it."""
+
+    def get(
+        self, generation: Generation, ids: Sequence[str], *, vectors: bool = False
+    ) -> dict[str, Point]:
+        """See ``Index``."""
+
+    def upsert(self, generation: Generation, points: Iterable[Point]) -> None:
+        """See ``Index``."""
+
+    def remove(self, generation: Generation, ids: Sequence[str]) -> None:
+        """See ``Index``."""
+
+
+class OpenSound(Protocol):
+    """A sound file that is open: see ``core.audio.Recording``."""
+
+    sample_rate: int
+    channels: int
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds decoded so far."""
+
+    def windows(self) -> Iterator[Samples]:
+        """Yield the clip in windows."""
+
+
+Opener = Callable[[Path, float], AbstractContextManager[OpenSound]]
+Guard = Callable[[str, Iterator[Samples]], Iterator[Samples]]
+
 FACTS = ("duration_s", "sample_rate", "channels", "content_hash")
 
 
 class Syncer:
-    """Syncs items of one bucket into one generation."""
+    """Syncs items of one bucket into one generation. Many threads may use it at once."""
 
-    def __init__(
-        self, store: Store, index: Index, generation: Generation, encoder: Encoder, limits: Limits
+    def __init__(  # noqa: PLR0913, PLR0917 - everything that a message meets on its way
+        self,
+        store: Store,
+        index: Points,
+        generation: Generation,
+        encoder: Ears,
+        limits: Limits,
+        open_sound: Opener = open_recording,
+        guard: Guard = lambda _, windows: windows,
     ) -> None:
-        """Make ``generation`` of ``index`` agree with ``store``, by ``encoder``."""
+        """Make ``generation`` of ``index`` agree with ``store``, by ``encoder``.
+
+        ``open_sound`` decodes, in this process or another; ``guard`` is told the key and the
+        windows while they are decoded.
+        """
         self.store = store
         self._index = index
         self._generation = generation
         self._encoder = encoder
         self._limits = limits
+        self._open_sound = open_sound
+        self._guard = guard
 
     def sync(self, key: str) -> Synced:
         """Make the index agree with the bucket about one audio key.
@@ -111,6 +176,8 @@ class Syncer:
         except Rejected as verdict:
             verdict.etag = item.audio.etag
             self._index.remove(self._generation, [self._id(key)])
+            if self._look(key) != item:  # another worker may have indexed a better state meanwhile
+                raise ObjectChanged("it changed while it was rejected") from verdict
             raise
         self._index.upsert(self._generation, [point])
         if self._look(key) != item:
@@ -172,9 +239,9 @@ class Syncer:
             raise Rejected(Reason.TOO_LARGE, detail)
         with (
             self.store.open(item.audio) as path,
-            open_recording(path, self._limits.duration_s) as recording,
+            self._open_sound(path, self._limits.duration_s) as recording,
         ):
-            heard = self._encoder.hear(recording.windows())
+            heard = self._encoder.hear(self._guard(item.key, recording.windows()))
             facts = (
                 round(recording.duration_s, 3),
                 recording.sample_rate,

@@ -1,0 +1,86 @@
+"""How messages leave the queue: kombu's Redis transport, with a pop that a crash cannot split.
+
+kombu pops a message (BRPOP) and then writes down that it is held. A worker that is killed between
+the two loses the message, and with a full prefetch one popped message always waits there. Here one
+script does both; while nothing is there to pop a BLMOVE waits that moves a message to where it was.
+"""
+
+from time import monotonic, time
+from typing import Any
+
+from kombu.transport import redis, virtual
+from kombu.transport.virtual.base import Empty
+from kombu.utils.encoding import bytes_to_str
+from kombu.utils.json import loads
+
+from workers.broker import Lane
+
+# KEYS: the queues in order, then kombu's hash and index of what is held. ARGV: the time.
+POP = """
+for number = 1, #KEYS - 2 do
+  local message = redis.call('RPOP', KEYS[number])
+  if message then
+    local properties = cjson.decode(message).properties
+    local info = properties.delivery_info
+    local held = '[' .. message .. ',' .. cjson.encode(info.exchange) .. ','
+      .. cjson.encode(info.routing_key) .. ']'
+    redis.call('HSET', KEYS[#KEYS - 1], properties.delivery_tag, held)
+    redis.call('ZADD', KEYS[#KEYS], ARGV[1], properties.delivery_tag)
+    return {KEYS[number], message}
+  end
+end
+"""
+
+
+class QoS(redis.QoS):  # type: ignore[misc]
+    """What is held; the broker knows it already."""
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Note that a message is held."""
+        virtual.QoS.append(self, message, delivery_tag)
+
+
+class Channel(redis.Channel):  # type: ignore[misc]
+    """Pops messages and holds them in one step."""
+
+    QoS = QoS
+    _waits = False  # the last pop found nothing
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        """Ask for a message without waiting for the answer."""
+        queues = self._queue_cycle.consume(len(self.active_queues))
+        if not queues:
+            return
+        self._in_poll = connection = self.client.connection
+        self._brpop_sent_at = monotonic()
+        if self._waits:  # for a live message; backfill has its turn after that time
+            first = Lane.LIVE.value if Lane.LIVE in queues else queues[0]
+            wait_s = timeout or self.brpop_timeout
+            connection.send_command("BLMOVE", first, first, "RIGHT", "RIGHT", wait_s)
+        else:
+            keys = [*queues, self.unacked_key, self.unacked_index_key]
+            connection.send_command("EVAL", POP, len(keys), *keys, time())
+
+    def _brpop_read(self, **options: Any) -> bool:
+        """Read the answer; deliver the message, or raise ``Empty``."""
+        try:
+            try:
+                answer = self.client.parse_response(self.client.connection, "EVAL", **options)
+            except self.connection_errors:
+                self.client.connection.disconnect()  # then the next turn connects anew
+                raise
+            popped, self._waits = not self._waits, not self._waits and not answer
+            if not popped or not answer:
+                raise Empty
+            queue, message = map(bytes_to_str, answer)
+            self._queue_cycle.rotate(queue)
+            self.connection._deliver(loads(message), queue)  # noqa: SLF001 - as kombu does
+            return True
+        finally:
+            self._in_poll = None
+
+
+class Transport(redis.Transport):  # type: ignore[misc]
+    """Redis or Valkey, without a moment at which a message is nowhere."""
+
+    Channel = Channel
