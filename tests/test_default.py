@@ -83,9 +83,10 @@ def test_the_teacher_stays_as_it_was(anchored: Encoder) -> None:
     example = Example(cut(noise), "", "a noise", 0)
     lesson = HearAsOften(anchored)
     before = lesson._target(example.windows)
+    bias = anchored.audio_tower.classifier[-1].bias
     with torch.no_grad():
-        anchored.audio_tower.classifier[-1].bias += 1
-    optimizer = torch.optim.Adam(anchored.audio_tower.parameters(), 1e-2)
+        bias += 1
+    optimizer = torch.optim.SGD([bias], 1e-3)  # in it alone the lesson is convex
     first = lesson(anchored, [example], 0)
     for step in range(5):
         optimizer.zero_grad()
