@@ -42,6 +42,7 @@ from core.manifest import (
     verify_bundle,
 )
 from core.query_tower import export_query_tower
+from core.registry import open_registry
 from core.settings import Settings
 
 TOKENIZER_ORIGIN = frozenset({"is_local", "local_files_only", "name_or_path"})
@@ -128,8 +129,24 @@ def load_encoder(settings: Settings) -> tuple[Encoder, str]:
     """
     if settings.encoder is None:
         raise ConfigurationError("no encoder is set: give AUDIOFUSE_ENCODER a bundle's folder")
+    return _load_on_device(settings, settings.encoder), bundle_version(settings.encoder)
+
+
+def load_version(settings: Settings, version: str) -> Encoder:
+    """Load one version on the device that the settings name.
+
+    It is AUDIOFUSE_ENCODER, if that is this version, else fetched from the registry. Raises what
+    ``load_encoder`` and ``Registry.fetch`` do.
+    """
+    own = settings.encoder
+    if own and bundle_version(own) == version:
+        return _load_on_device(settings, own)
+    return _load_on_device(settings, open_registry(settings).fetch(version))
+
+
+def _load_on_device(settings: Settings, folder: Path) -> Encoder:
     usable = torch.cuda.is_available()
     if settings.device == "cuda" and not usable:
         raise ConfigurationError("AUDIOFUSE_DEVICE is cuda, but PyTorch finds no usable GPU")
     device = "cuda" if usable and settings.device != "cpu" else "cpu"
-    return prepare(load_bundle(settings.encoder)).to(device), bundle_version(settings.encoder)
+    return prepare(load_bundle(folder)).to(device)

@@ -41,6 +41,10 @@ def _collections(client: QdrantClient) -> APIRouter:
     def change_aliases(body: models.ChangeAliasesOperation) -> Answer:
         return _result(client.update_collection_aliases(body.actions))
 
+    @router.get("/collections")
+    def collections() -> Answer:
+        return _result(client.get_collections())
+
     @router.get("/collections/{name}")
     def collection(name: str) -> Answer:
         return _result(client.get_collection(name))
@@ -55,6 +59,10 @@ def _collections(client: QdrantClient) -> APIRouter:
             raise HTTPException(409, f"collection {name} already exists")
         made = client.create_collection(name, vectors_config=body.vectors, metadata=body.metadata)
         return _result(made)
+
+    @router.delete("/collections/{name}")
+    def drop(name: str) -> Answer:
+        return _result(client.delete_collection(name))
 
     @router.put("/collections/{name}/index")
     def create_index(name: str, body: models.CreateFieldIndex) -> Answer:

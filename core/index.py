@@ -22,7 +22,8 @@ from core.settings import Settings
 ITEM, AUDIO = "item", "audio"  # the named vectors: what queries search, and what re-fusing needs
 VERSION_KEY = "encoder"  # in the collection's metadata and in every payload
 TIMEOUT_S = 30
-SCROLL_PAGE = 256
+SCROLL_PAGE = 1000
+NOT_FOUND = 404
 KEYWORD = models.PayloadSchemaType.KEYWORD
 PAYLOAD_INDEXES: Mapping[str, models.PayloadSchemaType] = {
     "bucket": KEYWORD,
@@ -43,6 +44,20 @@ class Generation:
 
     collection: str
     version: str
+
+
+@dataclass(frozen=True)
+class Health:
+    """How a generation stands: its points, those of them with an index, and whether that is all."""
+
+    points: int
+    indexed: int
+    status: str
+    optimised: bool
+
+
+class GenerationGone(Unavailable):  # noqa: N818 - as the class it extends
+    """The generation was dropped, or is not made yet: look again which there are."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +161,18 @@ class Index:
                 raise Unavailable(f"Qdrant at {where} cannot answer now: {error}") from error
             raise
 
+    @contextmanager
+    def _in(self, generation: Generation) -> Iterator[None]:
+        """Besides, turn the collection being gone into ``GenerationGone``."""
+        try:
+            with self._reporting():
+                yield
+        except (UnexpectedResponse, ValueError) as error:  # of a server; of the embedded engine
+            absent = getattr(error, "status_code", NOT_FOUND) == NOT_FOUND
+            if absent and generation.collection in str(error):
+                raise GenerationGone(f"there is no collection {generation.collection}") from error
+            raise
+
     def generation(self, version: str) -> Generation:
         """Return the generation of an encoder version, whether it exists yet or not."""
         return Generation(f"{self._alias}-{version}", version)
@@ -157,7 +184,7 @@ class Index:
             if not self._client.collection_exists(generation.collection):
                 self._create_collection(generation, sizes)
             if self.live() is None:
-                self._point_alias(generation)
+                self.promote(generation)
         return generation
 
     def _create_collection(self, generation: Generation, sizes: VectorSizes) -> None:
@@ -182,18 +209,56 @@ class Index:
                 generation.collection, field_name=field, field_schema=schema
             )
 
-    def _point_alias(self, generation: Generation) -> None:
+    def promote(self, generation: Generation) -> None:
+        """Let the alias name this generation: in one step, so that it always names one."""
         create = models.CreateAlias(collection_name=generation.collection, alias_name=self._alias)
-        self._client.update_collection_aliases([models.CreateAliasOperation(create_alias=create)])
+        delete = models.DeleteAlias(alias_name=self._alias)
+        with self._in(generation):
+            self._client.update_collection_aliases(
+                [
+                    models.DeleteAliasOperation(delete_alias=delete),
+                    models.CreateAliasOperation(create_alias=create),
+                ]
+            )
+
+    def drop(self, generation: Generation) -> None:
+        """Delete a generation with all its points; one that is not there is no error."""
+        with self._reporting():
+            if self._client.collection_exists(generation.collection):
+                self._client.delete_collection(generation.collection, timeout=TIMEOUT_S)
+
+    def generations(self) -> list[Generation]:
+        """Return the generations that exist under this alias."""
+        with self._reporting():
+            names = [each.name for each in self._client.get_collections().collections]
+        mine = [name for name in names if name.startswith(f"{self._alias}-")]
+        found = [self.generation(str(self._metadata(name).get(VERSION_KEY))) for name in mine]
+        return [each for each, name in zip(found, mine, strict=True) if each.collection == name]
+
+    def _metadata(self, collection: str) -> Mapping[str, Any]:
+        with self._in(Generation(collection, "")):
+            return self._client.get_collection(collection).config.metadata or {}
+
+    def health(self, generation: Generation) -> Health:
+        """Return how a generation stands."""
+        with self._in(generation):
+            info = self._client.get_collection(generation.collection)
+        return Health(
+            points=info.points_count or 0,
+            indexed=info.indexed_vectors_count or 0,
+            status=str(info.status.value),
+            optimised=info.status is models.CollectionStatus.GREEN
+            and info.optimizer_status == models.OptimizersStatusOneOf.OK,
+        )
 
     def live(self) -> Generation | None:
         """Resolve the alias to the live generation; ``None`` before anything was indexed."""
         with self._reporting():
             aliases = self._client.get_aliases().aliases
-            names = [a.collection_name for a in aliases if a.alias_name == self._alias]
-            if not names:
-                return None
-            metadata = self._client.get_collection(names[0]).config.metadata or {}
+        names = [a.collection_name for a in aliases if a.alias_name == self._alias]
+        if not names:
+            return None
+        metadata = self._metadata(names[0])
         if VERSION_KEY not in metadata:
             raise ConfigurationError(
                 f"the alias {self._alias} names {names[0]}, which no audiofuse made; "
@@ -211,25 +276,25 @@ class Index:
             )
             for point in points
         ]
-        with self._reporting():
+        with self._in(generation):
             self._client.upsert(generation.collection, structs, wait=True)
 
     def remove(self, generation: Generation, ids: Sequence[str]) -> None:
         """Delete points; ids without a point are no error."""
-        with self._reporting():
+        with self._in(generation):
             self._client.delete(generation.collection, models.PointIdsList(points=list(ids)))
 
     def get(
         self, generation: Generation, ids: Sequence[str], *, vectors: bool = False
     ) -> dict[str, Point]:
         """Return the points that exist among ``ids``, by id."""
-        with self._reporting():
+        with self._in(generation):
             records = self._client.retrieve(generation.collection, list(ids), with_vectors=vectors)
         return {str(record.id): _point(record) for record in records}
 
     def search(self, generation: Generation, vector: Sequence[float], top: int) -> list[Point]:
         """Return the ``top`` points whose item vector is nearest, with their audio vectors."""
-        with self._reporting():
+        with self._in(generation):
             answer = self._client.query_points(
                 generation.collection, query=list(vector), using=ITEM, limit=top,
                 with_payload=True, with_vectors=[AUDIO],
@@ -238,14 +303,14 @@ class Index:
 
     def count(self, generation: Generation) -> int:
         """Return the exact number of points."""
-        with self._reporting():
+        with self._in(generation):
             return self._client.count(generation.collection, exact=True).count
 
     def scroll(self, generation: Generation, fields: Sequence[str]) -> Iterator[Point]:
         """Walk all points, page by page, with the named payload fields and no vectors."""
         offset: Any = None
         while True:
-            with self._reporting():
+            with self._in(generation):
                 records, offset = self._client.scroll(
                     generation.collection, limit=SCROLL_PAGE, offset=offset,
                     with_payload=list(fields), with_vectors=False,

@@ -51,6 +51,22 @@ class Settings(BaseSettings):
     sqs_queue_url: str = Field(
         default="", description="SQS queue that receives the bucket's event notifications."
     )
+    redis_events_key: str = Field(
+        default="", description="Redis list that receives the bucket's events, as MinIO writes it."
+    )
+    redis_events_url: SecretStr | None = Field(
+        default=None, description="Redis that holds that list; unset means the broker."
+    )
+    webhook_token: SecretStr | None = Field(
+        default=None,
+        min_length=16,
+        description="Secret with which the storage posts the bucket's events to the webhook.",
+    )
+    webhook_listen: str = Field(
+        default="127.0.0.1:7701",
+        pattern=r"^.+:\d{1,5}$",
+        description="Address and port on which the webhook listens; 0.0.0.0 for other machines.",
+    )
     broker_url: SecretStr = Field(
         default=SecretStr("redis://127.0.0.1:6379/0"),
         description="Redis or Valkey: Celery's broker, dead letters, delivery counts.",
@@ -65,6 +81,16 @@ class Settings(BaseSettings):
     encoder: HomePath | None = Field(
         default=None, description="Folder of the encoder bundle that workers and search load."
     )
+    registry: str = Field(
+        default="",
+        description="Where encoders are published and rollouts are kept: s3://bucket/prefix or a "
+        "folder; unset: encoders under AUDIOFUSE_HOME.",
+    )
+    gate_queries: HomePath | None = Field(
+        default=None,
+        description="Manifest of clips with queries by which a new encoder is judged before it "
+        "goes live.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto",
         description="Where encoders run. auto: a GPU if there is one; cuda: refuse without one.",
@@ -74,7 +100,9 @@ class Settings(BaseSettings):
         description="Folder searched for pretrained checkpoints before they are downloaded.",
     )
     search_url: str = Field(
-        default="http://127.0.0.1:7700", description="Query service that `audiofuse search` asks."
+        default="http://127.0.0.1:7700",
+        description="Query services, separated by commas: `audiofuse search` asks the first that "
+        "answers.",
     )
     max_duration_s: float = Field(
         default=4 * 3600.0, gt=0, description="Longest recording that is indexed, in seconds."

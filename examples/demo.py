@@ -18,6 +18,7 @@ from core.errors import AudiofuseError
 from core.index import Index, open_index
 from core.items import is_audio, point_id
 from core.settings import Settings
+from core.store import bucket_name
 from workers.broker import connect_redis
 from workers.client import ask
 from workers.dead_letters import DeadLetter, DeadLetters
@@ -49,7 +50,7 @@ class Bucket:
         """Watch through the same index and dead letters that the deployment writes."""
         self.root = Path(settings.bucket)
         self._index: Index = open_index(settings)
-        self._letters = DeadLetters(connect_redis(settings))
+        self._letters = DeadLetters(connect_redis(settings), bucket_name(settings))
 
     def drop(self, sound: Path) -> None:
         """Copy a sound's sidecars, then the sound, into the bucket."""

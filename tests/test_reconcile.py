@@ -1,20 +1,22 @@
 """Reconcile finds every difference between bucket and index, and nothing else."""
 
 import os
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from redis import Redis
 
-from core.errors import Reason, Rejected
+from core.errors import Reason, Rejected, Unavailable
 from core.index import Generation, Index, Point, connect_embedded
-from core.items import point_id, sidecar_keys
-from core.store import FolderStore
+from core.items import ObjectInfo, point_id, sidecar_keys
+from core.settings import Settings
+from core.store import FolderStore, S3Store, Store, s3_client
 from workers.dead_letters import DeadLetters
-from workers.reconcile import LETTERS_PER_LOOK, differences
+from workers.reconcile import BATCH, Finding, LastRun, Run, compare, differences
 
 if TYPE_CHECKING:
     from core.encoder import Encoder
@@ -35,10 +37,11 @@ class World:
 
     def __init__(self, root: Path, redis: Redis) -> None:
         self.root = root
-        self.store = FolderStore(root)
+        self.store: Store = FolderStore(root)
         self.index = Index(connect_embedded(), "audiofuse")
         self.generation: Generation | None = self.index.create("tiny-000000", Sizes())
-        self.letters = DeadLetters(redis)
+        self.redis = redis
+        self.letters = DeadLetters(redis, root.name)
         self.ticks = 0
 
     def put(self, *keys: str) -> None:
@@ -85,6 +88,11 @@ class World:
         found = list(differences(self.store, self.index, self.generation, self.letters, prefix))
         assert len(set(found)) == len(found)
         return sorted(found)
+
+    def counts(self) -> dict[str, int]:
+        """Return how many sounds there are of each finding."""
+        with compare(self.store, self.index, self.generation, self.letters) as comparison:
+            return comparison.run.found
 
 
 @pytest.fixture
@@ -249,7 +257,7 @@ def test_without_a_generation_everything_is_missing(world: World) -> None:
 
 def test_large_buckets_are_compared_in_whole(world: World) -> None:
     """More objects, points and letters than one answer holds are all seen."""
-    rejected = [f"rejected/{number}.wav" for number in range(LETTERS_PER_LOOK + 1)]
+    rejected = [f"rejected/{number}.wav" for number in range(BATCH + 1)]
     indexed = [f"indexed/{number}.wav" for number in range(600)]
     world.put(*rejected, *indexed, "one/new.wav")
     world.index_as_seen(*indexed)
@@ -258,6 +266,137 @@ def test_large_buckets_are_compared_in_whole(world: World) -> None:
     assert world.differences() == ["one/new.wav"]
     world.put("indexed/99.wav", "rejected/99.wav")  # the last of each
     assert world.differences() == ["indexed/99.wav", "one/new.wav", "rejected/99.wav"]
+
+
+def test_every_sound_is_counted_once(world: World) -> None:
+    """The summary says how many sounds are missing, outdated, orphaned, rejected, and agreed."""
+    world.put("gone.wav", "was-silent.wav")
+    world.index_as_seen("gone.wav")
+    world.reject("was-silent.wav")
+    world.put("new.wav", "silent.wav", "owl.json")
+    world.reject("silent.wav")
+    world.reject("gone.wav")
+    world.delete("gone.wav")
+    world.delete("was-silent.wav")
+    found = {"missing": 1, "outdated": 1, "orphaned": 2, "rejected": 1, "agreed": 1}
+    assert world.counts() == found
+    world.generation = None
+    assert world.counts() == found | {"missing": 3, "outdated": 0, "agreed": 0}
+
+
+def test_findings_can_be_chosen(world: World) -> None:
+    """Who asks for what was rejected, or agrees, gets just that."""
+    world.put("new.wav", "silent.wav")
+    world.reject("silent.wav")
+    with compare(world.store, world.index, world.generation, world.letters) as comparison:
+        assert list(comparison.keys(Finding.REJECTED)) == ["silent.wav"]
+        assert len(list(comparison.keys(*Finding))) == 4
+
+
+def test_a_listing_that_is_cut_short_finds_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bucket that stops answering on the way makes no point an orphan."""
+
+    def listing(_: str) -> Iterator[ObjectInfo]:
+        yield ObjectInfo("new.wav", "e1", 1, 1)
+        raise Unavailable("the bucket is away")
+
+    monkeypatch.setattr(world.store, "list", listing)
+    found = differences(world.store, world.index, world.generation, world.letters)
+    with pytest.raises(Unavailable, match="the bucket is away"):
+        next(found)
+
+
+def test_a_second_run_finds_what_is_left(world: World) -> None:
+    """A run that dies half-way costs nothing: what was synced is done, the rest is found again."""
+    names = [f"{number}.wav" for number in range(20)]
+    world.put(*names)
+    found = differences(world.store, world.index, world.generation, world.letters)
+    synced = [next(found) for _ in range(8)]
+    found.close()
+    world.index_as_seen(*synced)
+    assert world.differences() == sorted(set(names) - set(synced))
+
+
+def test_changes_on_the_way_are_at_worst_named_in_vain(
+    world: World, tiny_encoder: "Encoder", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Objects that came, or that the bucket forgot to list, keep their points: sync looks again."""
+    from workers.sync import Limits, Outcome, Syncer
+
+    generation = world.generation = world.index.create("tiny-111111", tiny_encoder)
+    limits = Limits(duration_s=60, object_bytes=10_000_000)
+    syncer = Syncer(world.store, world.index, generation, tiny_encoder, limits)
+    for key in ("owl.wav", "night/crow + 100%é.wav"):
+        (world.root / key).write_bytes((SOUNDS / "animals" / "owl.wav").read_bytes())
+    syncer.sync("owl.wav")
+    monkeypatch.setattr(world.store, "list", lambda _: iter(()))
+    found = differences(world.store, world.index, generation, world.letters)
+    syncer.sync("night/crow + 100%é.wav")  # while the listing is taken
+    named = list(found)
+    assert sorted(named) == ["night/crow + 100%é.wav", "owl.wav"]
+    assert [syncer.sync(key).outcome for key in named] == [Outcome.UNCHANGED] * 2
+    assert world.index.count(generation) == 2
+
+
+def test_s3_and_index_are_compared(world: World, aws_settings: Settings) -> None:
+    """A bucket behind S3, which lists by the bytes of keys, is compared as a folder is."""
+    client, bucket = s3_client(aws_settings), aws_settings.bucket.removeprefix("s3://")
+    world.store = S3Store(bucket, client)
+    world.letters = DeadLetters(world.redis, bucket)
+    keys = ["a.wav", "a/b.wav", "a-.wav", "ä.wav", "z z+%.wav", "😀.wav", "\uffee.wav", "A//b.wav"]
+    for key in [*keys, "a.wav.json", "a-.json", "ä.json", "ä.wav.json"]:
+        client.put_object(Bucket=bucket, Key=key, Body=key.encode())
+    assert world.differences() == sorted(keys)
+    world.index_as_seen(*keys)
+    assert world.differences() == []
+    client.put_object(Bucket=bucket, Key="a-.json", Body=b"other words")
+    client.put_object(Bucket=bucket, Key="ä.json", Body=b"behind the one that wins")
+    client.delete_object(Bucket=bucket, Key="😀.wav")
+    client.delete_object(Bucket=bucket, Key="a.wav.json")
+    assert world.differences() == ["a-.wav", "a.wav", "😀.wav"]
+
+
+def test_memory_does_not_grow_with_the_bucket(world: World) -> None:
+    """Five times as many objects and points take no more of Python's memory."""
+
+    class Many:
+        bucket = "bucket"
+
+        def __init__(self, count: int) -> None:
+            self.number = count
+
+        def list(self, _: str) -> Iterator[ObjectInfo]:
+            return (ObjectInfo(f"{n:09}.wav", "e1", 1, 1) for n in range(self.number))
+
+        def count(self, _: Generation) -> int:
+            return self.number
+
+        def scroll(self, _: Generation, fields: Sequence[str]) -> Iterator[Point]:
+            values = dict.fromkeys(fields, "bucket") | {"etag": "e1", "modified": 1}
+            names = (f"{n:09}.wav" for n in range(1, 2 * self.number, 2))  # every other one is gone
+            return (Point("", values | {"key": name}) for name in names)
+
+    def peak(count: int) -> int:
+        many: Any = Many(count)
+        tracemalloc.start()
+        found = differences(many, many, world.generation, world.letters)
+        assert sum(1 for _ in found) == 3 * count // 2
+        reached = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return reached
+
+    assert peak(10_000) < 1.2 * peak(2_000)
+
+
+def test_the_last_run_is_kept_for_each_bucket(redis: Redis) -> None:
+    """Whoever asks learns when a bucket was last compared, how long that took, and the findings."""
+    run = Run(at=1000.5, seconds=2.5, found={"missing": 3})
+    assert LastRun(redis, "sounds").read() is None
+    LastRun(redis, "sounds").write(run)
+    assert LastRun(redis, "sounds").read() == run
+    assert LastRun(redis, "other").read() is None
 
 
 def test_what_sync_wrote_is_no_difference(world: World, tiny_encoder: "Encoder") -> None:

@@ -5,16 +5,20 @@ import math
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from core.encoder import Encoder
 from core.errors import Reason, Rejected, Unavailable
 from core.fusion import Heard
 from core.index import Generation, Index, connect_embedded
-from core.items import point_id
+from core.items import ObjectInfo, point_id
 from core.store import FolderStore
+from workers import sync
+from workers.dead_letters import DeadLetters
 from workers.sync import Limits, Outcome, Syncer
 
 SOUNDS = Path(__file__).parent.parent / "examples" / "sounds"
@@ -24,15 +28,20 @@ KEY = "night/owl + 100%é.wav"
 
 
 class World:
-    """A bucket folder, an index in memory, and the syncer between them."""
+    """A bucket folder, an index in memory, letters, and the syncer between them."""
 
-    def __init__(self, root: Path, encoder: Encoder) -> None:
+    def __init__(self, root: Path, encoder: Encoder, redis: Redis) -> None:
         self.root = root
         self.encoder = encoder
         self.index = Index(connect_embedded(), "audiofuse")
         self.generation: Generation = self.index.create("tiny-000000", encoder)
         limits = Limits(duration_s=60, object_bytes=10_000_000)
-        self.syncer = Syncer(FolderStore(root), self.index, self.generation, encoder, limits)
+        self.letters = DeadLetters(redis, root.name)
+        self.pauses: list[float] = []
+        self.syncer = Syncer(
+            FolderStore(root), self.index, self.generation, encoder, limits,
+            letters=self.letters, pause=self.pauses.append,
+        )  # fmt: skip
         self.ticks = 0
 
     def put(self, key: str, source: Path | bytes) -> None:
@@ -49,13 +58,20 @@ class World:
         point = self.index.get(self.generation, [id_]).get(id_)
         return dict(point.payload) if point else None
 
+    def verdicts(self) -> dict[str, Reason]:
+        """Return what is recorded as wrong, by key."""
+        return {letter.key: letter.reason for letter in self.letters.latest(10)}
+
 
 @pytest.fixture
-def world(tmp_path: Path, tiny_encoder: Encoder) -> World:
-    """Return an empty world."""
+def world(
+    tmp_path: Path, tiny_encoder: Encoder, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> World:
+    """Return an empty world in which bursts are not waited for."""
+    monkeypatch.setattr(sync, "BURST_S", 0.0)
     root = tmp_path / "bucket"
     root.mkdir()
-    return World(root, tiny_encoder)
+    return World(root, tiny_encoder, redis)
 
 
 def test_a_new_sound_is_indexed_with_its_words(world: World) -> None:
@@ -163,6 +179,8 @@ def test_a_bad_object_is_rejected_with_its_reason(world: World, key: str) -> Non
     assert info is not None
     assert (caught.value.reason, caught.value.etag) == (reason, info.etag)
     assert world.payload(key) is None
+    letter = world.letters.get([key])[key]
+    assert (letter.reason, letter.etag) == (reason, info.etag)
 
 
 def test_a_sound_that_turned_bad_is_not_found_any_more(world: World) -> None:
@@ -283,3 +301,169 @@ def test_a_vector_that_is_not_finite_is_never_written(
         world.syncer.sync(KEY)
     assert caught.value.reason is Reason.NOT_FINITE
     assert world.payload(KEY) is None
+
+
+def test_a_good_outcome_clears_old_letters(world: World) -> None:
+    """Once an item is indexed nothing is held against it or its sidecars."""
+    world.put(KEY, b"no sound")
+    with pytest.raises(Rejected):
+        world.syncer.sync(KEY)
+    world.letters.add("other.wav", Rejected(Reason.NOT_AUDIO, "no sound"))
+    world.put(KEY, OWL)
+    world.put(KEY + ".json", b"{")
+    world.syncer.sync(KEY)
+    assert world.verdicts() == {KEY + ".json": Reason.BAD_SIDECAR, "other.wav": Reason.NOT_AUDIO}
+    world.put(KEY + ".json", b"{}")
+    world.syncer.sync(KEY)
+    assert world.verdicts() == {"other.wav": Reason.NOT_AUDIO}
+
+
+def test_a_deleted_object_leaves_no_letters(world: World) -> None:
+    """What is gone is not wrong, neither the sound nor the sidecar that it leaves behind."""
+    world.put(KEY, b"no sound")
+    world.put(KEY + ".json", b"{")
+    with pytest.raises(Rejected):
+        world.syncer.sync(KEY)
+    assert world.verdicts() == {KEY: Reason.NOT_AUDIO, KEY + ".json": Reason.BAD_SIDECAR}
+    (world.root / KEY).unlink()
+    world.syncer.sync(KEY)
+    assert world.verdicts() == {}
+
+
+def test_letters_that_differ_from_the_point_are_mended(world: World) -> None:
+    """A worker that died before it wrote the letters, or wrote old ones, is made up for."""
+    world.put(KEY, OWL)
+    world.put(KEY + ".json", b"{")
+    world.syncer.sync(KEY)
+    letter = world.letters.get([KEY + ".json"])[KEY + ".json"]
+    world.letters.clear([KEY + ".json"])
+    world.letters.add(KEY, Rejected(Reason.NOT_AUDIO, "of another state"))
+    assert world.syncer.sync(KEY).outcome is Outcome.UNCHANGED
+    assert world.verdicts() == {KEY + ".json": Reason.BAD_SIDECAR}
+    assert world.letters.get([KEY + ".json"])[KEY + ".json"].etag == letter.etag
+
+
+def test_a_broken_sidecar_of_two_sounds_has_its_letter_until_neither_uses_it(world: World) -> None:
+    """What becomes of one sound does not hide what is wrong with the other's words."""
+    world.put("rain.json", b"{")
+    world.put("rain.wav", OWL)
+    world.put("rain.flac", CROW)
+    world.syncer.sync("rain.wav")
+    world.syncer.sync("rain.flac")
+    (world.root / "rain.flac").unlink()
+    world.syncer.sync("rain.flac")
+    assert world.verdicts() == {"rain.json": Reason.BAD_SIDECAR}
+    world.put("rain.wav.json", b"{}")
+    world.syncer.sync("rain.wav")
+    assert world.verdicts() == {}
+
+
+def test_a_mended_sidecar_of_two_sounds_has_no_letter(world: World) -> None:
+    """Whichever of its sounds is synced first, the letter goes."""
+    for name in ("rain.wav", "rain.mp3"):
+        world.put(name, OWL)
+    for content, expected in ((b"{", {"rain.json": Reason.BAD_SIDECAR}), (b"{}", {})):
+        world.put("rain.json", content)
+        world.syncer.sync("rain.wav")
+        assert world.verdicts() == expected
+
+
+def test_a_verdict_on_a_state_that_is_gone_is_taken_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bad object replaced while its verdict is recorded is indexed, and has no letter."""
+    world.put(KEY, b"no sound")
+    add = world.letters.add
+
+    def add_then_replace(key: str, verdict: Rejected) -> None:
+        add(key, verdict)
+        world.put(KEY, OWL)
+
+    monkeypatch.setattr(world.letters, "add", add_then_replace)
+    assert world.syncer.sync(KEY).outcome is Outcome.CREATED
+    assert world.verdicts() == {}
+
+
+def test_user_metadata_changed_within_a_second_is_seen(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S3 tells times in whole seconds; same bytes with other words are fused anew all the same."""
+    world.put(KEY, OWL)
+    head, words = world.syncer.store.head, {"title": "An owl"}
+
+    def head_with_words(key: str) -> ObjectInfo | None:
+        info = head(key)
+        return replace(info, user_metadata=dict(words)) if info else None
+
+    monkeypatch.setattr(world.syncer.store, "head", head_with_words)
+    world.syncer.sync(KEY)
+    words["title"] = "A tawny owl"
+    assert world.syncer.sync(KEY).outcome is Outcome.REFUSED
+    payload = world.payload(KEY)
+    assert payload is not None
+    assert payload["title"] == "A tawny owl"
+
+
+def test_what_is_given_up_has_no_point_of_another_state(world: World) -> None:
+    """Given up, an object keeps a point that describes it, and loses one that does not."""
+    world.put(KEY, OWL)
+    world.syncer.sync(KEY)
+    world.syncer.give_up(KEY, Rejected(Reason.BUG, "KeyError"))
+    assert world.payload(KEY) is not None
+    world.put(KEY, CROW)
+    world.syncer.give_up(KEY, Rejected(Reason.BUG, "KeyError"))
+    assert world.payload(KEY) is None
+    info = world.syncer.store.head(KEY)
+    assert info is not None
+    letter = world.letters.get([KEY])[KEY]
+    assert (letter.reason, letter.etag) == (Reason.BUG, info.etag)
+
+
+def test_a_burst_of_changes_is_heard_twice(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of many changes is heard at once, the rest as one: what came while it waited."""
+    monkeypatch.setattr(sync, "BURST_S", 5.0)
+    heard: list[object] = []
+    hear = world.encoder.hear
+    monkeypatch.setattr(world.encoder, "hear", lambda w: heard.append(w) or hear(w))
+    world.put(KEY, OWL)
+    world.syncer.sync(KEY)
+    assert (len(heard), world.pauses) == (1, [])
+
+    def wait_while_it_changes(seconds: float) -> None:
+        world.pauses.append(seconds)
+        world.put(KEY, SOUNDS / "animals/duck-quack.wav")
+        monkeypatch.setattr(sync, "BURST_S", 0.0)  # so much time has passed
+
+    world.put(KEY, CROW.read_bytes())
+    monkeypatch.setattr(world.syncer, "_pause", wait_while_it_changes)
+    world.syncer.sync(KEY)
+    assert len(heard) == 2
+    assert 0 < world.pauses[0] < 5
+    payload = world.payload(KEY)
+    assert payload is not None
+    assert payload["duration_s"] == pytest.approx(0.26, abs=0.01)
+
+
+def test_a_stopping_worker_waits_for_no_burst(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked to stop, it gives up waiting for the end of a burst, and with that the message."""
+    world.put(KEY, OWL)
+    world.syncer.sync(KEY)
+    world.put(KEY, CROW)
+    monkeypatch.setattr(sync, "BURST_S", 5.0)
+    monkeypatch.setattr(world.syncer, "_pause", lambda _: True)
+    with pytest.raises(Unavailable, match="stops"):
+        world.syncer.sync(KEY)
+
+
+def test_other_words_do_not_wait_for_the_end_of_a_burst(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sidecar that comes just after its sound is fused at once: that costs next to nothing."""
+    monkeypatch.setattr(sync, "BURST_S", 5.0)
+    world.put(KEY, OWL)
+    world.syncer.sync(KEY)
+    world.put(KEY + ".json", b'{"title": "An owl"}')
+    assert world.syncer.sync(KEY).outcome is Outcome.REFUSED
+    assert world.pauses == []

@@ -48,7 +48,7 @@ class Rig:
         self.settings = settings
         self.bucket = Path(settings.bucket)
         self.index = open_index(settings)
-        self.letters = DeadLetters(redis)
+        self.letters = DeadLetters(redis, "bucket")
         self._dispatcher = Dispatcher(create_celery(settings))
         self._parts: list[Part] = []
 

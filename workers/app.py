@@ -28,7 +28,7 @@ from core.encoder import Encoder
 from core.errors import ConfigurationError
 from core.index import Generation, Index, open_index
 from core.settings import Settings
-from core.store import open_store
+from core.store import bucket_name, open_store
 from workers.broker import SYNC_TASK, Dispatcher, Lane, connect_redis, create_celery, keep_hold
 from workers.combine import BoundedStore, CombinedIndex
 from workers.crew import Crew, Held, end_process, vital_thread
@@ -38,6 +38,7 @@ from workers.device import Device
 from workers.fates import Fates, quarantine
 from workers.logs import configure_logging
 from workers.sync import Limits, Syncer
+from workers.transport import acknowledge
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ class Worker:
         self._grace_s = settings.grace_s
         self._redis = connect_redis(settings)
         self._stopping = threading.Event()
+        self._reported = threading.Event()  # that something has finished
         encoder, version = load_encoder(settings)
         index = open_index(settings)
         generation = live_generation(index, version, encoder)
@@ -85,7 +87,7 @@ class Worker:
             self._device.batch_s, encoder.device, settings.decoders, settings.in_hand,
         )  # fmt: skip
         syncers = self._syncers(settings, CombinedIndex(index, generation), generation)
-        fates = Fates(syncers, DeadLetters(self._redis), Dispatcher(app), self._stopping)
+        fates = Fates(syncers, Dispatcher(app), self._stopping)
         self._crew = Crew(settings.in_hand, fates.settle, self._report)
         self._hold_s = settings.redelivery_s / HOLDS_A_TIMEOUT
         vital_thread("hold", self._hold)
@@ -96,12 +98,14 @@ class Worker:
         store = BoundedStore(open_store(settings), settings.fetch_bytes)
         limits = Limits(settings.max_duration_s, settings.max_object_bytes)
         guard = quarantine(Deliveries(self._redis))
+        letters = DeadLetters(self._redis, bucket_name(settings), generation.version)
         return {
             lane: Syncer(
-                store, index, generation, self._device.on(lane), limits, self._decoders.open, guard
+                store, index, generation, self._device.on(lane), limits, self._decoders.open, guard,
+                letters, self._stopping.wait,
             )
             for lane in Lane
-        }
+        }  # fmt: skip
 
     def take(self, held: Held) -> None:
         """Take a message in hand; once the worker stops it goes back with the channel's end."""
@@ -124,13 +128,18 @@ class Worker:
 
     def _report(self) -> None:
         """Have Celery's thread acknowledge: no other may."""
-        if not self._stopping.is_set():
+        if not self._stopping.is_set() and not self._reported.is_set():
+            self._reported.set()
             self._hub.call_soon(self._acknowledge)
 
     def _acknowledge(self, patience_s: float = 0.0) -> None:
-        for finished in self._crew.finished(patience_s):
-            if finished.settled:
-                _acknowledge(finished.held)
+        self._reported.clear()  # first: what finishes from here on is reported anew
+        settled = [each.held for each in self._crew.finished(patience_s) if each.settled]
+        try:
+            acknowledge(held.receipt for held in settled)
+        except Exception as error:  # noqa: BLE001 - the connection is one that was lost
+            keys = ", ".join(held.key for held in settled)
+            log.warning("done, but perhaps delivered again: %s; %r", keys, error)
 
     def _hold(self) -> None:
         """Keep what is in hand from being delivered again, unless nothing moves any more."""
@@ -150,13 +159,6 @@ def _held(message: Any) -> Held:
         return Held(str(arguments["key"]), Lane(message.delivery_info["routing_key"]), message)
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidTaskError(f"a message must name a key, in a lane: {error!r}") from error
-
-
-def _acknowledge(held: Held) -> None:
-    try:
-        held.receipt.ack()
-    except Exception as error:  # noqa: BLE001 - the connection is one that was lost
-        log.warning("%s is done, but will be delivered again: %r", held.key, error)
 
 
 def live_generation(index: Index, version: str, encoder: Encoder) -> Generation:

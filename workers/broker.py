@@ -3,6 +3,7 @@
 Light on purpose: intake and the command line reach the queue without reaching torch.
 """
 
+import json
 import time
 from collections.abc import Iterable
 from enum import StrEnum
@@ -119,6 +120,13 @@ def queue_lengths(redis: Redis) -> dict[str, int]:
     """Return the messages that wait in each lane, and those handed out but not acknowledged."""
     lengths = {lane.value: int(redis.llen(lane.value)) for lane in Lane}
     return lengths | {"unacknowledged": int(redis.hlen(UNACKED))}
+
+
+def backlog(redis: Redis, lane: Lane) -> int:
+    """Return how many messages of a lane wait or are worked on."""
+    held: list[str] = redis.hvals(UNACKED)  # type: ignore[assignment]
+    lanes = [json.loads(each)[-1] for each in held]
+    return int(redis.llen(lane.value)) + lanes.count(lane.value)
 
 
 def keep_hold(redis: Redis, tags: Iterable[str]) -> None:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from redis import RedisError
+
 from core.errors import AudiofuseError
 from core.index import Generation, Index, Point
 from core.items import ObjectInfo
@@ -79,7 +81,7 @@ class Combiner(Generic[Question, Answer]):
 
     def _refuse(self, together: Sequence[_Asked[Question, Answer]], error: Exception) -> None:
         """Give everybody the error, unless one may be at fault: then ask for each alone."""
-        if len(together) == 1 or isinstance(error, AudiofuseError):
+        if len(together) == 1 or isinstance(error, AudiofuseError | RedisError):
             for asked in together:
                 asked.answer.set_exception(error)
         else:

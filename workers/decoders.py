@@ -24,7 +24,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -48,7 +48,7 @@ class Decoder:
 
     def __init__(self, memory_bytes: int = MEMORY_BYTES) -> None:
         """Start it; it may take at most ``memory_bytes`` of address space."""
-        self._shared = tempfile.TemporaryFile(prefix="audiofuse-window-")  # noqa: SIM115 - closed by `kill`
+        self._shared = _memory_file()
         self._shared.truncate(SLOTS * SLOT_BYTES)
         self._memory = mmap.mmap(self._shared.fileno(), SLOTS * SLOT_BYTES)
         self._socket, theirs = socket.socketpair()
@@ -111,6 +111,13 @@ class Decoder:
             return self._socket.recv(65536)
         except ConnectionResetError:
             return b""
+
+
+def _memory_file() -> IO[bytes]:
+    """Return a file to map; where that is possible one that the kernel never writes to a disk."""
+    if sys.platform == "linux":
+        return os.fdopen(os.memfd_create("audiofuse-windows"), "r+b")
+    return tempfile.TemporaryFile(prefix="audiofuse-window-")
 
 
 class DecodedRecording:

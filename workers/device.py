@@ -7,6 +7,9 @@
 A batch of windows is bounded by seconds of audio, and its windows have one padded length; whose
 they are does not matter. It is begun when it is full, when its oldest window has waited long
 enough, or when nothing more is coming.
+
+Texts gather while one batch of windows is heard, and no longer; where there is no batch to hear
+they are read at once. A batch of texts is as cheap as its longest text, so they are sorted.
 """
 
 import gc
@@ -37,11 +40,13 @@ log = logging.getLogger(__name__)
 PATIENCE_S = {Lane.LIVE: 0.05, Lane.BACKFILL: 0.5}  # what a window waits for company
 PATIENCE_BATCHES = 2  # or as long as so many batches take: under load, full ones go first
 BUFFERED_BATCHES = 8  # how much audio may wait, decoded
-TEXTS_AT_ONCE = 64
+TEXTS_AT_ONCE = {"cpu": 16, "cuda": 64}  # more are slower on a CPU: padded to the longest
 SHRINK, GROW = 0.75, 1.02  # the batch, when memory did not suffice, and after each time it did
 STUCK_S = 300.0
 MAX_WINDOWS = 256  # the largest batch that is tried
-WORTH = 1.05  # what a batch twice as large must gain to be worth its delay
+MEASURE_S = 2.0  # for finding the batch; then what was tried so far must do
+REPEATS = 4  # of each size, of which the best counts: other work only ever makes it slower
+NEARLY = 0.97  # of the best rate: a smaller batch that reaches it is preferred, as it waits less
 
 Answer = TypeVar("Answer")
 
@@ -99,7 +104,8 @@ class _Text:
 
     heard: Heard
     text: str
-    fused: Future[tuple[Tensor, Tensor]]
+    since: int  # window batches that had begun when it came
+    fused: Future[tuple[Tensor, Tensor]] = field(default_factory=Future)
 
     def fail(self, error: Exception) -> None:
         """Let whoever waits know."""
@@ -146,7 +152,8 @@ class Device:
         self._last_batch_s = 0.0
         self._windows: dict[Lane, deque[_Window]] = {lane: deque() for lane in Lane}
         self._waiting_samples = Counter[int]()  # by padded length
-        self._texts: deque[_Text] = deque()
+        self._begun = 0  # batches of windows
+        self._texts: list[_Text] = []  # in the order in which they came
         self._buffer = Budget(BUFFERED_BATCHES * self.batch_s)
         self._changed = threading.Condition()
         self._askers = 0  # threads that wait for an answer
@@ -188,10 +195,10 @@ class Device:
 
     def fuse(self, heard: Heard, text: str) -> tuple[Tensor, Tensor]:
         """Fuse one sound with its text; return its vector ``(dim,)`` and norm ``()``."""
-        fused: Future[tuple[Tensor, Tensor]] = Future()
         with self._changed:
-            self._texts.append(_Text(heard, text, fused))
-        return self._await(fused)
+            asked = _Text(heard, text, self._begun)
+            self._texts.append(asked)
+        return self._await(asked.fused)
 
     def _give(self, clip: _Clip, samples: Samples, lane: Lane) -> None:
         length = padded_length(samples)
@@ -233,13 +240,16 @@ class Device:
         return None
 
     def _next(self) -> Callable[[], None] | None:
-        """Choose what to do now; texts go first, because they complete messages."""
+        """Choose what to do now: texts that let a batch of windows pass, such a batch, or texts."""
+        waited = bool(self._texts) and self._texts[0].since < self._begun
+        windows = [] if waited else self._next_windows()
+        if windows:
+            self._begun += 1
+            return lambda: self._hear_all(windows)
         if self._texts:
-            count = min(len(self._texts), TEXTS_AT_ONCE)
-            texts = [self._texts.popleft() for _ in range(count)]
-            return lambda: self._by_halves(self._fuse, texts)
-        windows = self._next_windows()
-        return (lambda: self._hear_all(windows)) if windows else None
+            texts, self._texts = self._texts, []
+            return lambda: self._fuse_all(texts)
+        return None
 
     def _next_windows(self) -> list[_Window]:
         """Take the windows of the next batch; none while it is worth waiting for more."""
@@ -259,7 +269,8 @@ class Device:
         return Lane.LIVE if (self.stats.batches + 1) % BACKFILL_TURN else Lane.BACKFILL
 
     def _nothing_more_comes(self) -> bool:
-        return self._askers >= self._in_hand() or self._buffer.exhausted
+        all_wait = self._askers >= self._in_hand() and not self._texts  # their threads bring more
+        return all_wait or self._buffer.exhausted
 
     def _take(self, length: int, lanes: Sequence[Lane], room: int) -> list[_Window]:
         """Take up to ``room`` windows of one padded length, the lanes in their order."""
@@ -307,6 +318,12 @@ class Device:
         self.stats.heard_s += sum(window.samples.size for window in windows) / SAMPLE_RATE
         self.stats.padded_s += len(windows) * length / SAMPLE_RATE
         self.stats.room_s += max(room, len(windows)) * length / SAMPLE_RATE
+
+    def _fuse_all(self, texts: list[_Text]) -> None:
+        shortest_first = sorted(texts, key=lambda text: len(text.text))
+        at_once = TEXTS_AT_ONCE[self.encoder.device.type]
+        for start in range(0, len(texts), at_once):
+            self._by_halves(self._fuse, shortest_first[start : start + at_once])
 
     def _fuse(self, texts: list[_Text]) -> None:
         heard = Heard.stack([text.heard for text in texts])
@@ -364,21 +381,39 @@ class DeviceLane:
 
 
 def best_batch_s(encoder: Encoder) -> float:
-    """Measure which batch of whole windows is worth its size; return it in seconds of audio."""
+    """Measure which batch of whole windows is worth its size; return it in seconds of audio.
+
+    That is the smallest that is nearly as fast as the fastest.
+    """
     noise = np.random.default_rng(0).random(WINDOW_SAMPLES, np.float32)
-    best, windows = 0.0, 1
     encoder.hear_windows([noise])  # warms up
-    while windows <= MAX_WINDOWS:
-        started = time.perf_counter()
+    deadline = time.monotonic() + MEASURE_S
+    rates: dict[int, float] = {}  # windows a second, by windows in a batch
+    windows = 1
+    while windows <= MAX_WINDOWS and max(rates, key=rates.__getitem__, default=1) * 4 >= windows:
         try:
-            encoder.hear_windows([noise] * windows)
+            rates[windows] = _rate(encoder, [noise] * windows, deadline)
         except torch.OutOfMemoryError:
             break
-        rate = windows / (time.perf_counter() - started)
-        if rate < best * WORTH:
+        windows *= 2
+        if time.monotonic() + windows / max(rates.values()) > deadline:
             break
-        best, windows = rate, windows * 2
-    return max(1, windows // 2) * float(WINDOW_S)
+    enough = NEARLY * max(rates.values(), default=0)
+    worth_it = (size for size, rate in rates.items() if rate >= enough)
+    return float(WINDOW_S) * min(worth_it, default=1)
+
+
+def _rate(encoder: Encoder, batch: list[Samples], deadline: float) -> float:
+    """Return the best windows per second of some repetitions; once more than the first if late."""
+    best_s = math.inf
+    for _ in range(REPEATS):
+        started = time.monotonic()
+        encoder.hear_windows(batch)
+        now = time.monotonic()
+        best_s = min(best_s, now - started)
+        if now > deadline:
+            break
+    return len(batch) / best_s
 
 
 def _error_of(work: Callable[[list[Waiting]], None], things: list[Waiting]) -> Exception | None:

@@ -3,13 +3,25 @@
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
 from workers.dead_letters import DeadLetter
+
+T = TypeVar("T")
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
@@ -56,18 +68,24 @@ def drops_table(seconds: Mapping[str, float], errors: Mapping[str, str]) -> Tabl
     return _table("", ("file", ">seconds until searchable", "what went wrong"), rows)
 
 
-def letters_table(letters: Iterable[DeadLetter]) -> Table:
+def letters_table(title: str, letters: Iterable[DeadLetter]) -> Table:
     """Show what is wrong with which object, newest first."""
     rows = (
         (
-            f"{datetime.fromtimestamp(each.at, UTC).astimezone():%Y-%m-%d %H:%M:%S}",
+            moment(each.at),
             each.key,
             each.reason,
             each.detail,
+            str(each.count),
         )
         for each in letters
     )
-    return _table("last errors", ("when", "object", "reason", "detail"), rows)
+    return _table(title, ("when", "object", "reason", "detail", ">times"), rows)
+
+
+def moment(at: float) -> str:
+    """Return a Unix time as people here read it."""
+    return f"{datetime.fromtimestamp(at, UTC).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def facts_table(title: str, facts: Mapping[str, object]) -> Table:
@@ -88,3 +106,27 @@ def metrics_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> Table:
         ("system", *(f">{name}" for name in names)),
         ((system, *(f"{values[name]:.3f}" for name in names)) for system, values in rows.items()),
     )
+
+
+class Bars(Progress):
+    """Progress bars with count, rate and the time that is left."""
+
+    def __init__(self) -> None:
+        """Show them on standard error."""
+        super().__init__(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(),
+            TimeRemainingColumn(), console=Console(stderr=True),
+        )  # fmt: skip
+
+    def over(self, steps: Iterable[T], what: str, total: int | None, /) -> Iterable[T]:
+        """Show a walk as a bar."""
+        return self.track(steps, total, description=what)
+
+
+class _Rate(ProgressColumn):
+    """Steps a second, lately."""
+
+    def render(self, task: Task) -> Text:
+        """Show nothing before anything moved."""
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.1f}/s" if speed else "", style="progress.data.speed")

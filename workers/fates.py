@@ -1,96 +1,99 @@
 """What becomes of a message: an error's class decides (``core/errors.py``).
 
 synced ──────────────> acknowledge
-Rejected ────────────> dead letter, acknowledge
+Rejected ────────────> dead letter (recorded by sync), acknowledge
 Unavailable ─────────> again after a while; for long: to the end of its lane
 anything else, a bug > again, three times in all; then dead letter, acknowledge
 the worker stops ────> hand back
+
+Messages about a key that somebody works on wait for one turn together: whoever takes it looks at
+the bucket after all of them came, and so for all of them.
+
+A write that seemed to fail, because the answer did not come in time, may still be waiting in a
+server that was stalled, and come after the write that made up for it. So what succeeded only after
+something was away is looked at once more, a while later.
 """
 
-import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, wait
+from functools import partial
 
 from redis import RedisError
 
 from core.audio import Samples
 from core.errors import Reason, Rejected, Unavailable
-from core.items import describes, is_audio, sidecar_keys, sidecar_stem
+from core.items import is_audio
 from workers.broker import Dispatcher, Lane
-from workers.dead_letters import DeadLetters, Deliveries
-from workers.sync import Guard, Outcome, Synced, Syncer
+from workers.dead_letters import Deliveries
+from workers.sync import Guard, Syncer, sounds_of
 
 log = logging.getLogger(__name__)
 
 MAX_DELIVERIES = 3
 FIRST_BACKOFF_S, MAX_BACKOFF_S = 1.0, 32.0
 TRIES_IN_HAND = 6  # a minute; then others get the message's place in the worker
+LATE_WRITE_S = 2.0  # how long a server that answers again may have writes of before in its queue
 
 
 class Fates:
     """Works on messages, in many threads, and tells which may be acknowledged."""
 
     def __init__(
-        self,
-        syncers: Mapping[Lane, Syncer],
-        dead_letters: DeadLetters,
-        dispatcher: Dispatcher,
-        stopping: threading.Event,
+        self, syncers: Mapping[Lane, Syncer], dispatcher: Dispatcher, stopping: threading.Event
     ) -> None:
         """Sync with the ``syncers`` of each lane until the worker is ``stopping``."""
         self._syncers = syncers
-        self._dead_letters = dead_letters
         self._dispatcher = dispatcher
         self._stopping = stopping
-        self._locks = KeyLocks()
+        self._turns = Turns()
 
     def settle(self, key: str, lane: Lane) -> bool:
         """Do what a message asks for; false if it must be handed back, because the worker stops."""
-        tries = 0
-        while not self._stopping.is_set():
+        tries, pause_s = 0, 0.0
+        while not self._stopping.wait(pause_s):
             try:
                 if tries < TRIES_IN_HAND:
                     self._settle(key, lane)
                 else:
                     self._dispatcher.sync(key, lane)
             except (Unavailable, RedisError) as error:
-                backoff_s = min(FIRST_BACKOFF_S * 2**tries, MAX_BACKOFF_S)
-                log.warning("%s: again in %.0f s, %s", key, backoff_s, error)
-                self._stopping.wait(backoff_s)
+                pause_s = min(FIRST_BACKOFF_S * 2**tries, MAX_BACKOFF_S)
                 tries += 1
+                if not self._stopping.is_set():
+                    log.warning("%s: again in %.0f s, %s", key, pause_s, error)
             else:
-                return True
+                if not 0 < tries < TRIES_IN_HAND:
+                    return True
+                tries, pause_s = 0, LATE_WRITE_S
         return False
 
     def _settle(self, key: str, lane: Lane) -> None:
         """Sync one key; a sidecar's key stands for the audio objects it may describe."""
         syncer = self._syncers[lane]
-        if is_audio(key):
-            self._sync(key, syncer)
-            return
-        for found in syncer.store.list(sidecar_stem(key) + "."):
-            if describes(key, found.key):
-                self._sync(found.key, syncer)
+        for sound in [key] if is_audio(key) else sounds_of(syncer.store, key):
+            self._turns.take(sound, partial(self._sync, sound, syncer))
 
     def _sync(self, key: str, syncer: Syncer) -> None:
-        with self._locks.alone(key):
-            for delivery in range(1, MAX_DELIVERIES + 1):
-                bug = self._attempt(key, syncer)
-                if not bug:
-                    return
-                log.error("%s: a bug, delivery %d of %d", key, delivery, MAX_DELIVERIES)
-            self._give_up(key, bug, syncer)
+        if self._stopping.is_set():
+            raise Unavailable("the worker stops")
+        for delivery in range(1, MAX_DELIVERIES + 1):
+            bug = self._attempt(key, syncer)
+            if not bug:
+                return
+            log.error("%s: a bug, delivery %d of %d", key, delivery, MAX_DELIVERIES)
+        log.error("%s: given up, %s", key, bug)
+        self._give_up(key, Rejected(Reason.BUG, bug), syncer)
 
     def _attempt(self, key: str, syncer: Syncer) -> str:
-        """Sync once and record the outcome; return what bug that met, or nothing."""
+        """Sync once; return what bug that met, or nothing."""
         started = time.monotonic()
         try:
             synced = syncer.sync(key)
         except Rejected as verdict:
             log.warning("%s: rejected, %s", key, verdict)
-            self._dead_letters.add(key, verdict)
         except (Unavailable, RedisError):
             raise
         except Exception as error:
@@ -98,47 +101,61 @@ class Fates:
             return f"{type(error).__name__}: {error}"
         else:
             log.info("%s: %s in %.3f s", key, synced.outcome, time.monotonic() - started)
-            self._record(key, synced)
+            for sidecar, problem in synced.problems.items():
+                log.warning("%s: %s; the audio is indexed without it", sidecar, problem)
         return ""
 
-    def _give_up(self, key: str, detail: str, syncer: Syncer) -> None:
-        log.error("%s: given up, %s", key, detail)
-        verdict = Rejected(Reason.BUG, detail)
-        with contextlib.suppress(Unavailable):  # then reconcile gives the object another chance
-            info = syncer.store.head(key)
-            verdict.etag = info.etag if info else ""
-        self._dead_letters.add(key, verdict)
 
-    def _record(self, key: str, synced: Synced) -> None:
-        """Replace what was known to be wrong with this item; an unchanged one keeps its letters."""
-        if synced.outcome is Outcome.UNCHANGED:
-            return
-        self._dead_letters.clear([key, *sidecar_keys(key)])
-        for problem_key, problem in synced.problems.items():
-            log.warning("%s: %s; the audio is indexed without it", problem_key, problem)
-            self._dead_letters.add(problem_key, problem)
+    def _give_up(self, key: str, verdict: Rejected, syncer: Syncer) -> None:
+        try:
+            syncer.give_up(key, verdict)
+        except (Unavailable, RedisError):
+            raise
+        except Exception:
+            log.exception("%s: it is as it was in the index: not even that can be changed", key)
+            syncer.letters.add(key, verdict)
 
 
-class KeyLocks:
-    """Lets one thread at a time work on a key."""
+class Turns:
+    """Lets one thread at a time work on a key; those that wait for it share the next turn."""
 
     def __init__(self) -> None:
         """Begin with no key in work."""
-        self._changed = threading.Condition()
-        self._busy: set[str] = set()
+        self._lock = threading.Lock()
+        self._now: dict[str, Future[None]] = {}
+        self._next: dict[str, Future[None]] = {}
 
-    @contextlib.contextmanager
-    def alone(self, key: str) -> Iterator[None]:
-        """Wait until nobody works on ``key``, then keep others from it."""
-        with self._changed:
-            self._changed.wait_for(lambda: key not in self._busy)
-            self._busy.add(key)
+    def take(self, key: str, work: Callable[[], None]) -> None:
+        """Wait until nobody works on ``key``, then work; or share the turn of one that waits.
+
+        What the work raises all of them raise.
+        """
+        with self._lock:
+            shared = self._next.get(key)
+            before = self._now.get(key)
+            turn: Future[None] = Future()
+            if shared is None:
+                (self._next if before else self._now)[key] = turn
+        if shared:
+            shared.result()
+            return
+        if before:
+            wait([before])
         try:
-            yield
-        finally:
-            with self._changed:
-                self._busy.remove(key)
-                self._changed.notify_all()
+            work()
+        except BaseException as error:
+            self._end(key)
+            turn.set_exception(error)
+            raise
+        self._end(key)
+        turn.set_result(None)
+
+    def _end(self, key: str) -> None:
+        """Let the next have its turn; from here on nobody joins it: it may look at once."""
+        with self._lock:
+            del self._now[key]
+            if key in self._next:
+                self._now[key] = self._next.pop(key)
 
 
 def quarantine(deliveries: Deliveries) -> Guard:

@@ -1,34 +1,45 @@
-"""Intake: event sources that hand changed keys over to the queue. No torch is reached."""
+"""Intake: what every event source shares, and the folder. No torch is reached.
+
+A source is a class with ``run``; it takes messages, has ``Handover`` hand them over, and lets go of
+them only then. What no event tells, ``audiofuse reconcile`` finds.
+"""
 
 import logging
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-from botocore.exceptions import BotoCoreError, ClientError
 from redis import RedisError
 from watchfiles import watch
 
 from core.errors import AudiofuseError
 from core.store import FolderStore
 from workers.broker import Dispatcher, Lane
-from workers.events import MalformedEvent, key_to_sync, parse_s3
+from workers.events import Dropped, Event, Flaw, key_to_sync, parse
 
 log = logging.getLogger(__name__)
 
-LONG_POLL_S = 20  # the longest that SQS allows
-MESSAGES_PER_POLL = 10  # likewise
 RETRY_PAUSE_S = 5.0
+LOG_PAUSE_S = 60.0  # between two lines about the same flaw
 SETTLE_MS = 200  # changes of one file within this time are one change
 CHECK_STOP_MS = 500
 
-AWAY = (AudiofuseError, ClientError, BotoCoreError, RedisError, OSError)
+AWAY = (AudiofuseError, RedisError, OSError)
 
 Reconcile = Callable[[str], Iterable[str]]
 
 
-def _persist(run: Callable[[threading.Event], None], stop: threading.Event) -> None:
+class Intake(Protocol):
+    """An event source of the bucket."""
+
+    def run(self, stop: threading.Event) -> None:
+        """Hand over what the source tells until ``stop`` is set."""
+
+
+def persist(run: Callable[[threading.Event], None], stop: threading.Event) -> None:
     """Run a source until ``stop`` is set; while something it needs is away, begin it again."""
     while not stop.is_set():
         try:
@@ -36,6 +47,51 @@ def _persist(run: Callable[[threading.Event], None], stop: threading.Event) -> N
         except AWAY as error:
             log.warning("intake pauses for %.0f s: %s", RETRY_PAUSE_S, error)
             stop.wait(RETRY_PAUSE_S)
+
+
+class Handover:
+    """Hands what messages tell of one bucket over to the workers; drops and counts the rest.
+
+    Many threads may use it at once. ``dropped`` counts what was dropped, by its flaw.
+    """
+
+    def __init__(self, bucket: str, dispatcher: Dispatcher) -> None:
+        """Hand over the events of ``bucket``."""
+        self.dropped: Counter[Flaw] = Counter()
+        self._bucket = bucket
+        self._dispatcher = dispatcher
+        self._lock = threading.Lock()
+        self._quiet_until: dict[Flaw, float] = {}
+
+    def hand_over(self, bodies: Iterable[str | bytes]) -> None:
+        """Hand over the messages' keys, each once; when this returns the broker has them all.
+
+        Raises ``Unavailable`` when the broker takes none: then no message may be let go of.
+        """
+        keys = (self._key(each) for body in bodies for each in parse(body))
+        for key in dict.fromkeys(keys):
+            if key:
+                self._dispatcher.sync(key, Lane.LIVE)
+
+    def _key(self, found: Event | Dropped) -> str | None:
+        if isinstance(found, Dropped):
+            self.drop(found)
+            return None
+        if found.bucket != self._bucket:
+            self.drop(Dropped(Flaw.FOREIGN_BUCKET, f"an event of {found.bucket[:100]!r}"))
+            return None
+        return key_to_sync(found.key) if found.changes_sound else None
+
+    def drop(self, dropped: Dropped) -> None:
+        """Count it, and log it unless the same flaw was logged a moment ago."""
+        flaw, now = dropped.flaw, time.monotonic()
+        with self._lock:
+            self.dropped[flaw] += 1
+            count = self.dropped[flaw]
+            if now < self._quiet_until.get(flaw, now):
+                return
+            self._quiet_until[flaw] = now + LOG_PAUSE_S
+        log.warning("dropped, %d of this kind so far: %s", count, dropped)
 
 
 class FolderIntake:
@@ -49,7 +105,7 @@ class FolderIntake:
 
     def run(self, stop: threading.Event) -> None:
         """Watch until ``stop`` is set. What changed while nobody watched is found first."""
-        _persist(self._watch, stop)
+        persist(self._watch, stop)
 
     def _watch(self, stop: threading.Event) -> None:
         caught_up = False
@@ -79,57 +135,3 @@ class FolderIntake:
             self._dispatcher.sync(key, Lane.BACKFILL)
         if count:
             log.info("%d objects under %r differ from the index", count, prefix)
-
-
-class SqsIntake:
-    """Reads the S3 event notifications that a bucket sends to an SQS queue."""
-
-    def __init__(self, client: Any, queue_url: str, bucket: str, dispatcher: Dispatcher) -> None:
-        """Take the events of ``bucket`` from ``queue_url`` by a boto3 SQS client."""
-        self._client = client
-        self._queue_url = queue_url
-        self._bucket = bucket
-        self._dispatcher = dispatcher
-
-    def run(self, stop: threading.Event) -> None:
-        """Poll until ``stop`` is set; while the queue or the broker is away, try again."""
-        log.info("reading %s", self._queue_url)
-        _persist(self._poll_until, stop)
-
-    def _poll_until(self, stop: threading.Event) -> None:
-        while not stop.is_set():
-            self.poll()
-
-    def poll(self, wait_s: int = LONG_POLL_S) -> int:
-        """Hand over the next messages and only then delete them; return how many there were."""
-        answer = self._client.receive_message(
-            QueueUrl=self._queue_url,
-            MaxNumberOfMessages=MESSAGES_PER_POLL,
-            WaitTimeSeconds=wait_s,
-        )
-        messages = answer.get("Messages", [])
-        for message in messages:
-            self._hand_over(message["Body"])
-        if messages:
-            self._delete(messages)
-        return len(messages)
-
-    def _hand_over(self, body: str) -> None:
-        try:
-            events = parse_s3(body)
-        except MalformedEvent as error:
-            log.warning("dropped: %s", error)
-            return
-        for event in events:
-            if event.bucket != self._bucket:
-                log.warning("dropped: an event of the bucket %r", event.bucket)
-            elif key := key_to_sync(event.key):
-                self._dispatcher.sync(key, Lane.LIVE)
-
-    def _delete(self, messages: list[dict[str, str]]) -> None:
-        entries = [
-            {"Id": str(number), "ReceiptHandle": message["ReceiptHandle"]}
-            for number, message in enumerate(messages)
-        ]
-        # An entry that fails to be deleted is delivered again, which does no harm.
-        self._client.delete_message_batch(QueueUrl=self._queue_url, Entries=entries)

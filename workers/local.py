@@ -2,7 +2,7 @@
 
     valkey   the queue (Valkey, from a package)        intake   watches the folder
     index    owns the embedded Qdrant                  worker   a Celery worker
-    search   the query service
+    search   the query service                         reconcile  finds what no event of S3 told
 
 Each is a process of its own. ``deployment.env`` in the home folder tells other commands where they
 are. If one ends, all are stopped; if this process dies, the kernel ends them (on Linux).
@@ -32,6 +32,7 @@ from core.errors import AudiofuseError, ConfigurationError
 from core.settings import DEPLOYMENT_FILE, PREFIX, Settings, environment
 from core.store import FolderStore, open_store
 from workers.broker import create_celery
+from workers.build import choose_source
 from workers.events import Source
 
 START_TIMEOUT_S = 120  # importing torch on a busy machine takes its time
@@ -39,6 +40,7 @@ STOP_TIMEOUT_S = 15  # then a process is killed; whatever it was doing is delive
 POLL_S = 0.1
 LOG_LINES_SHOWN = 15
 LIVE_FILE = "live.json"
+RECONCILE_EVERY = "6h"  # and once at the start
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -105,9 +107,9 @@ class LocalDeployment:
         Raises ``ConfigurationError`` if there is no such bucket.
         """
         store = open_store(settings)
-        self._source, self._bucket = Source.SQS, settings.bucket
+        self._source, self._bucket = choose_source(settings, store), settings.bucket
         if isinstance(store, FolderStore):
-            self._source, self._bucket = Source.FOLDER, str(store.root)
+            self._bucket = str(store.root)
         self._home = settings.home.resolve()
         self._settings = settings
         self._parts: list[Part] = []
@@ -166,6 +168,8 @@ class LocalDeployment:
         self._run("worker", _audiofuse("worker"))
         self._run("search", _audiofuse("serve", "--port", str(ports["search"])))
         self._run("intake", _audiofuse("intake", self._source))
+        if self._source is not Source.FOLDER:  # a folder's intake sees what it missed by itself
+            self._run("reconcile", _audiofuse("reconcile", "--every", RECONCILE_EVERY))
         self._await("search", lambda: _ready(ports["search"]))
         self._await("worker", self._worker_answers)
         self._publish()

@@ -5,21 +5,28 @@ from typing import Any
 
 from core.index import open_index
 from core.settings import Settings
+from core.store import bucket_name
 from workers.broker import connect_redis, queue_lengths
 from workers.dead_letters import DeadLetter, DeadLetters
+from workers.reconcile import LastRun, Run
 
 LETTERS_SHOWN = 10
 
 
 @dataclass(frozen=True)
 class Status:
-    """Queue lengths by name, the live encoder version and its points, what was rejected."""
+    """Queue lengths by name, the live encoder version and its points, what was rejected.
+
+    ``reasons`` counts the ``dead_letters``; ``reconciled`` is the last comparison of all.
+    """
 
     queue: dict[str, int]
     version: str | None
     items: int
     dead_letters: int
+    reasons: dict[str, int]
     latest: list[DeadLetter]
+    reconciled: Run | None
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
@@ -29,7 +36,8 @@ class Status:
 def read_status(settings: Settings) -> Status:
     """Ask queue and index; raises ``Unavailable`` or ``RedisError`` when they are away."""
     redis = connect_redis(settings)
-    letters = DeadLetters(redis)
+    bucket = bucket_name(settings)
+    letters = DeadLetters(redis, bucket)
     index = open_index(settings)
     live = index.live()
     return Status(
@@ -37,5 +45,7 @@ def read_status(settings: Settings) -> Status:
         version=live.version if live else None,
         items=index.count(live) if live else 0,
         dead_letters=letters.count(),
+        reasons={str(reason): count for reason, count in letters.reasons().items()},
         latest=letters.latest(LETTERS_SHOWN),
+        reconciled=LastRun(redis, bucket).read(),
     )

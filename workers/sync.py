@@ -1,15 +1,28 @@
-"""sync(key): look at the bucket as it is now and make the index agree.
+"""sync(key): look at the bucket as it is now and make index and dead letters agree.
 
-    look at object and sidecar ── gone ─────────────────> remove the point
-            │
-            ├── as the point says ──────────────────────> nothing to do
-            ├── same sound, other words ── re-fuse ─────┐
-            └── new sound ── fetch, decode, hear, fuse ─┴> upsert ── look again
+    look at object and sidecar ── gone ─────────────────> remove the point ─┐
+            │                                                               │
+            ├── as the point says ──────────────────────> nothing to do     │
+            ├── same sound, other words ── re-fuse ─────┐                   │
+            └── new sound ── fetch, decode, hear, fuse ─┴> upsert ──────────┴─> look again
 
 An event is only a hint that something changed: the outcome depends on the bucket alone, so
 duplicate, late and reordered events all lead to the same index.
+
+Why workers need no lock between them. A sync looks at the bucket, then reads point and letters, and
+ends in one of two ways: what it read agreed with the look, or it wrote, looked again, and found the
+state that it had written. If it found another it begins anew; if it is killed its message comes
+again and another sync begins. Now take the last write of all to a key, and the look with which its
+sync, or the one begun instead, ended. If that look came after the last change of the bucket, what
+was written is the last state. If it came before, then so did the write; but the message of that
+change led to a sync that began later, read what was written, and would have written again if it
+disagreed. So the last write agrees with the bucket, as long as no write arrives after the look
+of the sync that sent it: see ``fates.py`` for one that seemed to fail. Nothing else depends on
+time.
 """
 
+import hashlib
+import json
 import logging
 import math
 import time
@@ -27,13 +40,24 @@ from core.encoder import Fused
 from core.errors import ObjectChanged, Reason, Rejected, Unavailable
 from core.fusion import Heard
 from core.index import VERSION_KEY, Generation, Point
-from core.items import MAX_SIDECAR_BYTES, Item, Metadata, point_id, sidecar_keys
+from core.items import (
+    MAX_SIDECAR_BYTES,
+    Item,
+    Metadata,
+    describes,
+    is_audio,
+    point_id,
+    sidecar_keys,
+    sidecar_stem,
+)
 from core.query import normalise
 from core.store import Store, content_hash
+from workers.dead_letters import DeadLetter
 
 log = logging.getLogger(__name__)
 
 MAX_LOOKS = 10  # an object that changes this often while it is worked on is left for later
+BURST_S = 1.0  # a sound that was indexed so recently is not heard again before: more may follow
 
 
 class Outcome(StrEnum):
@@ -103,6 +127,34 @@ class Points(Protocol):
         """See ``Index``."""
 
 
+class Letters(Protocol):
+    """Where verdicts are recorded: ``DeadLetters``."""
+
+    def get(self, keys: Iterable[str]) -> dict[str, DeadLetter]:
+        """See ``DeadLetters``."""
+
+    def add(self, key: str, verdict: Rejected) -> None:
+        """See ``DeadLetters``."""
+
+    def clear(self, keys: Iterable[str]) -> None:
+        """See ``DeadLetters``."""
+
+
+class Unread:
+    """Letters for whoever is interested in the index alone."""
+
+    def get(self, keys: Iterable[str]) -> dict[str, DeadLetter]:
+        """Find none."""
+        del keys
+        return {}
+
+    def add(self, key: str, verdict: Rejected) -> None:
+        """Keep nothing."""
+
+    def clear(self, keys: Iterable[str]) -> None:
+        """Forget nothing."""
+
+
 class OpenSound(Protocol):
     """A sound file that is open: see ``core.audio.Recording``."""
 
@@ -119,6 +171,7 @@ class OpenSound(Protocol):
 
 Opener = Callable[[Path, float], AbstractContextManager[OpenSound]]
 Guard = Callable[[str, Iterator[Samples]], Iterator[Samples]]
+Verdicts = dict[str, Rejected]
 
 FACTS = ("duration_s", "sample_rate", "channels", "content_hash")
 
@@ -135,25 +188,31 @@ class Syncer:
         limits: Limits,
         open_sound: Opener = open_recording,
         guard: Guard = lambda _, windows: windows,
+        letters: Letters | None = None,
+        pause: Callable[[float], object] = time.sleep,
     ) -> None:
-        """Make ``generation`` of ``index`` agree with ``store``, by ``encoder``.
+        """Make ``generation`` of ``index``, and ``letters``, agree with ``store``, by ``encoder``.
 
         ``open_sound`` decodes, in this process or another; ``guard`` is told the key and the
-        windows while they are decoded.
+        windows while they are decoded. ``pause`` waits for some seconds between the sounds of a
+        burst; what it returns is true if the worker stops.
         """
         self.store = store
+        self.letters = letters or Unread()
         self._index = index
         self._generation = generation
         self._encoder = encoder
         self._limits = limits
         self._open_sound = open_sound
         self._guard = guard
+        self._pause = pause
 
     def sync(self, key: str) -> Synced:
         """Make the index agree with the bucket about one audio key.
 
-        Raises ``Rejected`` when the object cannot be indexed; its point, if any, is gone then.
-        Raises ``Unavailable`` when bucket or index cannot answer.
+        Raises ``Rejected`` when the object cannot be indexed; that is recorded then, and its point,
+        if any, is gone. Raises ``Unavailable`` when bucket or index cannot answer, and what
+        ``letters`` raise.
         """
         for _ in range(MAX_LOOKS):
             try:
@@ -162,27 +221,75 @@ class Syncer:
                 log.info("%s: looking again, %s", key, change)
         raise Unavailable(f"{key} keeps changing; it is looked at again later")
 
+    def give_up(self, key: str, verdict: Rejected) -> None:
+        """Record that a bug keeps the object out of the index; a point of another state goes.
+
+        Raises ``Unavailable`` when that cannot be done now.
+        """
+        item, known = self._look(key), self._known(key)
+        verdict.etag = item.audio.etag if item else ""
+        if known and not _describes(known.payload, item):
+            self._index.remove(self._generation, [known.id])
+        self.letters.add(key, verdict)
+        if self._look(key) != item:
+            raise Unavailable(f"{key} changed while it was given up")
+
     def _sync_as_seen(self, key: str) -> Synced:
-        item = self._look(key)
-        known = self._known(key)
+        item, known = self._look(key), self._known(key)
+        point, verdicts = self._work(item, known)
+        wrote = self._record(key, item, verdicts)
+        if point is not known:
+            self._write(key, point)
+            wrote = True
+        if wrote and self._look(key) != item:
+            raise ObjectChanged("it changed while it was written")
+        if key in verdicts:
+            raise verdicts[key]
+        return Synced(_outcome(known, point), verdicts)
+
+    def _work(self, item: Item | None, known: Point | None) -> tuple[Point | None, Verdicts]:
+        """Return the point to be, ``known`` itself if that is it, and what is wrong, by key."""
         if item is None:
-            return self._remove(key, known)
+            return None, {}
         if known and _describes(known.payload, item):
-            return Synced(Outcome.UNCHANGED)
-        metadata, problems = self._read_metadata(item)
+            return known, _known_problem(known, item)
+        metadata, verdicts = self._read_metadata(item)
         try:
-            sound = self._heard_before(known, item) or self._hear(item)
-            point = self._fuse(item, metadata, sound)
+            sound = self._heard_before(known, item) or self._hear(item, known)
+            return self._fuse(item, metadata, sound, verdicts), verdicts
         except Rejected as verdict:
             verdict.etag = item.audio.etag
+            return None, {**verdicts, item.key: verdict}
+
+    def _write(self, key: str, point: Point | None) -> None:
+        if point:
+            self._index.upsert(self._generation, [point])
+        else:
             self._index.remove(self._generation, [self._id(key)])
-            if self._look(key) != item:  # another worker may have indexed a better state meanwhile
-                raise ObjectChanged("it changed while it was rejected") from verdict
-            raise
-        self._index.upsert(self._generation, [point])
-        if self._look(key) != item:
-            raise ObjectChanged("it changed while it was written")
-        return Synced(_outcome(known, item), problems)
+
+    def _record(self, key: str, item: Item | None, verdicts: Verdicts) -> bool:
+        """Make the letters of an item those that it deserves; tell whether they were not."""
+        letters = self.letters.get([key, *sidecar_keys(key)])
+        own = {key, item.sidecar.key if item and item.sidecar else ""}
+        outdated = [
+            name
+            for name in letters.keys() - verdicts.keys()
+            if name in own or not self._is_sidecar_of_another(name, key)
+        ]
+        self.letters.clear(outdated)
+        new = {  # a sound is in ``verdicts`` only if it was judged just now
+            name: each
+            for name, each in verdicts.items()
+            if name == key or not _says(letters.get(name), each)
+        }
+        for name, verdict in new.items():
+            self.letters.add(name, verdict)
+        return bool(outdated or new)
+
+    def _is_sidecar_of_another(self, sidecar_key: str, key: str) -> bool:
+        others = (other for other in sounds_of(self.store, sidecar_key) if other != key)
+        items = filter(None, map(self._look, others))
+        return any(item.sidecar and item.sidecar.key == sidecar_key for item in items)
 
     def _look(self, key: str) -> Item | None:
         audio = self.store.head(key)
@@ -198,17 +305,9 @@ class Syncer:
         id_ = self._id(key)
         return self._index.get(self._generation, [id_], vectors=True).get(id_)
 
-    def _remove(self, key: str, known: Point | None) -> Synced:
-        if known is None:
-            return Synced(Outcome.ABSENT)
-        self._index.remove(self._generation, [known.id])
-        if self._look(key) is not None:
-            raise ObjectChanged("it came back while it was removed")
-        return Synced(Outcome.REMOVED)
-
-    def _read_metadata(self, item: Item) -> tuple[Metadata, dict[str, Rejected]]:
+    def _read_metadata(self, item: Item) -> tuple[Metadata, Verdicts]:
         """Read the words; a broken sidecar costs only itself."""
-        metadata, problems = Metadata(), {}
+        metadata, problems = Metadata(), Verdicts()
         if item.sidecar:
             try:
                 metadata = self._read_sidecar(item)
@@ -233,7 +332,8 @@ class Syncer:
         stored = torch.tensor([known.audio], device=self._encoder.device)
         return Sound(Heard(stored), {name: known.payload[name] for name in FACTS})
 
-    def _hear(self, item: Item) -> Sound:
+    def _hear(self, item: Item, known: Point | None) -> Sound:
+        self._wait_for_burst(known)
         if item.audio.size > self._limits.object_bytes:
             detail = f"{item.audio.size} bytes; the limit is {self._limits.object_bytes}"
             raise Rejected(Reason.TOO_LARGE, detail)
@@ -250,7 +350,16 @@ class Syncer:
             )
         return Sound(heard, dict(zip(FACTS, facts, strict=True)))
 
-    def _fuse(self, item: Item, metadata: Metadata, sound: Sound) -> Point:
+    def _wait_for_burst(self, known: Point | None) -> None:
+        """Hear the first of many changes at once, and then the last: they come in bursts."""
+        age_s = time.time() - known.payload["indexed_at"] / 1000 if known else BURST_S
+        if not 0 <= age_s < BURST_S:
+            return
+        if self._pause(BURST_S - age_s):
+            raise Unavailable("the worker stops")
+        raise ObjectChanged("it may have changed while more changes were awaited")
+
+    def _fuse(self, item: Item, metadata: Metadata, sound: Sound, problems: Verdicts) -> Point:
         text = metadata.text
         fused = self._encoder.fuse(sound.heard, [text])
         vector, norm = fused.vectors[0].tolist(), float(fused.norms[0])
@@ -261,6 +370,8 @@ class Syncer:
             "key": item.key,
             "etag": item.audio.etag,
             "sidecar_etag": item.sidecar_etag,
+            "sidecar_problem": next((problem.detail for problem in problems.values()), ""),
+            "user_metadata_hash": _hash(item.audio.user_metadata),
             "modified": item.audio.modified_ms,
             "size": item.audio.size,
             "title": metadata.title,
@@ -278,13 +389,53 @@ class Syncer:
         return Point(self._id(item.key), payload, item=vector, audio=audio)
 
 
-def _describes(payload: Mapping[str, Any], item: Item) -> bool:
+def sounds_of(store: Store, sidecar_key: str) -> Iterator[str]:
+    """Yield the keys of the sounds that a sidecar may describe, some of which may not exist."""
+    stem = sidecar_stem(sidecar_key)
+    if is_audio(stem):
+        yield stem
+    for info in store.list(stem + "."):
+        if describes(sidecar_key, info.key):
+            yield info.key
+
+
+def _describes(payload: Mapping[str, Any], item: Item | None) -> bool:
+    if item is None:
+        return False
+    # S3 tells modification times in whole seconds, within which user metadata can change.
+    words = payload.get("user_metadata_hash", "") == _hash(item.audio.user_metadata)
     seen = (item.audio.etag, item.sidecar_etag, item.audio.modified_ms)
-    return (payload["etag"], payload["sidecar_etag"], payload["modified"]) == seen
+    return words and (payload["etag"], payload["sidecar_etag"], payload["modified"]) == seen
 
 
-def _outcome(known: Point | None, item: Item) -> Outcome:
+def _hash(user_metadata: Mapping[str, str]) -> str:
+    """Return what tells user metadata apart; empty if there is none."""
+    if not user_metadata:
+        return ""
+    return hashlib.sha256(json.dumps(user_metadata, sort_keys=True).encode()).hexdigest()
+
+
+def _known_problem(known: Point, item: Item) -> Verdicts:
+    """Return what was wrong with the sidecar when the point was made of it."""
+    detail = known.payload.get("sidecar_problem", "")
+    if not detail or not item.sidecar:
+        return {}
+    problem = Rejected(Reason.BAD_SIDECAR, detail)
+    problem.etag = item.sidecar.etag
+    return {item.sidecar.key: problem}
+
+
+def _says(letter: DeadLetter | None, verdict: Rejected) -> bool:
+    told = letter and (letter.reason, letter.detail, letter.etag)
+    return told == (verdict.reason, verdict.detail, verdict.etag)
+
+
+def _outcome(known: Point | None, point: Point | None) -> Outcome:
+    if point is None:
+        return Outcome.REMOVED if known else Outcome.ABSENT
     if known is None:
         return Outcome.CREATED
-    same_sound = known.payload["etag"] == item.audio.etag
+    if point is known:
+        return Outcome.UNCHANGED
+    same_sound = known.payload["etag"] == point.payload["etag"]
     return Outcome.REFUSED if same_sound else Outcome.UPDATED

@@ -2,9 +2,12 @@
 
 kombu pops a message (BRPOP) and then writes down that it is held. A worker that is killed between
 the two loses the message, and with a full prefetch one popped message always waits there. Here one
-script does both; while nothing is there to pop a BLMOVE waits that moves a message to where it was.
+script does both, for several messages at once; while nothing is there to pop a BLMOVE waits that
+moves a message to where it was. What is finished at the same time is acknowledged in one go.
 """
 
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from time import monotonic, time
 from typing import Any
 
@@ -15,18 +18,23 @@ from kombu.utils.json import loads
 
 from workers.broker import Lane
 
-# KEYS: the queues in order, then kombu's hash and index of what is held. ARGV: the time.
+MESSAGES_AT_ONCE = 16
+
+# KEYS: the queues in order, then kombu's hash and index of what is held. ARGV: the time, and how
+# many messages there may be. Answers with one queue's name and its messages.
 POP = """
 for number = 1, #KEYS - 2 do
-  local message = redis.call('RPOP', KEYS[number])
-  if message then
-    local properties = cjson.decode(message).properties
-    local info = properties.delivery_info
-    local held = '[' .. message .. ',' .. cjson.encode(info.exchange) .. ','
-      .. cjson.encode(info.routing_key) .. ']'
-    redis.call('HSET', KEYS[#KEYS - 1], properties.delivery_tag, held)
-    redis.call('ZADD', KEYS[#KEYS], ARGV[1], properties.delivery_tag)
-    return {KEYS[number], message}
+  local messages = redis.call('RPOP', KEYS[number], ARGV[2])
+  if messages then
+    for _, message in ipairs(messages) do
+      local properties = cjson.decode(message).properties
+      local info = properties.delivery_info
+      local held = '[' .. message .. ',' .. cjson.encode(info.exchange) .. ','
+        .. cjson.encode(info.routing_key) .. ']'
+      redis.call('HSET', KEYS[#KEYS - 1], properties.delivery_tag, held)
+      redis.call('ZADD', KEYS[#KEYS], ARGV[1], properties.delivery_tag)
+    end
+    return {KEYS[number], messages}
   end
 end
 """
@@ -38,6 +46,15 @@ class QoS(redis.QoS):  # type: ignore[misc]
     def append(self, message: Any, delivery_tag: str) -> None:
         """Note that a message is held."""
         virtual.QoS.append(self, message, delivery_tag)
+
+    def ack_all(self, delivery_tags: Sequence[str]) -> None:
+        """Acknowledge many messages in one go."""
+        with self.pipe_or_acquire() as pipe:
+            pipe.zrem(self.unacked_index_key, *delivery_tags)
+            pipe.hdel(self.unacked_key, *delivery_tags)
+            pipe.execute()
+        for tag in delivery_tags:
+            virtual.QoS.ack(self, tag)
 
 
 class Channel(redis.Channel):  # type: ignore[misc]
@@ -59,10 +76,12 @@ class Channel(redis.Channel):  # type: ignore[misc]
             connection.send_command("BLMOVE", first, first, "RIGHT", "RIGHT", wait_s)
         else:
             keys = [*queues, self.unacked_key, self.unacked_index_key]
-            connection.send_command("EVAL", POP, len(keys), *keys, time())
+            room = self.qos.can_consume_max_estimate() or 1
+            at_most = min(room, MESSAGES_AT_ONCE)
+            connection.send_command("EVAL", POP, len(keys), *keys, time(), at_most)
 
     def _brpop_read(self, **options: Any) -> bool:
-        """Read the answer; deliver the message, or raise ``Empty``."""
+        """Read the answer; deliver the messages, or raise ``Empty``."""
         try:
             try:
                 answer = self.client.parse_response(self.client.connection, "EVAL", **options)
@@ -72,9 +91,10 @@ class Channel(redis.Channel):  # type: ignore[misc]
             popped, self._waits = not self._waits, not self._waits and not answer
             if not popped or not answer:
                 raise Empty
-            queue, message = map(bytes_to_str, answer)
+            queue = bytes_to_str(answer[0])
             self._queue_cycle.rotate(queue)
-            self.connection._deliver(loads(message), queue)  # noqa: SLF001 - as kombu does
+            for message in answer[1]:
+                self.connection._deliver(loads(bytes_to_str(message)), queue)  # noqa: SLF001 - as kombu does
             return True
         finally:
             self._in_poll = None
@@ -84,3 +104,12 @@ class Transport(redis.Transport):  # type: ignore[misc]
     """Redis or Valkey, without a moment at which a message is nowhere."""
 
     Channel = Channel
+
+
+def acknowledge(messages: Iterable[Any]) -> None:
+    """Acknowledge messages, those of one channel in one go."""
+    tags: dict[Channel, list[str]] = defaultdict(list)
+    for message in messages:
+        tags[message.channel].append(message.delivery_tag)
+    for channel, finished in tags.items():
+        channel.qos.ack_all(finished)
