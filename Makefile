@@ -1,11 +1,12 @@
-# make demo | test | check | soak | bench-encoder | bench-worker | bench-train | up BUCKET=folder | clean
+# make demo | test | check | soak | chaos | up BUCKET=folder | clean
+#      bench-encoder | bench-worker | bench-backlog | bench-reconcile | bench-train
 
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format soak bench-encoder bench-worker bench-train up clean setup constraints
+.PHONY: demo test check format soak chaos bench-encoder bench-worker bench-backlog bench-reconcile bench-train up clean setup constraints
 
 setup: $(READY)
 
@@ -40,8 +41,17 @@ bench-encoder: $(READY)
 bench-worker: $(READY)
 	$(BIN)/python tests/bench_worker.py
 
+bench-backlog: $(READY)
+	$(BIN)/python tests/bench_backlog.py
+
+bench-reconcile: $(READY)
+	$(BIN)/python tests/bench_reconcile.py
+
 soak: $(READY)
 	$(BIN)/python tests/soak.py
+
+chaos: $(READY)
+	$(BIN)/python tests/chaos.py
 
 bench-train: $(READY)
 	$(BIN)/python tests/bench_train.py

@@ -56,7 +56,7 @@ class Health:
     optimised: bool
 
 
-class GenerationGone(Unavailable):  # noqa: N818 - as the class it extends
+class GenerationGone(Unavailable):
     """The generation was dropped, or is not made yet: look again which there are."""
 
 

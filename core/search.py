@@ -10,7 +10,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -194,16 +194,16 @@ class Searcher:
 
     def prepare(self) -> None:
         """Load the towers that are or may soon be needed, and let go of all others."""
-        live = self._live()
-        wanted = {live.version} if live else set[str]()
-        for version in wanted:
+        needed = {self._last[0].version} if self._last else set[str]()
+        for version in self._needed():
             self._towers.load(version)
-        for version in self._wanted():
-            self._towers.load(version)
-            wanted.add(version)
-        if self._last:
-            wanted.add(self._last[0].version)
-        self._towers.keep(wanted)
+            needed.add(version)
+        self._towers.keep(needed)
+
+    def _needed(self) -> Iterator[str]:
+        if live := self._live():
+            yield live.version
+        yield from self._wanted()
 
     def follow(self) -> None:
         """Prepare again and again, for ever; run this in a thread. Whatever fails, search goes on.

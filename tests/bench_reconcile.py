@@ -98,7 +98,7 @@ def measure(count: int, letters: DeadLetters) -> dict[str, object]:
         pages, page_bytes = (
             database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size")
         )
-        named = sum(1 for _ in comparison.keys())
+        named = len(list(comparison.keys()))
         counts = comparison.counts()
         assert named == sum(counts[each] for each in DIFFERENT)
         rss = process.memory_info().rss

@@ -335,6 +335,7 @@ def main() -> int:
     parser.add_argument("--folder", action="store_true", help="a folder instead of S3 over HTTP")
     parser.add_argument("--sample", type=int, default=500)
     options = parser.parse_args()
+    torch.set_num_threads(1)  # the cores are the worker's
     with tempfile.TemporaryDirectory() as temporary:
         rig = Rig(Path(temporary), s3=not options.folder)
         try:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from core.bundle import save_bundle
 from core.encoder import Encoder
+from core.errors import AudiofuseError
 from core.index import open_index
 from core.settings import Settings, environment
 from core.store import s3_client
@@ -136,6 +137,28 @@ def test_an_upload_does_not_wait_for_the_backlog(
     assert backlog(world.redis, Lane.BACKFILL) > waiting / 3 > 30
     run("backfill")
     assert set(keys) <= world.points()
+
+
+def test_ctrl_c_stops_the_watching_not_the_work(
+    world: World, run: Callable[..., Any], eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is queued is worked on; if not all was, that is said, and is a failure."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    keys = {f"interrupted/{number}.wav" for number in range(5)}
+    world.put(*keys)
+    world.signal_worker(signal.SIGSTOP)
+    with monkeypatch.context() as patch:
+        patch.setattr(Handover, "queue", interrupt)
+        with pytest.raises(AudiofuseError, match="run it again"):
+            run("backfill")
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "sleep", interrupt)
+        assert run("backfill")["queued"] == 5
+    world.signal_worker(signal.SIGCONT)
+    eventually(lambda: keys <= world.points())
 
 
 def test_losing_redis_loses_no_object(world: World, run: Callable[..., Any]) -> None:

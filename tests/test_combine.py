@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import Redis, RedisError
 
 from core.encoder import Encoder
 from core.errors import Unavailable
@@ -15,6 +16,7 @@ from core.index import Index, Point, connect_embedded
 from core.items import point_id
 from core.store import FolderStore
 from workers.combine import BoundedStore, Budget, CombinedIndex, Combiner
+from workers.dead_letters import Deliveries
 
 
 def _ask_all(combiner: Combiner[int, int], questions: range) -> list[Any]:
@@ -59,17 +61,18 @@ def test_a_bad_question_fails_alone() -> None:
     assert answers[:7] + answers[8:] == [number for number in range(16) if number != 7]
 
 
-def test_what_is_away_is_away_for_all() -> None:
+@pytest.mark.parametrize("error", [Unavailable("away"), RedisError("away")])
+def test_what_is_away_is_away_for_all(error: Exception) -> None:
     """When the other side is away everybody learns it, and it is not asked for each alone."""
     calls = []
 
     def away(numbers: list[int]) -> list[int]:
         calls.append(numbers)
         time.sleep(0.01)
-        raise Unavailable("away")
+        raise error
 
     answers = _ask_all(Combiner(away, 64), range(32))
-    assert all(isinstance(answer, Unavailable) for answer in answers)
+    assert answers == [error] * 32
     assert len(calls) < 32
 
 
@@ -93,6 +96,17 @@ def test_points_of_many_threads_are_written_and_found(tiny_encoder: Encoder) -> 
         lengths = list(threads.map(sync, range(32)))
     assert lengths == [tiny_encoder.audio_dim, 0] * 16
     assert index.count(generation) == 16
+
+
+def test_deliveries_of_many_threads_are_each_counted(redis: Redis) -> None:
+    """What goes to Redis together is counted as if each thread had gone by itself."""
+    deliveries = Deliveries(redis)
+    keys = [f"{number % 8}.wav" for number in range(64)]
+    with ThreadPoolExecutor(16) as threads:
+        counts = list(threads.map(deliveries.begin, keys))
+        assert sorted(counts) == sorted(list(range(1, 9)) * 8)
+        list(threads.map(deliveries.finish, keys[:7]))
+    assert redis.keys() == ["audiofuse:deliveries:7.wav"]
 
 
 def test_a_budget_bounds_what_is_taken() -> None:

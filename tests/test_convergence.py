@@ -36,9 +36,11 @@ SOUNDS = ("a.wav", "a.flac")  # so that they may share a sidecar
 SIDECARS = ("a.json", "a.wav.json")
 SEEDS = 1000
 CHANGES = 5
+STEPS_BETWEEN = 20  # changes, at most: a sync takes about ten
 WORKERS = 3
 KILLS = 2
 CALLS_AT_MOST = 10_000  # of one schedule; more means that it never rests
+HASTES = (1.0, 0.1, 1e-4)
 FAULT = 0.01  # how likely a call kills its worker, or fails, before it is done or after
 BAD = b"no sound"
 
@@ -103,12 +105,14 @@ class Turn(threading.Semaphore):
     """What a thread waits for; ``haste`` is how likely it is the next that goes on."""
 
     haste = 1.0
+    stalls = False
+    wakes: Callable[[], object] = staticmethod(lambda: True)
 
 
 class Schedule:
     """Lets one thread go on at a time, to its next call; draws which, and which of them dies.
 
-    Some are far slower than others for a while, as if stalled: that is what finds errors.
+    Some stand still until most others have nothing to do: that is what finds errors.
     """
 
     def __init__(self, seed: int) -> None:
@@ -127,9 +131,10 @@ class Schedule:
         for _ in range(CALLS_AT_MOST):
             if errors or not self._ready:
                 break
-            (chosen,) = self.random.choices(self._ready, [turn.haste for turn in self._ready])
-            if self.random.random() < 0.2:
-                chosen.haste = 10 ** self.random.uniform(-3, 0)
+            awake = [turn for turn in self._ready if turn.wakes()]
+            (chosen,) = self.random.choices(awake, [turn.haste for turn in awake])
+            if chosen.stalls and self.random.random() < 0.2:
+                chosen.haste = self.random.choice(HASTES)
             self._ready.remove(chosen)
             chosen.release()
             self._paused.acquire()
@@ -151,11 +156,15 @@ class Schedule:
         self._paused.release()
         self._here.turn.acquire()
 
-    def rest(self) -> None:
-        """Let all others go first."""
-        self._here.turn.haste = 1e-6
+    def may_stall(self) -> None:
+        """Let this thread stand still now and then."""
+        self._here.turn.stalls = True
+
+    def rest(self, until: Callable[[], object]) -> None:
+        """Stand still until something is true."""
+        self._here.turn.wakes = until
         self.step()
-        self._here.turn.haste = 1.0
+        self._here.turn.wakes = lambda: True
 
     def may_fail(self) -> None:
         """Die or fail, seldom."""
@@ -190,6 +199,17 @@ class _Stepped:
         return stopped
 
 
+class Sent:
+    """The dispatcher of a world's workers."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+
+    def sync(self, key: str, _: Lane) -> None:
+        """Send a message."""
+        self._world.messages.append(key)
+
+
 @dataclass
 class World:
     """A bucket, an index, letters, and the messages that nobody has acknowledged."""
@@ -216,9 +236,10 @@ class World:
         """Change the bucket at random; one message or more tell of each change, some time later."""
         draw = schedule.random
         untold = []
-        objects = draw.sample([*SOUNDS, *SIDECARS], draw.randint(1, 4))
+        objects = draw.sample([*SOUNDS, *SIDECARS], draw.randint(1, 3))
         for _ in range(CHANGES):
-            schedule.step()
+            for _ in range(draw.randrange(STEPS_BETWEEN)):
+                schedule.step()
             key = draw.choice(objects)
             self._change_object(key, draw)
             untold += [key] * draw.choice([1, 1, 2])
@@ -232,7 +253,7 @@ class World:
         path = self.root / key
         number = draw.randrange(1000)
         good = str(number) if key in SOUNDS else f'{{"title": "{number}"}}'
-        content = draw.choice([good.encode(), good.encode(), BAD, None])
+        content = draw.choice([good.encode(), good.encode(), BAD, BAD, None])
         if content is None:
             path.unlink(missing_ok=True)
             return
@@ -242,16 +263,17 @@ class World:
 
     def work(self, schedule: Schedule, kind: type[Syncer]) -> None:
         """Be a worker process: settle messages until none is left; dead, be another one."""
+        schedule.may_stall()
         stepped = schedule.stepped
         syncer = kind(
             stepped(FolderStore(self.root)), stepped(self.index), self.generation, Numbers(),
             Limits(60, 1000), open_number, letters=stepped(self.letters),
         )  # fmt: skip
-        worker = Fates(dict.fromkeys(Lane, syncer), stepped(object()), threading.Event())
-        while self.changing or self.messages or self.in_hand:
+        worker = Fates(dict.fromkeys(Lane, syncer), stepped(Sent(self)), threading.Event())
+        while True:
+            schedule.rest(lambda: self.messages or not (self.changing or self.in_hand))
             if not self.messages:
-                schedule.rest()
-                continue
+                return
             message = self.messages.pop(schedule.random.randrange(len(self.messages)))
             self.in_hand += 1
             try:

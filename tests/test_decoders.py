@@ -4,9 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -15,7 +18,7 @@ import pytest
 
 from core.audio import WINDOW_SAMPLES, Samples, open_recording
 from core.errors import Reason, Rejected
-from workers.decoders import DecoderBugError, Decoders
+from workers.decoders import OTHERS_TURN, DecoderBugError, Decoders, Idle
 
 SOUNDS = Path(__file__).parent.parent / "examples" / "sounds"
 OWL = SOUNDS / "animals/owl.wav"
@@ -169,3 +172,26 @@ def test_decoders_end_with_a_killed_worker(eventually: Callable[..., Any]) -> No
         parent.kill()
     _, alive = psutil.wait_procs(children, timeout=20)
     assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_the_urgent_go_first_but_not_for_ever() -> None:
+    """Of those who wait for a decoder live ones go first; now and then another one does."""
+    idle, order = Idle(), []
+
+    def wait(*, urgent: bool) -> None:
+        idle.get(urgent=urgent)
+        order.append(urgent)
+
+    waits = [*[False] * 3, *[True] * 2 * OTHERS_TURN]
+    threads = [Thread(target=partial(wait, urgent=urgent)) for urgent in waits]
+    for thread in threads:
+        thread.start()
+    while sum(map(len, idle._waiting.values())) < len(waits):
+        time.sleep(0.001)
+    for done in range(1, len(waits) + 1):
+        idle.put(object())  # type: ignore[arg-type]
+        while len(order) < done:
+            time.sleep(0.001)
+    for thread in threads:
+        thread.join()
+    assert order == ([*[True] * (OTHERS_TURN - 1), False] * 2 + [True, True, False])

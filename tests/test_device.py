@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 
 from core.audio import SAMPLE_RATE, WINDOW_SAMPLES, Samples, open_recording
-from core.encoder import TINY, Encoder, HeardWindow
+from core.encoder import TINY, Encoder, Fused, HeardWindow
 from core.errors import Reason, Rejected
 from core.fusion import Heard
 from workers import device as device_module
@@ -37,6 +37,8 @@ class Spy:
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
         self.batches: list[list[float]] = []  # the first sample of each window
+        self.texts: list[list[str]] = []
+        self.done: list[str] = []
         self.gate = threading.Event()
         self.gate.set()
         self.memory_windows = 10**9
@@ -53,7 +55,30 @@ class Spy:
         if any(window[0] == np.float32(MARK) for window in windows):
             raise ValueError("a bad window")
         self.batches.append([float(window[0]) for window in windows])
+        self.done.append("hear")
         return self.encoder.hear_windows(windows)
+
+    def fuse(self, heard: Heard, metadata: Sequence[str]) -> Fused:
+        """Fuse."""
+        self.texts.append(list(metadata))
+        self.done.append("fuse")
+        return self.encoder.fuse(heard, metadata)
+
+
+class Paced:
+    """An encoder that takes a set time for each size of batch, and longer now and then."""
+
+    device = torch.device("cpu")
+    seconds: ClassVar = {1: 0.01, 2: 0.012, 4: 0.016, 8: 0.036, 16: 0.08}
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def hear_windows(self, windows: Sequence[Samples]) -> None:
+        """Sleep."""
+        self.sizes.append(len(windows))
+        disturbed = len(windows) == 4 and self.sizes.count(4) < 3
+        time.sleep(self.seconds[len(windows)] + 0.1 * disturbed)
 
 
 class Bench:
@@ -268,7 +293,52 @@ def test_texts_are_fused_together(
     expected = tiny_encoder.fuse(Heard(heard.pooled.expand(32, -1)), texts).vectors
     for answer, vector in zip(answers, expected, strict=True):
         torch.testing.assert_close(answer.result(30)[0], vector, atol=1e-5, rtol=0)
-    assert bench.device.stats.text_batches == 2  # at most 16 in each
+    assert list(map(len, bench.spy.texts)) == [16, 16]
+
+
+def test_texts_of_a_batch_are_of_like_length(
+    bench: Bench, tiny_encoder: Encoder, eventually: Callable[..., None]
+) -> None:
+    """What waits is sorted before it is cut into batches, so that little of them is padding."""
+    heard = tiny_encoder.hear(clip(2))
+    bench.spy.gate.clear()
+    bench.hear(clip(10))
+    eventually(lambda: bench.device._busy_since < math.inf)
+    texts = ["x" * (length * 7 % 32 + 1) for length in range(32)]
+    answers = [bench.threads.submit(bench.device.fuse, heard, text) for text in texts]
+    eventually(lambda: len(bench.device._texts) == len(texts))
+    bench.spy.gate.set()
+    for answer in answers:
+        answer.result(30)
+    assert [text for batch in bench.spy.texts for text in batch] == sorted(texts)
+
+
+def test_texts_let_one_full_batch_pass_and_no_more(
+    bench: Bench, tiny_encoder: Encoder, eventually: Callable[..., None]
+) -> None:
+    """Under load texts gather while one batch of windows is heard, and then go before the next."""
+    heard = tiny_encoder.hear(clip(2))
+    bench.spy.gate.clear()
+    windows = [bench.hear(clip(10, seed)) for seed in range(12)]
+    bench.coming = 10**9
+    eventually(lambda: bench.device._busy_since < math.inf and bench.waiting() >= 8)
+    text = bench.threads.submit(bench.device.fuse, heard, "a text")
+    eventually(lambda: bench.device._texts)
+    bench.spy.gate.set()
+    for answer in [text, *windows[:9]]:
+        answer.result(30)
+    assert bench.spy.done[:3] == ["hear", "hear", "fuse"]
+
+
+def test_a_text_does_not_wait_for_windows_that_wait(
+    bench: Bench, tiny_encoder: Encoder, eventually: Callable[..., None]
+) -> None:
+    """While windows wait for company the device has nothing else to do, so a text is read."""
+    bench.coming = 10**9
+    bench.hear(clip(10))
+    eventually(lambda: bench.waiting() == 1)
+    bench.threads.submit(bench.device.fuse, tiny_encoder.hear(clip(2)), "a text").result(30)
+    assert bench.spy.done == ["fuse"]
 
 
 def test_a_batch_size_is_found(tiny_encoder: Encoder) -> None:
@@ -276,3 +346,10 @@ def test_a_batch_size_is_found(tiny_encoder: Encoder) -> None:
     spy = Spy(tiny_encoder)
     spy.memory_windows = 2
     assert best_batch_s(spy) in {10, 20}  # type: ignore[arg-type]
+
+
+def test_the_smallest_batch_that_is_nearly_as_fast_is_chosen() -> None:
+    """Neither a larger batch that gains nothing nor a busy moment of the machine decides."""
+    paced = Paced()
+    assert best_batch_s(paced) == 40  # type: ignore[arg-type]
+    assert max(paced.sizes) == 16

@@ -170,15 +170,17 @@ def test_a_bug_in_giving_up_is_recorded_too(bench: Bench) -> None:
 
 
 def test_a_sidecar_stands_for_all_it_may_describe(bench: Bench) -> None:
-    """The message of a sidecar syncs every sound that it may belong to, and nothing else."""
-    assert bench.settle(*[Synced(Outcome.REFUSED)] * 2, key="owl.json")
-    assert bench.script.keys == ["owl.wav", "owl.flac"]
+    """A sidecar's message becomes one for every sound that it may belong to, and nothing else."""
+    assert bench.settle(key="owl.json")
+    assert bench.sent.messages == [("owl.wav", Lane.BACKFILL), ("owl.flac", Lane.BACKFILL)]
+    assert not bench.script.keys
 
 
 def test_a_sidecar_named_like_a_sound_stands_for_that_sound_too(bench: Bench) -> None:
     """owl.mp3.json may describe owl.mp3, and also owl.mp3.wav."""
-    assert bench.settle(*[Synced(Outcome.REFUSED)] * 3, key="owl.mp3.json")
-    assert bench.script.keys == ["owl.mp3", "owl.mp3.wav", "owl.mp3.flac"]
+    assert bench.settle(key="owl.mp3.json")
+    keys = [key for key, _ in bench.sent.messages]
+    assert keys == ["owl.mp3", "owl.mp3.wav", "owl.mp3.flac"]
 
 
 def test_an_object_that_kills_its_worker_is_given_up(redis: Redis) -> None:

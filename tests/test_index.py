@@ -14,7 +14,15 @@ from qdrant_client.http.exceptions import UnexpectedResponse
 
 from core.embedded import create_app
 from core.errors import ConfigurationError, Unavailable
-from core.index import Generation, GenerationGone, Index, Point, connect, connect_embedded
+from core.index import (
+    SCROLL_PAGE,
+    Generation,
+    GenerationGone,
+    Index,
+    Point,
+    connect,
+    connect_embedded,
+)
 
 API_KEY = "a key of the test"
 
@@ -118,9 +126,9 @@ def test_removed_points_are_gone(index: Index) -> None:
 def test_scrolling_meets_every_point_once(index: Index) -> None:
     """All points are walked over page by page, with the asked fields only."""
     generation = index.create("late-aaa", Sizes())
-    index.upsert(generation, [_point(number, etag="x") for number in range(600)])
+    index.upsert(generation, [_point(number, etag="x") for number in range(SCROLL_PAGE + 200)])
     payloads = [point.payload for point in index.scroll(generation, ["key"])]
-    assert sorted(int(payload["key"]) for payload in payloads) == list(range(600))
+    assert sorted(int(payload["key"]) for payload in payloads) == list(range(SCROLL_PAGE + 200))
     assert payloads[0].keys() == {"key"}
 
 

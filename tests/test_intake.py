@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+import workers.cli
 from core.errors import ConfigurationError, Unavailable
-from core.settings import Settings
+from core.settings import PREFIX, Settings
 from core.store import open_store
 from workers import intake
 from workers.broker import Dispatcher
@@ -19,6 +21,7 @@ from workers.events import Flaw, Source
 from workers.intake import Handover
 
 HandedOver = Callable[[], list[str]]
+ROOT = Path(__file__).parent.parent
 TOKEN = SecretStr("0123456789abcdef")
 
 
@@ -137,6 +140,17 @@ def test_the_local_deployment_takes_the_source_that_is_set_up(
     assert choose_source(settings, open_store(settings)) is source
     folder = settings.model_copy(update={"bucket": str(tmp_path)})
     assert choose_source(folder, open_store(folder)) is Source.FOLDER
+
+
+def test_help_and_page_name_settings_that_exist() -> None:
+    """Every setting that ``intake --help`` and the page about connecting a bucket name is one."""
+    page = (ROOT / "deploy" / "connect.md").read_text()
+    for text in (page, workers.cli.intake.__doc__ or ""):
+        named = set(re.findall(rf"{PREFIX}(\w+)", text))
+        assert len(named) > 5
+        assert {name.lower() for name in named} <= Settings.model_fields.keys()
+    assert all(f"{source}:" in (workers.cli.intake.__doc__ or "") for source in Source)
+    assert all(f"audiofuse intake {source}" in page for source in Source)
 
 
 def test_a_short_token_is_refused() -> None:

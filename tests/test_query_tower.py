@@ -26,7 +26,7 @@ from core.index import Index, connect
 from core.manifest import QUERY
 from core.query import normalise
 from core.query_tower import export_query_tower
-from core.search import Searcher
+from core.search import Searcher, Towers
 from core.settings import PREFIX
 from core.store import FolderStore
 from core.text import character_tokenizer
@@ -301,9 +301,9 @@ def test_fastembed_asks_as_we_do(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
-    searcher = Searcher(index, encoder, version)
+    searcher = Searcher(index, Towers(lambda _: encoder))
     for question, hits in zip(QUESTIONS, answer["hits"], strict=True):
-        expected = searcher.search(question, top=5)
+        expected = searcher.search(question, top=5).hits
         assert len(expected) == len(SOUNDS)
         assert [name for name, _ in hits] == [hit.key for hit in expected]
         assert [score for _, score in hits] == pytest.approx([h.score for h in expected], abs=1e-4)

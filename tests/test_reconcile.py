@@ -1,6 +1,7 @@
 """Reconcile finds every difference between bucket and index, and nothing else."""
 
 import os
+import sqlite3
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import pytest
 from redis import Redis
 
 from core.errors import Reason, Rejected, Unavailable
-from core.index import Generation, Index, Point, connect_embedded
+from core.index import SCROLL_PAGE, Generation, Index, Point, connect_embedded
 from core.items import ObjectInfo, point_id, sidecar_keys
 from core.settings import Settings
 from core.store import FolderStore, S3Store, Store, s3_client
@@ -258,7 +259,7 @@ def test_without_a_generation_everything_is_missing(world: World) -> None:
 def test_large_buckets_are_compared_in_whole(world: World) -> None:
     """More objects, points and letters than one answer holds are all seen."""
     rejected = [f"rejected/{number}.wav" for number in range(BATCH + 1)]
-    indexed = [f"indexed/{number}.wav" for number in range(600)]
+    indexed = [f"indexed/{number}.wav" for number in range(SCROLL_PAGE + 1)]
     world.put(*rejected, *indexed, "one/new.wav")
     world.index_as_seen(*indexed)
     for key in rejected:
@@ -306,6 +307,21 @@ def test_a_listing_that_is_cut_short_finds_nothing(
     found = differences(world.store, world.index, world.generation, world.letters)
     with pytest.raises(Unavailable, match="the bucket is away"):
         next(found)
+
+
+def test_a_full_disk_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without room for its temporary file a comparison ends as something to try again later."""
+    connect = sqlite3.connect
+
+    def connect_to_little(name: str) -> sqlite3.Connection:
+        database = connect(name)
+        database.execute("PRAGMA max_page_count = 2")
+        return database
+
+    monkeypatch.setattr(sqlite3, "connect", connect_to_little)
+    world.put(*(f"{number:0200}.wav" for number in range(100)))
+    with pytest.raises(Unavailable, match="temporary file: database or disk is full"):
+        world.differences()
 
 
 def test_a_second_run_finds_what_is_left(world: World) -> None:

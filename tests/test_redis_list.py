@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,8 @@ def test_a_kill_between_taking_and_handing_over_loses_nothing(
     assert not client.exists(LIST, TAKEN)
 
 
-def _process(events_url: str, broker_url: str) -> subprocess.Popen[bytes]:
+@contextmanager
+def _process(events_url: str, broker_url: str) -> Iterator[subprocess.Popen[bytes]]:
     values = {
         "BUCKET": "s3://sounds",
         "REDIS_EVENTS_KEY": LIST,
@@ -146,9 +148,12 @@ def _process(events_url: str, broker_url: str) -> subprocess.Popen[bytes]:
         "BROKER_URL": broker_url,
     }
     environment = os.environ | {PREFIX + name: value for name, value in values.items()}
-    return subprocess.Popen(
-        [sys.executable, "-m", "workers.cli", "intake", "redis"], env=environment
-    )
+    command = [sys.executable, "-m", "workers.cli", "intake", "redis"]
+    with subprocess.Popen(command, env=environment) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.fixture

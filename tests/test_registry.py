@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from core.bundle import load_bundle, load_version, save_bundle
 from core.encoder import Encoder
@@ -14,6 +15,7 @@ from core.registry import Registry, open_registry
 from core.rollout import Phase, Rollout
 from core.settings import Settings
 from core.store import S3Files, s3_client
+from trainer.cli import cli
 
 BY = "me@here"
 
@@ -30,7 +32,9 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     if request.param == "folder":
         return Settings(registry=str(tmp_path / "registry"))
     aws: Settings = request.getfixturevalue("aws_settings")
-    return aws.model_copy(update={"registry": f"{aws.bucket}/some/encoders", "home": tmp_path / "h"})
+    return aws.model_copy(
+        update={"registry": f"{aws.bucket}/some/encoders", "home": tmp_path / "h"}
+    )
 
 
 @pytest.fixture
@@ -187,7 +191,7 @@ def test_a_write_whose_answer_was_lost_has_succeeded(
 def test_a_document_that_is_none_is_named(registry: Registry) -> None:
     """A document that cannot be read is a configuration error, not a fresh start."""
     registry._files.put("rollout-audiofuse.json", b"{", None)
-    with pytest.raises(ConfigurationError, match="rollout-audiofuse.json"):
+    with pytest.raises(ConfigurationError, match=r"rollout-audiofuse\.json"):
         registry.rollout()
 
 
@@ -264,3 +268,17 @@ def test_the_history_is_bounded() -> None:
         rollout = rollout.pause(BY).resume(BY)
     assert len(rollout.history) == 50
     assert rollout.history[-1].what == "resume"
+
+
+def test_the_command_publishes_and_renames(bundle: Path, tmp_path: Path) -> None:
+    """``publish`` prints the version; under another name the same encoder is another version."""
+    place = str(tmp_path / "registry")
+    command = ["publish", str(bundle), "--registry", place]
+    runs = [CliRunner().invoke(cli, [*command, *more]) for more in ([], ["--name", "again"])]
+    versions = [run.output.strip() for run in runs]
+    registry = open_registry(Settings(registry=place))
+    assert registry.versions() == sorted(versions)
+    assert versions[0] == bundle.name
+    assert versions[1].startswith("again-")
+    weights = [(registry.fetch(each) / "model.safetensors").read_bytes() for each in versions]
+    assert weights[0] == weights[1]

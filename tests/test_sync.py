@@ -4,7 +4,10 @@ import json
 import math
 import os
 import shutil
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +21,9 @@ from core.index import Generation, Index, connect_embedded
 from core.items import ObjectInfo, point_id
 from core.store import FolderStore
 from workers import sync
+from workers.broker import Lane
 from workers.dead_letters import DeadLetters
+from workers.fates import Fates
 from workers.sync import Limits, Outcome, Syncer
 
 SOUNDS = Path(__file__).parent.parent / "examples" / "sounds"
@@ -442,6 +447,69 @@ def test_a_burst_of_changes_is_heard_twice(world: World, monkeypatch: pytest.Mon
     payload = world.payload(KEY)
     assert payload is not None
     assert payload["duration_s"] == pytest.approx(0.26, abs=0.01)
+
+
+class Worker:
+    """A worker's threads around a world: each message is settled by one of its own."""
+
+    def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sync, "BURST_S", 1.0)
+        monkeypatch.setattr(world.syncer, "_pause", time.sleep)
+        hear = world.encoder.hear
+        self.hearings: list[object] = []
+        monkeypatch.setattr(world.encoder, "hear", lambda w: self.hearings.append(w) or hear(w))
+        syncers, stopping = dict.fromkeys(Lane, world.syncer), threading.Event()
+        self._fates = Fates(syncers, self, stopping)  # type: ignore[arg-type]
+        self._pool = ThreadPoolExecutor(32)
+        self._settled: list[Future[bool]] = []
+
+    def sync(self, key: str, _: Lane = Lane.LIVE) -> None:
+        """Hand over a message, as a dispatcher does."""
+        self._settled.append(self._pool.submit(self._fates.settle, key, Lane.LIVE))
+
+    def settled(self) -> bool:
+        """Wait for all messages, and those they led to; tell whether all may be acknowledged."""
+        return all(each.result(20) for each in self._settled)  # a list may grow meanwhile
+
+
+def test_ten_changes_within_a_second_are_heard_twice(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a burst the first state is heard at once and the last soon after; all is settled."""
+    worker = Worker(world, monkeypatch)
+    world.put(KEY, OWL)
+    started = time.monotonic()
+    worker.sync(KEY)
+    while world.payload(KEY) is None:
+        time.sleep(0.01)
+    assert time.monotonic() - started < 0.8  # a first upload waits for nothing
+    for number in range(10):
+        source = CROW if number % 2 else OWL
+        world.put(KEY, SOUNDS / "animals/duck-quack.wav" if number == 9 else source)
+        worker.sync(KEY)
+        time.sleep(0.05)
+    assert worker.settled()
+    assert len(worker.hearings) == 2
+    payload = world.payload(KEY)
+    assert payload is not None
+    assert payload["duration_s"] == pytest.approx(0.26, abs=0.01)
+
+
+def test_sound_and_sidecar_uploaded_together_are_heard_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However their messages and uploads interleave, the sound is heard once, and with words."""
+    worker = Worker(world, monkeypatch)
+    for number in range(10):
+        key, sidecar = f"{number}.wav", f"{number}.json"
+        first, second = (key, sidecar) if number % 2 else (sidecar, key)
+        for each in (first, second):
+            world.put(each, OWL if each == key else b'{"title": "An owl"}')
+            worker.sync(each)
+    assert worker.settled()
+    assert len(worker.hearings) == 10
+    payloads = [world.payload(f"{number}.wav") for number in range(10)]
+    assert [payload["title"] for payload in payloads if payload] == ["An owl"] * 10
 
 
 def test_a_stopping_worker_waits_for_no_burst(

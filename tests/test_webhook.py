@@ -9,9 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
+from core.errors import Unavailable
 from core.settings import Settings
 from core.store import s3_client
-from workers.broker import Dispatcher
+from workers.broker import Dispatcher, Lane
 from workers.events import MAX_MESSAGE_BYTES, Flaw
 from workers.intake import Handover
 from workers.local import free_port
@@ -178,12 +179,12 @@ def test_minio_posts_and_repeats(  # noqa: PLR0913, PLR0917 - a parameter for ea
     minio_settings: Callable[..., Settings],
     tmp_path: Path,
     dispatcher: Dispatcher,
-    nobody: Dispatcher,
     handed_over: HandedOver,
+    monkeypatch: pytest.MonkeyPatch,
     eventually: Eventually,
 ) -> None:
     """MinIO's code, with its queue, sends again what was refused while the broker was away."""
-    webhook = start("not known yet", nobody)
+    webhook = start("not known yet", dispatcher)
     (tmp_path / "queue").mkdir()
     settings = minio_settings(
         "arn:minio:sqs::AUDIOFUSE:webhook",
@@ -193,9 +194,16 @@ def test_minio_posts_and_repeats(  # noqa: PLR0913, PLR0917 - a parameter for ea
         MINIO_NOTIFY_WEBHOOK_QUEUE_DIR_AUDIOFUSE=str(tmp_path / "queue"),
     )
     webhook.handover._bucket = settings.bucket.removeprefix("s3://")
-    _put(settings, ODD)
-    eventually(lambda: list((tmp_path / "queue").rglob("*.event")))
-    webhook.handover._dispatcher = dispatcher
+    refused = []
+
+    def refuse(key: str, lane: Lane) -> None:
+        refused.append((key, lane))
+        raise Unavailable("the broker is away")
+
+    with monkeypatch.context() as away:
+        away.setattr(dispatcher, "sync", refuse)
+        _put(settings, ODD)
+        eventually(lambda: refused)
     eventually(handed_over)
     assert handed_over() == [ODD]
     assert not webhook.handover.dropped

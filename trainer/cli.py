@@ -5,8 +5,10 @@ Exit codes: 0 done, 1 something failed, 2 wrong usage or configuration.
 
 import copy
 import inspect
+import json
 import logging
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -25,6 +27,8 @@ from core.bundle import load_bundle, save_bundle
 from core.encoder import Encoder
 from core.errors import AudiofuseError, ConfigurationError
 from core.evaluation import evaluate
+from core.manifest import CARD, METRICS
+from core.registry import open_registry
 from core.settings import Settings
 from core.starting import TRAINED, save_trained
 from trainer.assessment import Assessment, compare, hear_cached
@@ -190,6 +194,31 @@ def report(
     assessment = write_results(run, bundle.name, compare_on(corpus, encoders), corpus)
     _say_verdict(assessment, bundle.name, "other")
     typer.echo(run / REPORT)
+
+
+@cli.command()
+def publish(
+    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
+    registry: Annotated[
+        str | None,
+        typer.Option(help="s3://bucket/prefix or a folder; default: AUDIOFUSE_REGISTRY."),
+    ] = None,
+    name: Annotated[
+        str,
+        typer.Option(help="Publish it under this name, as another version of the same encoder."),
+    ] = "",
+) -> None:
+    """Put a bundle into the registry, verified, and print its version: for audiofuse rollout start.
+
+    What is published never changes. To publish it once more changes nothing.
+    """
+    settings = Settings() if registry is None else Settings(registry=registry)
+    with tempfile.TemporaryDirectory(prefix="audiofuse-") as folder:
+        if name:
+            encoder = load_bundle(bundle)
+            card, metrics = (bundle / CARD).read_text(), json.loads((bundle / METRICS).read_text())
+            bundle = save_bundle(encoder, Path(folder), name, card, metrics)
+        typer.echo(open_registry(settings).publish(bundle))
 
 
 @cli.command()

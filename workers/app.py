@@ -13,11 +13,14 @@ start. ``app`` is built on first access, so importing this module does nothing.
 """
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import torch
 from celery import Celery, Task, bootsteps
 from celery.exceptions import InvalidTaskError
 from celery.signals import setup_logging
@@ -77,6 +80,7 @@ class Worker:
         self._redis = connect_redis(settings)
         self._stopping = threading.Event()
         self._reported = threading.Event()  # that something has finished
+        _share_cores()
         encoder, version = load_encoder(settings)
         index = open_index(settings)
         generation = live_generation(index, version, encoder)
@@ -101,7 +105,8 @@ class Worker:
         letters = DeadLetters(self._redis, bucket_name(settings), generation.version)
         return {
             lane: Syncer(
-                store, index, generation, self._device.on(lane), limits, self._decoders.open, guard,
+                store, index, generation, self._device.on(lane), limits,
+                partial(self._decoders.open, urgent=lane is Lane.LIVE), guard,
                 letters, self._stopping.wait,
             )
             for lane in Lane
@@ -159,6 +164,16 @@ def _held(message: Any) -> Held:
         return Held(str(arguments["key"]), Lane(message.delivery_info["routing_key"]), message)
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidTaskError(f"a message must name a key, in a lane: {error!r}") from error
+
+
+def _share_cores() -> None:
+    """Leave a core to decoders and threads, unless OMP_NUM_THREADS says how many the encoder has.
+
+    The encoder's threads wait for each other at every layer, spinning: one that has to share its
+    core holds up all of them.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, torch.get_num_threads() - 1))
 
 
 def live_generation(index: Index, version: str, encoder: Encoder) -> Generation:

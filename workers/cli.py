@@ -5,17 +5,12 @@ Exit codes: 0 done, 1 something failed or is not reachable, 2 wrong usage or con
 """
 
 import json
-import math
 import os
-import re
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import asdict
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -25,21 +20,22 @@ from redis.exceptions import RedisError
 from rich.console import Console
 from rich.progress import track
 
-from core.errors import AudiofuseError, ConfigurationError, QueryError, Reason
+from core.errors import AudiofuseError, ConfigurationError, QueryError
 from core.settings import PREFIX, Settings, settings_table
+from workers.dead_cli import dead_cli
 from workers.events import Source
 from workers.logs import configure_logging
+from workers.options import Json, Prefix, print_json, seconds
+from workers.rollout_cli import rollout_cli
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from core.encoder import Encoder
-    from workers.dead_letters import DeadLetters
 
 FAILURE, USAGE = 1, 2
 WATCH_S = 0.5  # how often a parent looks after what it runs
 INTAKE_GRACE_S = 3.0
-PAGE = 500  # dead letters that are shown or forgotten at once
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -49,35 +45,15 @@ cli = typer.Typer(
 )
 encoder_cli = typer.Typer(no_args_is_help=True, help="Make encoder bundles.")
 cli.add_typer(encoder_cli, name="encoder")
-dead_cli = typer.Typer(no_args_is_help=True, help="What was rejected, and why.")
 cli.add_typer(dead_cli, name="dead")
 bundle_cli = typer.Typer(no_args_is_help=True, help="Look into encoder bundles.")
 cli.add_typer(bundle_cli, name="bundle")
+cli.add_typer(rollout_cli, name="rollout")
 console = Console()
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Bundle = Annotated[Path, typer.Argument(help="The bundle's folder.")]
 Port = Annotated[int, typer.Option(help="TCP port on 127.0.0.1.")]
-
-
-def _seconds(duration: str) -> float:
-    """Read a duration: 90s, 30m, 6h or 2d."""
-    found = re.fullmatch(r"(\d+)([smhd])", duration)
-    if not found or not int(found[1]):
-        raise typer.BadParameter(f"{duration!r} is no duration such as 90s, 30m, 6h or 2d")
-    return float(int(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]])
-
-
-Prefix = Annotated[str, typer.Option(help="Only keys that begin like this.")]
-Keys = Annotated[list[str] | None, typer.Argument(help="Only these keys.")]
-WithReason = Annotated[Reason | None, typer.Option(help="Only what was rejected for this reason.")]
-OlderThan = Annotated[
-    float | None,
-    typer.Option(
-        parser=_seconds, metavar="DURATION", help="Only what was rejected before: 2d, 3h."
-    ),
-]
 
 
 @cli.command()
@@ -127,7 +103,7 @@ def search(
 
     hits = ask(Settings().search_url, query, top)
     if as_json:
-        _print_json({"query": query, "hits": hits})
+        print_json({"query": query, "hits": hits})
     elif hits:
         console.print(hits_table(query, hits))
     else:
@@ -142,7 +118,7 @@ def status(*, as_json: Json = False) -> None:
 
     state = read_status(Settings())
     if as_json:
-        _print_json(state.as_dict())
+        print_json(state.as_dict())
         return
     index = {"live encoder": state.version, "items": state.items, "rejected": state.dead_letters}
     console.print(facts_table("queue", state.queue), facts_table("index", index))
@@ -161,7 +137,7 @@ def settings(*, as_json: Json = False) -> None:
 
     rows = settings_table(Settings())
     if as_json:
-        _print_json({name: {"value": value, "from": source} for name, value, source, _ in rows})
+        print_json({name: {"value": value, "from": source} for name, value, source, _ in rows})
     else:
         console.print(settings_rows(rows))
 
@@ -201,7 +177,7 @@ def evaluate(
     }
     title = f"{len(queries)} queries, {len(gallery.clips)} clips"
     if as_json:
-        _print_json({"queries": len(queries), "clips": len(gallery.clips), "metrics": metrics})
+        print_json({"queries": len(queries), "clips": len(gallery.clips), "metrics": metrics})
     else:
         console.print(metrics_table(title, metrics))
 
@@ -258,7 +234,7 @@ def bundle_inspect(path: Bundle, *, as_json: Json = False) -> None:
 
     facts = inspect_bundle(path)
     if as_json:
-        _print_json(facts.as_dict())
+        print_json(facts.as_dict())
         return
     files = {name: f"{size:,} bytes" for name, size in facts.files.items()}
     parameters = {part: f"{count:,}" for part, count in facts.parameters.items()}
@@ -304,20 +280,17 @@ def intake(
 ) -> None:
     """Run an intake: hand over what changes in the bucket to the workers, until SIGTERM.
 
-    AUDIOFUSE_BUCKET and AUDIOFUSE_BROKER_URL say whose events, and to whom. Besides,
+    AUDIOFUSE_BUCKET and AUDIOFUSE_BROKER_URL say whose events, and to whom.
 
-    folder: watches the bucket, a folder of this machine; needs AUDIOFUSE_QDRANT_URL.
+    folder: watches the bucket, a folder of this machine; needs AUDIOFUSE_QDRANT_URL, too.
 
-    sqs: reads the queue AUDIOFUSE_SQS_QUEUE_URL, to which S3 sends events itself or through SNS or
-    EventBridge.
+    sqs: reads AUDIOFUSE_SQS_QUEUE_URL, where S3 sends events itself or by SNS or EventBridge.
 
-    redis: reads the list AUDIOFUSE_REDIS_EVENTS_KEY, which MinIO fills, on the Redis
-    AUDIOFUSE_REDIS_EVENTS_URL (if unset, the broker's).
+    redis: reads the list AUDIOFUSE_REDIS_EVENTS_KEY on AUDIOFUSE_REDIS_EVENTS_URL, for MinIO.
 
-    webhook: listens on AUDIOFUSE_WEBHOOK_LISTEN, path /events, for storages that post with
-    AUDIOFUSE_WEBHOOK_TOKEN: MinIO, RustFS, SeaweedFS, Ceph.
+    webhook: listens on AUDIOFUSE_WEBHOOK_LISTEN; who has AUDIOFUSE_WEBHOOK_TOKEN posts to /events.
 
-    deploy/connect.md says what to set up at the bucket. Several intakes may run at once.
+    What to set up at the storage is in deploy/connect.md.
     """
     from workers.build import build_intake
 
@@ -344,7 +317,7 @@ def reconcile(
     every: Annotated[
         float | None,
         typer.Option(
-            parser=_seconds, metavar="DURATION", help="Do it now and then so often: 90s, 6h, 1d."
+            parser=seconds, metavar="DURATION", help="Do it now and then so often: 90s, 6h, 1d."
         ),
     ] = None,
     *,
@@ -370,7 +343,7 @@ def reconcile(
     with Bars() as bars:
         run = work.reconcile(current, prefix, bars.over, dry_run=dry_run)
     if as_json:
-        _print_json({"seconds": round(run.seconds, 3), "queued": not dry_run, **run.found})
+        print_json({"seconds": round(run.seconds, 3), "queued": not dry_run, **run.found})
         return
     console.print(facts_table(f"compared in {run.seconds:.1f} s", run.found))
     what = "nothing was queued" if dry_run else "they are queued"
@@ -416,133 +389,13 @@ def backfill(
             wait = False
         bars.update(task, completed=handover.done)
     if as_json:
-        _print_json({"found": found, "total": total, "queued": handover.queued})
+        print_json({"found": found, "total": total, "queued": handover.queued})
     elif wait:
         console.print(f"all {total} are done; audiofuse dead list tells what was rejected")
     else:
         console.print(f"{handover.queued} of {total} are queued, and are worked on without this")
     if handover.queued < total:
         raise AudiofuseError("not all is queued yet; run it again for the rest")
-
-
-@dead_cli.command("list")
-def dead_list(
-    reason: WithReason = None,
-    prefix: Prefix = "",
-    older_than: OlderThan = None,
-    limit: Annotated[int, typer.Option(min=0, help="How many; 0: all.")] = 50,
-    *,
-    as_json: Json = False,
-) -> None:
-    """Show what was rejected, newest first; as JSON, one object a line."""
-    from workers.display import letters_table
-
-    letters = _letters()
-    keys = islice(letters.keys(reason, prefix, _before(older_than)), limit or None)
-    while page := list(islice(keys, PAGE)):
-        found = letters.get(page)
-        if as_json:
-            for letter in found.values():
-                typer.echo(json.dumps(asdict(letter), ensure_ascii=False))
-        else:
-            console.print(letters_table("", found.values()))
-
-
-@dead_cli.command("show")
-def dead_show(
-    key: Annotated[str, typer.Argument(help="Its key.")], *, as_json: Json = False
-) -> None:
-    """Show all that is known of one rejected object."""
-    from workers.display import facts_table, moment
-
-    letter = _letters().get([key]).get(key)
-    if letter is None:
-        raise AudiofuseError(f"there is no dead letter for {key}")
-    if as_json:
-        _print_json(asdict(letter))
-    else:
-        console.print(facts_table("", asdict(letter) | {"at": moment(letter.at)}))
-
-
-@dead_cli.command("retry")
-def dead_retry(
-    keys: Keys = None,
-    reason: WithReason = None,
-    prefix: Prefix = "",
-    older_than: OlderThan = None,
-    *,
-    as_json: Json = False,
-) -> None:
-    """Try rejected objects again, at once: all of them, or the chosen ones.
-
-    A letter stays until there is another verdict.
-    """
-    from workers.backfill import Handover
-    from workers.broker import Lane
-    from workers.events import key_to_sync
-
-    chosen = _chosen(_letters(), keys, reason, prefix, _before(older_than))
-    handover = Handover(Settings(), Lane.LIVE)
-    for _ in handover.queue(key_to_sync(key) or key for key in chosen):
-        pass
-    if as_json:
-        _print_json({"queued": handover.queued})
-    else:
-        console.print(f"{handover.queued} objects are queued")
-
-
-@dead_cli.command("purge")
-def dead_purge(
-    keys: Keys = None,
-    reason: WithReason = None,
-    prefix: Prefix = "",
-    older_than: OlderThan = None,
-    *,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Forget verdicts: all of them, or the chosen ones.
-
-    The next reconcile tries their objects again.
-    """
-    letters = _letters()
-    choice = (keys, reason, prefix, _before(older_than))
-    if not yes:
-        number = sum(1 for _ in _chosen(letters, *choice))
-        typer.confirm(f"Forget {number} dead letters?", abort=True, err=True)
-    count, remaining = 0, _chosen(letters, *choice)
-    while batch := list(islice(remaining, PAGE)):
-        letters.clear(batch)
-        count += len(batch)
-    if as_json:
-        _print_json({"purged": count})
-    else:
-        console.print(f"{count} dead letters are forgotten")
-
-
-def _letters() -> "DeadLetters":
-    from core.store import bucket_name
-    from workers.broker import connect_redis
-    from workers.dead_letters import DeadLetters
-
-    current = Settings()
-    return DeadLetters(connect_redis(current), bucket_name(current))
-
-
-def _chosen(
-    letters: "DeadLetters",
-    keys: list[str] | None,
-    reason: Reason | None,
-    prefix: str,
-    before: float,
-) -> Iterator[str]:
-    if keys and (reason or prefix or before < math.inf):
-        raise typer.BadParameter("give keys, or choose by --reason, --prefix and --older-than")
-    return iter(letters.get(keys)) if keys else letters.keys(reason, prefix, before)
-
-
-def _before(older_than: float | None) -> float:
-    return time.time() - older_than if older_than else math.inf
 
 
 @cli.command()
@@ -572,10 +425,6 @@ def _serve(app: "FastAPI", port: int) -> None:
     import uvicorn
 
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
-
-
-def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def main() -> None:

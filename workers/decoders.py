@@ -13,7 +13,6 @@ import ctypes
 import json
 import mmap
 import os
-import queue
 import resource
 import select
 import signal
@@ -21,7 +20,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -33,6 +35,7 @@ from core.errors import Reason, Rejected
 
 MEMORY_BYTES = 2 * 1024**3  # address space of one decoding process
 SLOTS = 2
+OTHERS_TURN = 10  # every so many sounds one that is not urgent goes first
 SLOT_BYTES = WINDOW_SAMPLES * 4  # float32
 TAKEN = b"."
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -115,9 +118,10 @@ class Decoder:
 
 def _memory_file() -> IO[bytes]:
     """Return a file to map; where that is possible one that the kernel never writes to a disk."""
-    if sys.platform == "linux":
-        return os.fdopen(os.memfd_create("audiofuse-windows"), "r+b")
-    return tempfile.TemporaryFile(prefix="audiofuse-window-")
+    create = getattr(os, "memfd_create", None)  # Linux has it
+    if create:
+        return os.fdopen(create("audiofuse-windows"), "r+b")
+    return tempfile.TemporaryFile(prefix="audiofuse-windows-")
 
 
 class DecodedRecording:
@@ -151,6 +155,40 @@ class DecodedRecording:
         return reply
 
 
+class Idle:
+    """Decoders with nothing to do. Of the threads that wait for one the urgent go first.
+
+    Every so many times another goes first, so that none waits for ever.
+    """
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._lock = threading.Lock()
+        self._decoders: deque[Decoder] = deque()
+        self._waiting: dict[bool, deque[Future[Decoder]]] = {True: deque(), False: deque()}
+        self._turn = 0
+
+    def get(self, *, urgent: bool) -> Decoder:
+        """Take a decoder, as soon as it is this thread's turn."""
+        turn: Future[Decoder] = Future()
+        with self._lock:
+            if self._decoders:
+                return self._decoders.popleft()
+            self._waiting[urgent].append(turn)
+        return turn.result()
+
+    def put(self, decoder: Decoder) -> None:
+        """Give a decoder to who waits, or keep it."""
+        with self._lock:
+            self._turn = (self._turn + 1) % OTHERS_TURN
+            first = self._turn != 0
+            waiting = self._waiting[first] or self._waiting[not first]
+            if waiting:
+                waiting.popleft().set_result(decoder)
+            else:
+                self._decoders.append(decoder)
+
+
 class Decoders:
     """A pool of decoding processes for many threads."""
 
@@ -158,19 +196,21 @@ class Decoders:
         """Start ``count`` processes; one that is silent for ``patience_s`` is killed."""
         self._patience_s = patience_s
         self._memory_bytes = memory_bytes
-        self._idle: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
+        self._idle = Idle()
         self._all: set[Decoder] = set()
         for _ in range(count):
             self._start()
 
     @contextmanager
-    def open(self, path: Path, max_duration_s: float) -> Iterator[DecodedRecording]:
+    def open(
+        self, path: Path, max_duration_s: float, *, urgent: bool = True
+    ) -> Iterator[DecodedRecording]:
         """Open a sound file as ``core.audio.open_recording`` does, in another process.
 
         That process is free again as soon as all windows are read. One that hangs or dies is
         replaced, and raises ``Rejected``.
         """
-        decoder = self._idle.get()
+        decoder = self._idle.get(urgent=urgent)
         busy = {decoder}
 
         def release() -> None:

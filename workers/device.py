@@ -20,6 +20,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -43,9 +44,12 @@ BUFFERED_BATCHES = 8  # how much audio may wait, decoded
 TEXTS_AT_ONCE = {"cpu": 16, "cuda": 64}  # more are slower on a CPU: padded to the longest
 SHRINK, GROW = 0.75, 1.02  # the batch, when memory did not suffice, and after each time it did
 STUCK_S = 300.0
-MAX_WINDOWS = 256  # the largest batch that is tried
-MEASURE_S = 2.0  # for finding the batch; then what was tried so far must do
-REPEATS = 4  # of each size, of which the best counts: other work only ever makes it slower
+SIZES = {  # of batches, in windows, that are tried; the memory of the largest stays taken
+    "cpu": (4, 8, 16),  # smaller ones cost the encoder little, but texts gather during a batch
+    "cuda": (1, 2, 4, 8, 16, 32, 64, 128, 256),
+}
+REPEATS = 5  # of each, of which the best counts: other work only ever makes it slower
+MEASURE_S = 2.0  # for all of them
 NEARLY = 0.97  # of the best rate: a smaller batch that reaches it is preferred, as it waits less
 
 Answer = TypeVar("Answer")
@@ -383,37 +387,22 @@ class DeviceLane:
 def best_batch_s(encoder: Encoder) -> float:
     """Measure which batch of whole windows is worth its size; return it in seconds of audio.
 
-    That is the smallest that is nearly as fast as the fastest.
+    That is the smallest that is nearly as fast as the fastest. Sizes are tried round after round,
+    so that a busy moment of the machine does not decide between them.
     """
     noise = np.random.default_rng(0).random(WINDOW_SAMPLES, np.float32)
     encoder.hear_windows([noise])  # warms up
     deadline = time.monotonic() + MEASURE_S
     rates: dict[int, float] = {}  # windows a second, by windows in a batch
-    windows = 1
-    while windows <= MAX_WINDOWS and max(rates, key=rates.__getitem__, default=1) * 4 >= windows:
-        try:
-            rates[windows] = _rate(encoder, [noise] * windows, deadline)
-        except torch.OutOfMemoryError:
-            break
-        windows *= 2
-        if time.monotonic() + windows / max(rates.values()) > deadline:
-            break
-    enough = NEARLY * max(rates.values(), default=0)
-    worth_it = (size for size, rate in rates.items() if rate >= enough)
-    return float(WINDOW_S) * min(worth_it, default=1)
-
-
-def _rate(encoder: Encoder, batch: list[Samples], deadline: float) -> float:
-    """Return the best windows per second of some repetitions; once more than the first if late."""
-    best_s = math.inf
-    for _ in range(REPEATS):
+    for size in SIZES[encoder.device.type] * REPEATS:
         started = time.monotonic()
-        encoder.hear_windows(batch)
-        now = time.monotonic()
-        best_s = min(best_s, now - started)
-        if now > deadline:
-            break
-    return len(batch) / best_s
+        if rates and started + size / max(rates.values()) > deadline:
+            continue
+        with suppress(torch.OutOfMemoryError):
+            encoder.hear_windows([noise] * size)
+            rates[size] = max(rates.get(size, 0), size / (time.monotonic() - started))
+    enough = NEARLY * max(rates.values(), default=0)
+    return float(WINDOW_S) * min((n for n, rate in rates.items() if rate >= enough), default=1)
 
 
 def _error_of(work: Callable[[list[Waiting]], None], things: list[Waiting]) -> Exception | None:

@@ -19,6 +19,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from core.rollout import Step
 from workers.dead_letters import DeadLetter
 
 T = TypeVar("T")
@@ -91,6 +92,17 @@ def moment(at: float) -> str:
 def facts_table(title: str, facts: Mapping[str, object]) -> Table:
     """Show names and values."""
     return _table(title, ("", ""), ((name, str(value)) for name, value in facts.items()))
+
+
+def gates_table(gates: Iterable[tuple[str, str, str]]) -> Table:
+    """Show each gate, what became of it, and what was found."""
+    return _table("", ("gate", "", "found"), gates)
+
+
+def steps_table(steps: Iterable[Step]) -> Table:
+    """Show what was done in a rollout, when and by whom."""
+    rows = ((moment(each.at), each.what, each.by) for each in steps)
+    return _table("last steps", ("when", "step", "by"), rows)
 
 
 def settings_rows(rows: Iterable[tuple[str, str, str, str]]) -> Table:

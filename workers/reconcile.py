@@ -23,6 +23,7 @@ from typing import Any, Protocol, TypeVar
 
 from redis import Redis
 
+from core.errors import Unavailable
 from core.index import Generation, Index
 from core.items import ObjectInfo, is_audio, is_sidecar, sidecar_keys
 from core.store import Store
@@ -99,7 +100,7 @@ def compare(  # noqa: PLR0913, PLR0917 - two sides, what is between them, and ho
     track: Track = unseen,
 ) -> Iterator["Comparison"]:
     """Compare as ``differences`` does and lend what was found; raises ``Unavailable``."""
-    with closing(sqlite3.connect("")) as database:  # no name: a temporary file
+    with _temporary_file() as database:
         started = time.monotonic()
         comparison = Comparison(database)
         comparison.take_down(track(store.list(prefix), "listing the bucket", None))
@@ -116,6 +117,15 @@ def compare(  # noqa: PLR0913, PLR0917 - two sides, what is between them, and ho
         comparison.read_letters(dead_letters, prefix)
         comparison.run = Run(time.time(), time.monotonic() - started, comparison.counts())
         yield comparison
+
+
+@contextmanager
+def _temporary_file() -> Iterator[sqlite3.Connection]:
+    try:
+        with closing(sqlite3.connect("")) as database:  # no name: a file that goes with it
+            yield database
+    except sqlite3.OperationalError as error:
+        raise Unavailable(f"the comparison's temporary file: {error}") from error
 
 
 class Comparison:

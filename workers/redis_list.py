@@ -51,12 +51,13 @@ class RedisListIntake:
         self._handover.hand_over(messages)
         with self._redis.pipeline(transaction=False) as pipeline:
             for message in messages:
-                pipeline.lrem(self._taken, 1, message)
+                pipeline.lrem(self._taken, 1, message)  # type: ignore[arg-type]  # it takes bytes
             pipeline.execute()
         return len(messages)
 
     def _take(self, wait_s: float) -> list[bytes]:
-        first = self._redis.blmove(self._key, self._taken, wait_s, "LEFT", "RIGHT")
+        lists = self._key, self._taken
+        first = self._redis.blmove(*lists, wait_s, "LEFT", "RIGHT")  # type: ignore[arg-type]
         if first is None:
             return []
         with self._redis.pipeline(transaction=False) as pipeline:

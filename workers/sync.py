@@ -16,9 +16,12 @@ again and another sync begins. Now take the last write of all to a key, and the 
 sync, or the one begun instead, ended. If that look came after the last change of the bucket, what
 was written is the last state. If it came before, then so did the write; but the message of that
 change led to a sync that began later, read what was written, and would have written again if it
-disagreed. So the last write agrees with the bucket, as long as no write arrives after the look
-of the sync that sent it: see ``fates.py`` for one that seemed to fail. Nothing else depends on
-time.
+disagreed. So the last write agrees with the bucket, and nothing depends on time or order.
+
+What the argument takes for granted: that no write arrives after the look of the sync that sent it
+(``fates.py`` looks again at what seemed to fail), and that a worker that stood still until another
+had its messages is not killed between the write with which it goes on and its look. Whatever comes
+of that, reconcile finds.
 """
 
 import hashlib

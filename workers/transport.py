@@ -49,12 +49,14 @@ class QoS(redis.QoS):  # type: ignore[misc]
 
     def ack_all(self, delivery_tags: Sequence[str]) -> None:
         """Acknowledge many messages in one go."""
-        with self.pipe_or_acquire() as pipe:
-            pipe.zrem(self.unacked_index_key, *delivery_tags)
-            pipe.hdel(self.unacked_key, *delivery_tags)
-            pipe.execute()
-        for tag in delivery_tags:
-            virtual.QoS.ack(self, tag)
+        try:
+            with self.pipe_or_acquire() as pipe:
+                pipe.zrem(self.unacked_index_key, *delivery_tags)
+                pipe.hdel(self.unacked_key, *delivery_tags)
+                pipe.execute()
+        finally:  # in nobody's hand any more, whatever the broker knows: others may come
+            for tag in delivery_tags:
+                virtual.QoS.ack(self, tag)
 
 
 class Channel(redis.Channel):  # type: ignore[misc]

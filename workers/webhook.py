@@ -10,6 +10,7 @@ MinIO and SeaweedFS send the header; Ceph sends nothing but what stands in its e
 """
 
 import hmac
+import logging
 import threading
 
 import uvicorn
@@ -20,6 +21,8 @@ from starlette.requests import ClientDisconnect
 from core.errors import Unavailable
 from workers.events import MAX_MESSAGE_BYTES, Dropped, Flaw
 from workers.intake import Handover
+
+log = logging.getLogger(__name__)
 
 PATH = "/events"
 RETRY_AFTER_S = 5
@@ -38,6 +41,7 @@ class WebhookIntake:
 
     def run(self, stop: threading.Event) -> None:
         """Serve until ``stop`` is set."""
+        log.info("listening on %s port %d", self._config.host, self._config.port)
         server = uvicorn.Server(self._config)
 
         def end() -> None:

@@ -1,0 +1,21 @@
+"""The chaos, a short one; ``make chaos`` is the long one."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHAOS = Path(__file__).parent / "chaos.py"
+SCENARIOS = ("storm", "shuffled", "deleted-in-work", "malformed-events", "malformed-files")
+
+
+@pytest.mark.timeout(180)
+def test_whatever_happens_the_index_equals_the_bucket() -> None:
+    """Five of the scenarios, with two workers: index and dead letters are what they must be."""
+    chosen = [word for name in SCENARIOS for word in ("--scenario", name)]
+    done = subprocess.run(
+        [sys.executable, str(CHAOS), *chosen, "--scale", "0.2"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
