@@ -286,6 +286,7 @@ def s3_client(settings: "Settings", service: str = "s3") -> Any:
             config=Config(
                 connect_timeout=5,
                 read_timeout=60,
+                max_pool_connections=settings.in_hand,  # a thread for each message
                 retries={"mode": "standard", "max_attempts": 3},
                 # Not every S3 server knows the newer default checksums.
                 request_checksum_calculation="when_required",

@@ -34,7 +34,7 @@ from workers.sync import Limits, Syncer
 
 SOUNDS = ("a.wav", "a.flac")  # so that they may share a sidecar
 SIDECARS = ("a.json", "a.wav.json")
-SEEDS = 1000
+SEEDS = 600
 CHANGES = 5
 STEPS_BETWEEN = 20  # changes, at most: a sync takes about ten
 WORKERS = 3

@@ -1,6 +1,7 @@
 """Searching: scores and their parts, what cannot be asked, and which encoder answers."""
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -245,6 +246,7 @@ def _while(switch: Callable[[int], None], jobs: list[Callable[[], None]]) -> Non
     while any(thread.is_alive() for thread in threads):
         switch(turn)
         turn += 1
+        time.sleep(0.002)
 
 
 def test_the_service_answers_in_json(searcher: Searcher) -> None:

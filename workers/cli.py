@@ -405,7 +405,9 @@ def serve(port: Port = 7700) -> None:
 
     current = Settings()
     configure_logging(current.log_level)
-    _serve(create_app(open_searcher(current)), port)
+    searcher = open_searcher(current)
+    threading.Thread(target=searcher.follow, name="follow", daemon=True).start()
+    _serve(create_app(searcher), port)
 
 
 @cli.command()

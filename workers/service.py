@@ -1,7 +1,6 @@
 """The query service: the text tower behind a small HTTP endpoint, for whoever asks in words."""
 
 import logging
-import threading
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -26,7 +25,7 @@ STATUS: dict[type[AudiofuseError], int] = {
 
 
 def open_searcher(settings: Settings) -> Searcher:
-    """Return a searcher that has loaded what it needs and follows every rollout from now on.
+    """Return a searcher that has loaded what it needs.
 
     Raises ``ConfigurationError`` when an encoder that it needs is nowhere to be had.
     """
@@ -44,7 +43,6 @@ def open_searcher(settings: Settings) -> Searcher:
         searcher.prepare()
     except Unavailable as error:
         log.warning("not everything is loaded yet: %s", error)
-    threading.Thread(target=searcher.follow, name="follow", daemon=True).start()
     return searcher
 
 

@@ -47,6 +47,15 @@ class QoS(redis.QoS):  # type: ignore[misc]
         """Note that a message is held."""
         virtual.QoS.append(self, message, delivery_tag)
 
+    def restore_unacked(self, client: Any = None) -> None:
+        """Hand back what is held; once the connection is lost it comes back by itself, later.
+
+        Kombu closes a lost connection more than once, and would end the worker the second time.
+        """
+        if self.channel.connection.client is not None:
+            super().restore_unacked(client)
+        self._delivered.clear()
+
     def ack_all(self, delivery_tags: Sequence[str]) -> None:
         """Acknowledge many messages in one go."""
         try:
