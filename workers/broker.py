@@ -118,15 +118,26 @@ class Dispatcher:
 
 def queue_lengths(redis: Redis) -> dict[str, int]:
     """Return the messages that wait in each lane, and those handed out but not acknowledged."""
-    lengths = {lane.value: int(redis.llen(lane.value)) for lane in Lane}
-    return lengths | {"unacknowledged": int(redis.hlen(UNACKED))}
+    with redis.pipeline() as pipe:  # at one moment: a message is always in just one place
+        for lane in Lane:
+            pipe.llen(lane.value)
+        pipe.hlen(UNACKED)
+        return dict(
+            zip(
+                [*(lane.value for lane in Lane), "unacknowledged"],
+                map(int, pipe.execute()),
+                strict=True,
+            )
+        )
 
 
 def backlog(redis: Redis, lane: Lane) -> int:
     """Return how many messages of a lane wait or are worked on."""
-    held: list[str] = redis.hvals(UNACKED)  # type: ignore[assignment]
-    lanes = [json.loads(each)[-1] for each in held]
-    return int(redis.llen(lane.value)) + lanes.count(lane.value)
+    with redis.pipeline() as pipe:
+        pipe.llen(lane.value)
+        pipe.hvals(UNACKED)
+        waiting, held = pipe.execute()
+    return int(waiting) + [json.loads(each)[-1] for each in held].count(lane.value)
 
 
 def keep_hold(redis: Redis, tags: Iterable[str]) -> None:
