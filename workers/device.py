@@ -20,7 +20,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -142,16 +142,22 @@ class Device:
     """Runs the encoder for many threads; ``on(lane)`` is what they talk to."""
 
     def __init__(
-        self, encoder: Encoder, batch_s: float | None = None, in_hand: Callable[[], int] = int
+        self,
+        encoder: Encoder,
+        batch_s: float | None = None,
+        in_hand: Callable[[], int] = int,
+        turn: AbstractContextManager[object] | None = None,
     ) -> None:
         """Make batches of ``batch_s`` seconds of audio, or of what proves best.
 
-        ``in_hand`` tells how many threads may ask: once all wait, nothing more is coming.
+        ``in_hand`` tells how many threads may ask: once all wait, nothing more is coming. Encoders
+        that share a processor take turns: ``turn`` is a lock of theirs.
         """
         self.encoder = encoder
         self.batch_s = batch_s or best_batch_s(encoder)
         self.stats = Stats()
         self._in_hand = in_hand
+        self._turn = turn or threading.Lock()
         self._batch_now_s = self.batch_s
         self._last_batch_s = 0.0
         self._windows: dict[Lane, deque[_Window]] = {lane: deque() for lane in Lane}
@@ -168,6 +174,11 @@ class Device:
     def on(self, lane: Lane) -> "DeviceLane":
         """Return the device for messages of one lane."""
         return DeviceLane(self, lane)
+
+    @property
+    def askers(self) -> int:
+        """How many threads wait for an answer."""
+        return self._askers
 
     @property
     def stuck(self) -> bool:
@@ -229,10 +240,11 @@ class Device:
 
     def _run(self) -> None:
         while work := self._await_work():
-            self._busy_since = time.monotonic()
-            work()
-            self.stats.busy_s += time.monotonic() - self._busy_since
-            self._busy_since = math.inf
+            with self._turn:
+                self._busy_since = time.monotonic()
+                work()
+                self.stats.busy_s += time.monotonic() - self._busy_since
+                self._busy_since = math.inf
 
     def _await_work(self) -> Callable[[], None] | None:
         """Return what to do next, when it is time; ``None`` when closed."""

@@ -166,18 +166,20 @@ class Operator:
         self._take(self.rollout.rollback(self._by))
 
     def abort(self) -> None:
-        """Drop the version that is built, and forget what it alone rejected."""
-        before = self.rollout
-        self._take(before.abort(self._by))
-        time.sleep(SEEN_S)  # from here on nobody writes to it
-        agreement = self.agreement(before.other)
-        agreement.letters.clear([each.key for each in rejected_alone(agreement, before)])
-        self._rollouts.clean()
+        """Drop the version that is built."""
+        self._close(self.rollout.abort(self._by))
 
     def drop(self) -> None:
         """Drop the version that was live before."""
-        self._take(self.rollout.drop(self._by))
+        self._close(self.rollout.drop(self._by))
+
+    def _close(self, step: Rollout) -> None:
+        """End the rollout; forget what the dropped version alone rejected."""
+        before = self.rollout
+        self._take(step)
         time.sleep(SEEN_S)  # from here on nobody writes to it
+        agreement = self.agreement(before.other)
+        agreement.letters.clear([each.key for each in rejected_alone(agreement, before)])
         self._rollouts.clean()
 
     def agreement(self, version: str) -> Agreement:
