@@ -89,11 +89,12 @@ class Worker:
         _share_cores()
         self._settings = settings
         self._index = open_index(settings)
-        self._store = BoundedStore(open_store(settings), settings.fetch_bytes)
-        self._decoders = Decoders(settings.decoders, settings.decode_timeout_s)
         self._turn = threading.Lock()  # of the encoders on this device
         watch = Watch(open_registry(settings))
-        first = self._first(watch.look())
+        encoder, version = self._live(watch.look())
+        self._store = BoundedStore(open_store(settings), settings.fetch_bytes)
+        self._decoders = Decoders(settings.decoders, settings.decode_timeout_s)
+        first = self._equip(version, encoder, settings.batch_s)
         log.info(
             "batches of %.0f s of audio on %s, %d decoders, %d messages in hand",
             first.device.batch_s, first.device.encoder.device, settings.decoders, settings.in_hand,
@@ -108,7 +109,7 @@ class Worker:
         vital_thread("follow", self._versions.follow)
         vital_thread("load", self._versions.keep_loaded)
 
-    def _first(self, rollout: Rollout | None) -> Loaded:
+    def _live(self, rollout: Rollout | None) -> tuple[Encoder, str]:
         """Load the live version; without a rollout that is AUDIOFUSE_ENCODER."""
         if rollout is None:
             encoder, version = load_encoder(self._settings)
@@ -117,7 +118,7 @@ class Worker:
             version = rollout.live
             encoder = load_version(self._settings, version)
             self._index.create(version, encoder)
-        return self._equip(version, encoder, self._settings.batch_s)
+        return encoder, version
 
     def _load(self, version: str) -> Loaded:
         """Load another version, and have it hear and read once before anybody waits for it."""
