@@ -23,12 +23,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 import numpy as np
 from chaos import BUCKET, SOUNDS, WORKERS, Deployment, until
 from rich.console import Console
 from rich.table import Table
+from typer.testing import CliRunner
 
 from core.audio import SAMPLE_RATE, open_recording
 from core.bundle import save_bundle
@@ -37,6 +39,7 @@ from core.items import is_audio, point_id
 from core.registry import open_registry
 from core.settings import environment
 from workers.local import free_port
+from workers.rollout_cli import rollout_cli
 
 REGISTRY = "encoders"  # a bucket of its own
 CLIENTS = 3
@@ -66,8 +69,14 @@ class Proof(Deployment):
             return [sys.executable, "-m", "workers.cli", "serve", "--port", port]
         return super()._command(name)
 
-    def audiofuse(self, *command: str) -> subprocess.Popen[str]:
-        """Start a command of the operator."""
+    def run(self, *command: str) -> tuple[int, str]:
+        """Run a command of the operator in this process; return exit code and output."""
+        with patch.dict(os.environ, environment(self.settings)):
+            done = CliRunner().invoke(rollout_cli, command)
+        return done.exit_code, f"{done.output}{done.exception or ''}"
+
+    def start_command(self, *command: str) -> subprocess.Popen[str]:
+        """Start a command of the operator, to be killed."""
         variables = os.environ | environment(self.settings) | {"OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
             [sys.executable, "-m", "workers.cli", "rollout", *command],
@@ -188,9 +197,8 @@ class Play:
         while not reached():
             open_ = again and open_registry(self._proof.settings).rollout()[0]
             words = [again] if open_ and open_.other else command
-            done = self._proof.audiofuse(*words)
-            output, _ = done.communicate(timeout=COMMAND_S)
-            if done.returncode and not reached():
+            code, output = self._proof.run(*words)
+            if code and not reached():
                 console.print(f"{name}: {' '.join(words)}: {output[-600:]}")
                 time.sleep(1)
             if time.monotonic() - started > COMMAND_S:
@@ -198,7 +206,7 @@ class Play:
         self.seconds[name] = time.monotonic() - started
 
     def _run_for(self, seconds: float, *command: str) -> None:
-        process = self._proof.audiofuse(*command)
+        process = self._proof.start_command(*command)
         try:
             process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -254,8 +262,7 @@ def play(proof: Proof, traffic: Traffic, versions: tuple[str, str], *, kill: boo
             return True
         rollout, _ = registry.rollout()
         if rollout and rollout.other:
-            done = proof.audiofuse("resume")
-            output, _ = done.communicate(timeout=COMMAND_S)
+            _, output = proof.run("resume")
             if "has everything" in output.replace("\n", " "):
                 built.append(True)
         return bool(built)
@@ -274,7 +281,7 @@ def _only(proof: Proof, version: str) -> bool:
     rollout, _ = open_registry(proof.settings).rollout()
     left = [each.version for each in proof.index.generations()]
     if rollout and not rollout.other and left != [version]:
-        proof.audiofuse("status").communicate()
+        proof.run("status")  # any command finishes the one that was killed
     return bool(rollout) and not rollout.other and left == [version]
 
 
