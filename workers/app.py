@@ -42,7 +42,7 @@ from workers.combine import BoundedStore, CombinedIndex
 from workers.crew import Crew, Held, end_process, vital_thread
 from workers.dead_letters import DeadLetters, Deliveries
 from workers.decoders import Decoders
-from workers.device import Device
+from workers.device import Device, Turn
 from workers.fates import Fates, quarantine
 from workers.logs import configure_logging
 from workers.sync import Limits, Syncer
@@ -89,7 +89,7 @@ class Worker:
         _share_cores()
         self._settings = settings
         self._index = open_index(settings)
-        self._turn = threading.Lock()  # of the encoders on this device
+        self._turn = Turn()  # of the encoders on this device
         watch = Watch(open_registry(settings))
         encoder, version = self._live(watch.look())
         self._store = BoundedStore(open_store(settings), settings.fetch_bytes)

@@ -20,7 +20,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -138,6 +138,31 @@ class Stats:
         )
 
 
+class Turn:
+    """A lock that is fair: whoever came first goes first.
+
+    With a plain one a thread that always has work would take it again before another wakes up.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nobody's turn."""
+        self._changed = threading.Condition()
+        self._tickets = 0
+        self._turn = 0
+
+    def __enter__(self) -> None:
+        """Wait for one's turn."""
+        with self._changed:
+            mine, self._tickets = self._tickets, self._tickets + 1
+            self._changed.wait_for(lambda: self._turn == mine)
+
+    def __exit__(self, *_: object) -> None:
+        """Let the next have its turn."""
+        with self._changed:
+            self._turn += 1
+            self._changed.notify_all()
+
+
 class Device:
     """Runs the encoder for many threads; ``on(lane)`` is what they talk to."""
 
@@ -146,18 +171,18 @@ class Device:
         encoder: Encoder,
         batch_s: float | None = None,
         in_hand: Callable[[], int] = int,
-        turn: AbstractContextManager[object] | None = None,
+        turn: Turn | None = None,
     ) -> None:
         """Make batches of ``batch_s`` seconds of audio, or of what proves best.
 
         ``in_hand`` tells how many threads may ask: once all wait, nothing more is coming. Encoders
-        that share a processor take turns: ``turn`` is a lock of theirs.
+        that share a processor take each other's ``turn``.
         """
         self.encoder = encoder
         self.batch_s = batch_s or best_batch_s(encoder)
         self.stats = Stats()
         self._in_hand = in_hand
-        self._turn = turn or threading.Lock()
+        self._turn = turn or Turn()
         self._batch_now_s = self.batch_s
         self._last_batch_s = 0.0
         self._windows: dict[Lane, deque[_Window]] = {lane: deque() for lane in Lane}
