@@ -1,4 +1,4 @@
-# make demo | test | check | soak | chaos | up BUCKET=folder | clean
+# make demo | test | check | soak | chaos | rollout | up BUCKET=folder | clean
 #      bench-encoder | bench-worker | bench-backlog | bench-reconcile | bench-train
 
 VENV := .venv
@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format soak chaos bench-encoder bench-worker bench-backlog bench-reconcile bench-train up clean setup constraints
+.PHONY: demo test check format soak chaos rollout bench-encoder bench-worker bench-backlog bench-reconcile bench-train up clean setup constraints
 
 setup: $(READY)
 
@@ -52,6 +52,9 @@ soak: $(READY)
 
 chaos: $(READY)
 	$(BIN)/python tests/chaos.py
+
+rollout: $(READY)
+	$(BIN)/python tests/rollout_proof.py
 
 bench-train: $(READY)
 	$(BIN)/python tests/bench_train.py

@@ -10,6 +10,7 @@ README.md           the model card
 manifest.json       size and sha256 of each file; the version is the name plus this file's hash
 """
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
@@ -142,6 +143,20 @@ def load_version(settings: Settings, version: str) -> Encoder:
     if own and bundle_version(own) == version:
         return _load_on_device(settings, own)
     return _load_on_device(settings, open_registry(settings).fetch(version))
+
+
+def ears(encoder: Encoder) -> str:
+    """Return a fingerprint of what makes audio vectors: encoders of equal ones hear the same.
+
+    It is computed of the audio tower as it was loaded, whatever the device.
+    """
+    config = encoder.config.audio.model_dump_json(exclude={"head"})
+    digest = hashlib.sha256(config.encode())
+    for name, weights in sorted(encoder.audio_tower.state_dict().items()):
+        if not name.startswith("classifier."):
+            digest.update(name.encode())
+            digest.update(weights.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _load_on_device(settings: Settings, folder: Path) -> Encoder:

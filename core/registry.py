@@ -170,7 +170,7 @@ class Watch:
         """Return the document as it is now, else as it was; ``Unavailable`` if never seen."""
         try:
             self._last, _ = self._registry.rollout()
-        except Unavailable as error:
+        except (Unavailable, ConfigurationError) as error:
             if not self._seen:
                 raise
             log.warning("the rollout is taken to be as it was: %s", error)

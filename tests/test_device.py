@@ -18,7 +18,7 @@ from core.errors import Reason, Rejected
 from core.fusion import Heard
 from workers import device as device_module
 from workers.broker import Lane
-from workers.device import Device, best_batch_s
+from workers.device import Device, Turn, best_batch_s
 
 SOUNDS = Path(__file__).parent.parent / "examples" / "sounds"
 LIVE, BACKFILL = Lane.LIVE, Lane.BACKFILL
@@ -353,3 +353,25 @@ def test_the_smallest_batch_that_is_nearly_as_fast_is_chosen() -> None:
     paced = Paced()
     assert best_batch_s(paced) == 40  # type: ignore[arg-type]
     assert max(paced.sizes) == 16
+
+
+def test_turns_are_taken_in_order() -> None:
+    """Whoever always has work does not keep another from its turn."""
+    turn, stop = Turn(), threading.Event()
+    waits: list[float] = []
+
+    def greedy() -> None:
+        while not stop.is_set():
+            with turn:
+                time.sleep(0.01)
+
+    thread = threading.Thread(target=greedy)
+    thread.start()
+    for _ in range(5):
+        time.sleep(0.002)
+        started = time.monotonic()
+        with turn:
+            waits.append(time.monotonic() - started)
+    stop.set()
+    thread.join()
+    assert max(waits) < 0.1

@@ -302,7 +302,7 @@ def test_the_next_command_finishes_a_step_that_was_killed(
     rollout, tag = registry.rollout()
     assert rollout
     registry.write(rollout.drop("me"), tag)
-    Rollouts(registry, operator.index).clean()
+    Operator(settings)
     assert [each.version for each in operator.index.generations()] == [new]
 
 

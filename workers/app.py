@@ -8,8 +8,9 @@
            └── acknowledges each when its thread is done       device <──┘
                                                      (one thread, full batches)
 
-The encoder is loaded before the first message is taken; a worker that cannot load it does not
-start. ``app`` is built on first access, so importing this module does nothing.
+The live encoder is loaded before the first message is taken; a worker that cannot load it does not
+start. Others come and go with a rollout: ``workers/versions.py``. ``app`` is built on first access,
+so importing this module does nothing.
 """
 
 import logging
@@ -20,28 +21,33 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from celery import Celery, Task, bootsteps
 from celery.exceptions import InvalidTaskError
 from celery.signals import setup_logging
 from redis import RedisError
 
-from core.bundle import load_encoder
+from core.audio import WINDOW_SAMPLES
+from core.bundle import ears, load_encoder, load_version
 from core.encoder import Encoder
 from core.errors import ConfigurationError
 from core.index import Generation, Index, open_index
+from core.registry import Watch, open_registry
+from core.rollout import Rollout
 from core.settings import Settings
-from core.store import bucket_name, open_store
+from core.store import open_store
 from workers.broker import SYNC_TASK, Dispatcher, Lane, connect_redis, create_celery, keep_hold
 from workers.combine import BoundedStore, CombinedIndex
 from workers.crew import Crew, Held, end_process, vital_thread
 from workers.dead_letters import DeadLetters, Deliveries
 from workers.decoders import Decoders
-from workers.device import Device
+from workers.device import Device, Turn
 from workers.fates import Fates, quarantine
 from workers.logs import configure_logging
 from workers.sync import Limits, Syncer
 from workers.transport import acknowledge
+from workers.versions import EverySyncer, Loaded, VersionLetters, Versions
 
 log = logging.getLogger(__name__)
 
@@ -81,36 +87,81 @@ class Worker:
         self._stopping = threading.Event()
         self._reported = threading.Event()  # that something has finished
         _share_cores()
-        encoder, version = load_encoder(settings)
-        index = open_index(settings)
-        generation = live_generation(index, version, encoder)
+        self._settings = settings
+        self._index = open_index(settings)
+        self._turn = Turn()  # of the encoders on this device
+        watch = Watch(open_registry(settings))
+        encoder, version = self._live(watch.look())
+        self._store = BoundedStore(open_store(settings), settings.fetch_bytes)
         self._decoders = Decoders(settings.decoders, settings.decode_timeout_s)
-        self._device = Device(encoder, settings.batch_s, self._in_hand)
+        first = self._equip(version, encoder, settings.batch_s)
         log.info(
             "batches of %.0f s of audio on %s, %d decoders, %d messages in hand",
-            self._device.batch_s, encoder.device, settings.decoders, settings.in_hand,
+            first.device.batch_s, first.device.encoder.device, settings.decoders, settings.in_hand,
         )  # fmt: skip
-        syncers = self._syncers(settings, CombinedIndex(index, generation), generation)
-        fates = Fates(syncers, Dispatcher(app), self._stopping)
+        self._versions = Versions(watch, self._load, first)
+        self._batch_s = first.device.batch_s
+        self._versions.look()
+        fates = Fates(self._every_syncer(Dispatcher(app)), Dispatcher(app), self._stopping)
         self._crew = Crew(settings.in_hand, fates.settle, self._report)
         self._hold_s = settings.redelivery_s / HOLDS_A_TIMEOUT
         vital_thread("hold", self._hold)
+        vital_thread("follow", self._versions.follow)
+        vital_thread("load", self._versions.keep_loaded)
 
-    def _syncers(
-        self, settings: Settings, index: CombinedIndex, generation: Generation
-    ) -> dict[Lane, Syncer]:
-        store = BoundedStore(open_store(settings), settings.fetch_bytes)
-        limits = Limits(settings.max_duration_s, settings.max_object_bytes)
-        guard = quarantine(Deliveries(self._redis))
-        letters = DeadLetters(self._redis, bucket_name(settings), generation.version)
-        return {
+    def _live(self, rollout: Rollout | None) -> tuple[Encoder, str]:
+        """Load the live version; without a rollout that is AUDIOFUSE_ENCODER."""
+        if rollout is None:
+            encoder, version = load_encoder(self._settings)
+            live_generation(self._index, version, encoder)
+        else:
+            version = rollout.live
+            encoder = load_version(self._settings, version)
+            self._index.create(version, encoder)
+        return encoder, version
+
+    def _load(self, version: str) -> Loaded:
+        """Load another version, and have it hear and read once before anybody waits for it."""
+        encoder = load_version(self._settings, version)
+        with self._turn:
+            encoder.fuse(encoder.hear([np.zeros(WINDOW_SAMPLES, np.float32)]), ["warm up"])
+        return self._equip(version, encoder, self._batch_s)
+
+    def _equip(self, version: str, encoder: Encoder, batch_s: float | None) -> Loaded:
+        """Give an encoder what it needs to sync; measures the batches if they are not given."""
+        settings, generation, same = self._settings, self._index.generation(version), ears(encoder)
+        device = Device(encoder, batch_s, lambda: self._may_ask(device), self._turn)
+        points = CombinedIndex(self._index, generation)
+        letters = VersionLetters(
+            DeadLetters(self._redis, self._store.bucket, version),
+            version,
+            lambda: self._versions.wanted[0] == version,
+        )
+        syncers = {
             lane: Syncer(
-                store, index, generation, self._device.on(lane), limits,
-                partial(self._decoders.open, urgent=lane is Lane.LIVE), guard,
-                letters, self._stopping.wait,
+                self._store, points, generation, device.on(lane),
+                Limits(settings.max_duration_s, settings.max_object_bytes),
+                partial(self._decoders.open, urgent=lane is Lane.LIVE),
+                quarantine(Deliveries(self._redis)), letters, self._stopping.wait,
+                lambda id_: self._versions.heard_elsewhere(version, same, id_),
             )
             for lane in Lane
         }  # fmt: skip
+        return Loaded(generation, same, device, points, syncers)
+
+    def _every_syncer(self, dispatcher: Dispatcher) -> dict[Lane, EverySyncer]:
+        letters = DeadLetters(self._redis, self._store.bucket)
+        return {
+            lane: EverySyncer(
+                self._versions, lane, self._store, letters, dispatcher, self._stopping.wait
+            )
+            for lane in Lane
+        }
+
+    def _may_ask(self, device: Device) -> int:
+        """Return how many threads may ask a device: those that do not wait for another."""
+        others = (each.device for each in self._versions.loaded if each.device is not device)
+        return self._crew.in_hand() - sum(other.askers for other in others)
 
     def take(self, held: Held) -> None:
         """Take a message in hand; once the worker stops it goes back with the channel's end."""
@@ -124,12 +175,11 @@ class Worker:
         while self._crew.in_hand() and (left_s := deadline - time.monotonic()) > 0:
             self._acknowledge(min(left_s, POLL_S))
         self._acknowledge()
-        log.info("stopped; %d messages go back; %s", self._crew.in_hand(), self._device.stats)
-        self._device.close()
+        log.info("stopped; %d messages go back", self._crew.in_hand())
+        for each in self._versions.loaded:
+            log.info("%s: %s", each.generation.version, each.device.stats)
+            each.device.close()
         self._decoders.close()
-
-    def _in_hand(self) -> int:
-        return self._crew.in_hand()
 
     def _report(self) -> None:
         """Have Celery's thread acknowledge: no other may."""
@@ -149,7 +199,7 @@ class Worker:
     def _hold(self) -> None:
         """Keep what is in hand from being delivered again, unless nothing moves any more."""
         while not self._stopping.wait(self._hold_s):
-            if self._device.stuck:
+            if any(each.device.stuck for each in self._versions.loaded):
                 log.critical("the device does not answer")
                 end_process()
             try:

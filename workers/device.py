@@ -138,20 +138,51 @@ class Stats:
         )
 
 
+class Turn:
+    """A lock that is fair: whoever came first goes first.
+
+    With a plain one a thread that always has work would take it again before another wakes up.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nobody's turn."""
+        self._changed = threading.Condition()
+        self._tickets = 0
+        self._turn = 0
+
+    def __enter__(self) -> None:
+        """Wait for one's turn."""
+        with self._changed:
+            mine, self._tickets = self._tickets, self._tickets + 1
+            self._changed.wait_for(lambda: self._turn == mine)
+
+    def __exit__(self, *_: object) -> None:
+        """Let the next have its turn."""
+        with self._changed:
+            self._turn += 1
+            self._changed.notify_all()
+
+
 class Device:
     """Runs the encoder for many threads; ``on(lane)`` is what they talk to."""
 
     def __init__(
-        self, encoder: Encoder, batch_s: float | None = None, in_hand: Callable[[], int] = int
+        self,
+        encoder: Encoder,
+        batch_s: float | None = None,
+        in_hand: Callable[[], int] = int,
+        turn: Turn | None = None,
     ) -> None:
         """Make batches of ``batch_s`` seconds of audio, or of what proves best.
 
-        ``in_hand`` tells how many threads may ask: once all wait, nothing more is coming.
+        ``in_hand`` tells how many threads may ask: once all wait, nothing more is coming. Encoders
+        that share a processor take each other's ``turn``.
         """
         self.encoder = encoder
         self.batch_s = batch_s or best_batch_s(encoder)
         self.stats = Stats()
         self._in_hand = in_hand
+        self._turn = turn or Turn()
         self._batch_now_s = self.batch_s
         self._last_batch_s = 0.0
         self._windows: dict[Lane, deque[_Window]] = {lane: deque() for lane in Lane}
@@ -168,6 +199,11 @@ class Device:
     def on(self, lane: Lane) -> "DeviceLane":
         """Return the device for messages of one lane."""
         return DeviceLane(self, lane)
+
+    @property
+    def askers(self) -> int:
+        """How many threads wait for an answer."""
+        return self._askers
 
     @property
     def stuck(self) -> bool:
@@ -229,10 +265,11 @@ class Device:
 
     def _run(self) -> None:
         while work := self._await_work():
-            self._busy_since = time.monotonic()
-            work()
-            self.stats.busy_s += time.monotonic() - self._busy_since
-            self._busy_since = math.inf
+            with self._turn:
+                self._busy_since = time.monotonic()
+                work()
+                self.stats.busy_s += time.monotonic() - self._busy_since
+                self._busy_since = math.inf
 
     def _await_work(self) -> Callable[[], None] | None:
         """Return what to do next, when it is time; ``None`` when closed."""

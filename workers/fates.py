@@ -20,15 +20,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from functools import partial
+from typing import Protocol
 
 from redis import RedisError
 
 from core.audio import Samples
 from core.errors import Reason, Rejected, Unavailable
 from core.items import is_audio
+from core.store import Store
 from workers.broker import Dispatcher, Lane
 from workers.dead_letters import Deliveries
-from workers.sync import Guard, Syncer, sounds_of
+from workers.sync import Guard, Letters, Synced, sounds_of
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +40,29 @@ TRIES_IN_HAND = 6  # a minute; then others get the message's place in the worker
 LATE_WRITE_S = 2.0  # how long a server that answers again may have writes of before in its queue
 
 
+class Syncing(Protocol):
+    """What syncs: a ``Syncer``, or one for every version."""
+
+    @property
+    def store(self) -> Store:
+        """The bucket."""
+
+    @property
+    def letters(self) -> Letters:
+        """Where verdicts are recorded."""
+
+    def sync(self, key: str) -> Synced:
+        """See ``Syncer``."""
+
+    def give_up(self, key: str, verdict: Rejected) -> None:
+        """See ``Syncer``."""
+
+
 class Fates:
     """Works on messages, in many threads, and tells which may be acknowledged."""
 
     def __init__(
-        self, syncers: Mapping[Lane, Syncer], dispatcher: Dispatcher, stopping: threading.Event
+        self, syncers: Mapping[Lane, Syncing], dispatcher: Dispatcher, stopping: threading.Event
     ) -> None:
         """Sync with the ``syncers`` of each lane until the worker is ``stopping``."""
         self._syncers = syncers
@@ -83,7 +103,7 @@ class Fates:
         for sound in sounds_of(syncer.store, key):
             self._dispatcher.sync(sound, lane)
 
-    def _sync(self, key: str, syncer: Syncer) -> None:
+    def _sync(self, key: str, syncer: Syncing) -> None:
         if self._stopping.is_set():
             raise Unavailable("the worker stops")
         for delivery in range(1, MAX_DELIVERIES + 1):
@@ -94,7 +114,7 @@ class Fates:
         log.error("%s: given up, %s", key, bug)
         self._give_up(key, Rejected(Reason.BUG, bug), syncer)
 
-    def _attempt(self, key: str, syncer: Syncer) -> str:
+    def _attempt(self, key: str, syncer: Syncing) -> str:
         """Sync once; return what bug that met, or nothing."""
         started = time.monotonic()
         try:
@@ -112,7 +132,7 @@ class Fates:
                 log.warning("%s: %s; the audio is indexed without it", sidecar, problem)
         return ""
 
-    def _give_up(self, key: str, verdict: Rejected, syncer: Syncer) -> None:
+    def _give_up(self, key: str, verdict: Rejected, syncer: Syncing) -> None:
         try:
             syncer.give_up(key, verdict)
         except (Unavailable, RedisError):

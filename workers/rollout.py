@@ -90,9 +90,11 @@ class Rollouts:
 
     def clean(self) -> None:
         """Delete the collections of dropped versions, and of no other."""
-        dropped = self.look().rollout.dropped
+        rollout, _ = self._registry.rollout()
+        if rollout is None or not rollout.dropped:
+            return
         for generation in self._index.generations():
-            if generation.version in dropped:
+            if generation.version in rollout.dropped:
                 self._index.drop(generation)
 
 
@@ -100,12 +102,13 @@ class Operator:
     """Takes steps as one person, on one machine."""
 
     def __init__(self, settings: Settings) -> None:
-        """Look at the rollout; every step builds on what is seen now."""
+        """Look at the rollout and finish what was killed; every step builds on that."""
         self.settings = settings
         self.registry = open_registry(settings)
         self.index = open_index(settings)
         self._rollouts = Rollouts(self.registry, self.index)
         self._seen = self._rollouts.look()
+        self._rollouts.clean()
         self._by = _user()
 
     @property
@@ -166,18 +169,20 @@ class Operator:
         self._take(self.rollout.rollback(self._by))
 
     def abort(self) -> None:
-        """Drop the version that is built, and forget what it alone rejected."""
-        before = self.rollout
-        self._take(before.abort(self._by))
-        time.sleep(SEEN_S)  # from here on nobody writes to it
-        agreement = self.agreement(before.other)
-        agreement.letters.clear([each.key for each in rejected_alone(agreement, before)])
-        self._rollouts.clean()
+        """Drop the version that is built."""
+        self._close(self.rollout.abort(self._by))
 
     def drop(self) -> None:
         """Drop the version that was live before."""
-        self._take(self.rollout.drop(self._by))
+        self._close(self.rollout.drop(self._by))
+
+    def _close(self, step: Rollout) -> None:
+        """End the rollout; forget what the dropped version alone rejected."""
+        before = self.rollout
+        self._take(step)
         time.sleep(SEEN_S)  # from here on nobody writes to it
+        agreement = self.agreement(before.other)
+        agreement.letters.clear([each.key for each in rejected_alone(agreement, before)])
         self._rollouts.clean()
 
     def agreement(self, version: str) -> Agreement:

@@ -72,6 +72,7 @@ class Outcome(StrEnum):
     UNCHANGED = "unchanged"
     REMOVED = "removed"
     ABSENT = "absent"
+    LATER = "left to another message"
 
 
 @dataclass(frozen=True)
@@ -193,12 +194,14 @@ class Syncer:
         guard: Guard = lambda _, windows: windows,
         letters: Letters | None = None,
         pause: Callable[[float], object] = time.sleep,
+        elsewhere: Callable[[str], Point | None] = lambda _: None,
     ) -> None:
         """Make ``generation`` of ``index``, and ``letters``, agree with ``store``, by ``encoder``.
 
         ``open_sound`` decodes, in this process or another; ``guard`` is told the key and the
         windows while they are decoded. ``pause`` waits for some seconds between the sounds of a
-        burst; what it returns is true if the worker stops.
+        burst; what it returns is true if the worker stops. ``elsewhere`` returns the point of
+        another generation, by id, if its audio vectors are what this encoder would hear.
         """
         self.store = store
         self.letters = letters or Unread()
@@ -209,6 +212,7 @@ class Syncer:
         self._open_sound = open_sound
         self._guard = guard
         self._pause = pause
+        self._elsewhere = elsewhere
 
     def sync(self, key: str) -> Synced:
         """Make the index agree with the bucket about one audio key.
@@ -258,7 +262,11 @@ class Syncer:
             return known, _known_problem(known, item)
         metadata, verdicts = self._read_metadata(item)
         try:
-            sound = self._heard_before(known, item) or self._hear(item, known)
+            sound = (
+                self._heard_before(known, item)
+                or self._heard_before(self._elsewhere(self._id(item.key)), item)
+                or self._hear(item, known)
+            )
             return self._fuse(item, metadata, sound, verdicts), verdicts
         except Rejected as verdict:
             verdict.etag = item.audio.etag
