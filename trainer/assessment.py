@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,15 +21,13 @@ from core.clips import Clip, Query, select_queries
 from core.encoder import Encoder
 from core.errors import ConfigurationError
 from core.evaluation import AUDIO, CUTOFF, HYBRID, RECALLS, Gallery, QueryScores, judge, relevance
+from core.intervals import Estimate, estimate
 from trainer.batches import cut
 from trainer.cache import Entry, read
 
 ALL, WITHOUT, HALF, PARAPHRASES = "all", "without metadata", "half blanked", "paraphrases"
 PARAPHRASE = "paraphrase"  # the kind of a query that shares no word with the title
 BLANKED_SHARE, BLANKING_SEEDS = 0.5, (0, 1, 2)
-RESAMPLES = 1000
-PERCENTILES = (2.5, 97.5)
-FEWEST_IDENTITIES = 10  # resampling fewer gives intervals that are too narrow to conclude from
 
 
 @dataclass(frozen=True)
@@ -39,25 +36,6 @@ class System:
 
     encoder: Encoder
     gallery: Gallery
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over queries with its 95 % interval, from so many identities."""
-
-    value: float
-    low: float
-    high: float
-    identities: int
-
-    @property
-    def verdict(self) -> str:
-        """Of a difference: what can be concluded."""
-        if self.identities < FEWEST_IDENTITIES:
-            return "too few sounds to tell"
-        if self.low > 0:
-            return "better"
-        return "worse" if self.high < 0 else "no clear difference"
 
 
 @dataclass(frozen=True)
@@ -74,12 +52,12 @@ class Slice:
 
     def estimate(self, system: str, ranked: str = HYBRID) -> Estimate:
         """Return a system's mAP@10."""
-        return _estimate(self.identities, self.scores[system][ranked].average_precision)
+        return estimate(self.identities, self.scores[system][ranked].average_precision)
 
     def compare(self, system: str, other: str) -> Estimate:
         """Return by how much a system's hybrid mAP@10 exceeds another's, query by query."""
         ours, theirs = (self.scores[name][HYBRID].average_precision for name in (system, other))
-        return _estimate(self.identities, ours - theirs)
+        return estimate(self.identities, ours - theirs)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the means and intervals for JSON."""
@@ -209,20 +187,6 @@ def by_chance(relevant: Tensor) -> QueryScores:
         {k: torch.full_like(wanted[:, 0], min(k, items) / items) for k in RECALLS},
     )
     return scores.select(row_of.tolist())
-
-
-def _estimate(identities: Sequence[str], values: Tensor) -> Estimate:
-    """Estimate the mean of the queries' ``values`` by resampling their identities.
-
-    Two calls with the same identities draw the same ones: the difference of two systems is paired.
-    """
-    numbers = {identity: number for number, identity in enumerate(dict.fromkeys(identities))}
-    groups = [numbers[identity] for identity in identities]
-    sums, counts = np.bincount(groups, values.numpy()), np.bincount(groups)
-    chance = np.random.default_rng(0)
-    drawn = chance.multinomial(len(numbers), np.full(len(numbers), 1 / len(numbers)), RESAMPLES)
-    low, high = np.percentile((drawn @ sums) / (drawn @ counts), PERCENTILES)
-    return Estimate(float(values.mean()), float(low), float(high), len(numbers))
 
 
 def compare(assessment: Assessment, system: str, other: str) -> dict[str, Estimate]:

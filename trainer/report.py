@@ -24,7 +24,8 @@ from core.audio import SAMPLE_RATE, open_recording
 from core.clips import Clip, Query
 from core.errors import Rejected
 from core.evaluation import HYBRID, MAX_DURATION_S, item_vectors, read_queries
-from trainer.assessment import ALL, Assessment, Estimate, System, compare
+from core.intervals import Estimate
+from trainer.assessment import ALL, Assessment, System, compare
 
 EXAMPLES, RESULTS = 12, 3
 WAV_HZ, WAV_S = 16_000, 5  # at most 214 kB a sound, in base64, and 11 MB a page
