@@ -2,7 +2,7 @@
 
 Real sounds, bad files of every kind, duplicates and changing sidecars go through a real Valkey, a
 bucket (S3 over HTTP, or with ``--folder`` a folder) and a real worker into an embedded Qdrant.
-Meanwhile the worker is killed every few seconds, Valkey is killed and started again, and bucket and
+Meanwhile each worker is killed a few seconds after it began, Valkey is killed and started again, and bucket and
 index stop answering for a while. In the end the index must equal the bucket, and the dead letters
 what is wrong in it.
 
@@ -304,33 +304,37 @@ class Soak:
 
 
 class Killer:
-    """Kills the worker every so often, and starts another."""
+    """Kills each worker after it has worked for a while, and starts another."""
 
-    def __init__(self, rig: Rig, kills: int, every_s: float) -> None:
+    def __init__(self, rig: Rig, kills: int, after_s: float) -> None:
         self.left, self.done, self.rss = kills, 0, 0
         self._rig = rig
-        self._every_s = every_s
-        self._next = time.monotonic() + every_s
+        self._after_s = after_s
+        self._next: float | None = None
 
     def perhaps(self) -> None:
         """Kill the worker if it is time."""
-        if not self.left or time.monotonic() < self._next:
+        if not self.left:
             return
         worker = psutil.Process(self._rig.parts["worker"].process.pid)
+        if self._next is None and worker.children():  # its decoders: it has begun to work
+            self._next = time.monotonic() + self._after_s
+        if self._next is None or time.monotonic() < self._next:
+            return
         self.rss = max(self.rss, worker.memory_info().rss)
         self._rig.kill("worker")
         self._rig.start_worker()
         self.left -= 1
         self.done += 1
-        self._next = time.monotonic() + self._every_s
+        self._next = None
 
 
 def main() -> int:
     """Soak; print what happened; return 1 if index and bucket differ."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--messages", type=int, default=20_000)
-    parser.add_argument("--kill-s", type=float, default=20, help="seconds between worker kills")
-    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--kills", type=int, default=20, help="how many workers to kill")
+    parser.add_argument("--kill-s", type=float, default=8, help="kill after working this long")
     parser.add_argument("--outage-s", type=float, default=20)
     parser.add_argument("--folder", action="store_true", help="a folder instead of S3 over HTTP")
     parser.add_argument("--sample", type=int, default=500)
