@@ -15,10 +15,10 @@ from pathlib import Path, PurePosixPath
 from pydantic import ValidationError
 
 from core.errors import BundleError, ConfigurationError, ObjectChanged, Unavailable
+from core.files import Files, open_files
 from core.manifest import MANIFEST, Manifest, bundle_version, verify_bundle
 from core.rollout import Rollout
 from core.settings import Settings
-from core.store import Files, open_files
 
 log = logging.getLogger(__name__)
 

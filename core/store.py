@@ -1,7 +1,6 @@
 """Where the bytes are: a bucket behind the S3 protocol, or a folder that stands in for one."""
 
 import errno
-import fcntl
 import hashlib
 import logging
 import math
@@ -17,8 +16,7 @@ from email.errors import HeaderParseError
 from email.header import decode_header, make_header
 from pathlib import Path
 from stat import S_ISREG
-from typing import IO, TYPE_CHECKING, Any, Protocol
-from uuid import uuid4
+from typing import TYPE_CHECKING, Any, Protocol
 
 import boto3
 from boto3.exceptions import Boto3Error
@@ -37,9 +35,10 @@ S3_SCHEME = "s3://"
 CANNOT_BE_SHOWN = {"Cc", "Cs"}  # control characters, and what stands for bytes that are no UTF-8
 NO_SUCH_NAME = {errno.ENAMETOOLONG, errno.ELOOP}
 BUCKET_SEEN_S = 60  # a bucket is looked at this often at the most
-GONE = frozenset({"404", "NoSuchKey", "NotFound", "412", "PreconditionFailed"})
-CONTENDED = frozenset({"409", "ConditionalRequestConflict"})  # two wrote at once: one has won
-LOCK = ".lock"
+CHANGED = frozenset({
+    "404", "NoSuchKey", "NotFound", "412", "PreconditionFailed",
+    "409", "ConditionalRequestConflict",  # two wrote at once: one has won
+})  # fmt: skip
 
 
 class Store(Protocol):
@@ -74,7 +73,7 @@ def bucket_name(settings: "Settings") -> str:
         msg = "no bucket is set: give AUDIOFUSE_BUCKET as s3://name or as a folder"
         raise ConfigurationError(msg)
     if not settings.bucket.startswith(S3_SCHEME):
-        return _root(Path(settings.bucket)).name
+        return folder_root(Path(settings.bucket)).name
     name = settings.bucket.removeprefix(S3_SCHEME).strip("/")
     if not name or "/" in name:
         msg = f"AUDIOFUSE_BUCKET names no bucket: {settings.bucket!r} (expected s3://name)"
@@ -82,7 +81,8 @@ def bucket_name(settings: "Settings") -> str:
     return name
 
 
-def _root(folder: Path) -> Path:
+def folder_root(folder: Path) -> Path:
+    """Return the folder that a user names, as the same path however it is spelled."""
     return folder.expanduser().resolve()
 
 
@@ -97,7 +97,7 @@ class FolderStore:
 
     def __init__(self, root: Path) -> None:
         """Stand in for the bucket named like the folder; the folder must exist."""
-        self.root = _root(root)
+        self.root = folder_root(root)
         if not self.root.is_dir():
             msg = f"the bucket folder does not exist: {self.root}"
             raise ConfigurationError(msg)
@@ -259,15 +259,24 @@ class S3Store:
 
     def _call(self, method: Callable[..., Any], **arguments: str) -> Any:
         where = f"{method.__name__} s3://{self.bucket}/{arguments.get('Key', '')}"
-        try:
+        with s3_errors(where, names_object="Key" in arguments):
             return method(Bucket=self.bucket, **arguments)
-        except ClientError as error:
-            code = error.response["Error"]["Code"]
-            if code in GONE and "Key" in arguments:
-                raise ObjectChanged(f"{where}: {code}") from error
-            raise Unavailable(f"{where}: {error}") from error
-        except BotoCoreError as error:
-            raise Unavailable(f"{where}: {error}") from error
+
+
+@contextmanager
+def s3_errors(where: str, *, names_object: bool = True) -> Iterator[None]:
+    """Raise what boto3 raises as ours: ``ObjectChanged`` or ``Unavailable``.
+
+    An object is changed if it is gone, or is not the one that was asked for. ``where`` is told.
+    """
+    try:
+        yield
+    except ClientError as error:
+        if names_object and error.response["Error"]["Code"] in CHANGED:
+            raise ObjectChanged(f"{where}: {error}") from error
+        raise Unavailable(f"{where}: {error}") from error
+    except (BotoCoreError, Boto3Error, OSError) as error:
+        raise Unavailable(f"{where}: {error}") from error
 
 
 def s3_client(settings: "Settings", service: str = "s3") -> Any:
@@ -310,178 +319,3 @@ def _decoded(value: str) -> str:
         return str(make_header(decode_header(value)))
     except (HeaderParseError, LookupError, ValueError):
         return value
-
-
-class Files(Protocol):
-    """Small files and large ones that this product keeps; names may have folders in them.
-
-    Every method raises ``Unavailable`` when nobody answers.
-    """
-
-    root: Path | None  # the folder that holds them, if it is one
-
-    def get(self, name: str) -> tuple[bytes, str] | None:
-        """Return a file's bytes and a tag of this content; ``None`` when there is none."""
-
-    def put(self, name: str, content: bytes, tag: str | None) -> None:
-        """Write if the file still is the one with ``tag``, or, without a tag, if there is none.
-
-        Raises ``ObjectChanged``, and writes nothing, if that is not so. Of writers that look at
-        the same file and then write it, exactly one succeeds.
-        """
-
-    def upload(self, path: Path, name: str) -> None:
-        """Copy a local file to here."""
-
-    def download(self, name: str, path: Path) -> None:
-        """Copy to a local file; raises ``ObjectChanged`` when there is none of this name."""
-
-    def list(self) -> Iterator[tuple[str, int]]:
-        """Walk over all names and sizes in bytes."""
-
-
-def open_files(place: str, settings: "Settings") -> Files:
-    """Open ``s3://bucket/prefix``, with the settings' endpoint and credentials, or a folder."""
-    if not place.startswith(S3_SCHEME):
-        return FolderFiles(_root(Path(place)))
-    bucket, _, prefix = place.removeprefix(S3_SCHEME).partition("/")
-    if not bucket:
-        raise ConfigurationError(f"{place!r} names no bucket (expected s3://bucket/prefix)")
-    return S3Files(bucket, prefix.strip("/"), s3_client(settings))
-
-
-class FolderFiles:
-    """Files in a folder, which is made when the first is written."""
-
-    def __init__(self, root: Path) -> None:
-        """Keep them in ``root``."""
-        self.root: Path | None = root
-        self._root = root
-
-    def get(self, name: str) -> tuple[bytes, str] | None:
-        """Return bytes and their hash."""
-        try:
-            content = (self._root / name).read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise Unavailable(f"cannot read {self._root / name}: {error.strerror}") from error
-        return content, hashlib.sha256(content).hexdigest()
-
-    def put(self, name: str, content: bytes, tag: str | None) -> None:
-        """Compare and replace under a lock, of which the kernel frees whoever dies."""
-        path = self._root / name
-        with self._locked(), self._replacing(path) as file:
-            known = self.get(name)
-            if (known[1] if known else None) != tag:
-                raise ObjectChanged(f"{path} was changed by somebody else")
-            file.write(content)
-
-    def upload(self, path: Path, name: str) -> None:
-        """Copy it, whole or not at all."""
-        with self._replacing(self._root / name) as file, path.open("rb") as source:
-            shutil.copyfileobj(source, file)
-
-    def download(self, name: str, path: Path) -> None:
-        """Copy it."""
-        try:
-            shutil.copyfile(self._root / name, path)
-        except FileNotFoundError as error:
-            raise ObjectChanged(f"there is no {self._root / name}") from error
-        except OSError as error:
-            raise Unavailable(f"cannot copy {self._root / name}: {error.strerror}") from error
-
-    def list(self) -> Iterator[tuple[str, int]]:
-        """Walk the folder."""
-        for path in sorted(self._root.rglob("*")):
-            if path.is_file():
-                yield path.relative_to(self._root).as_posix(), path.stat().st_size
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with self._writing(self._root / LOCK) as path, path.open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
-    @contextmanager
-    def _replacing(self, path: Path) -> Iterator[IO[bytes]]:
-        """Lend a file that takes the place of ``path`` once it is written and on the disk."""
-        with self._writing(self._root / f".writing-{uuid4()}") as temporary, self._writing(path):
-            try:
-                with temporary.open("xb") as file:
-                    yield file
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
-
-    @contextmanager
-    def _writing(self, path: Path) -> Iterator[Path]:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield path
-        except OSError as error:
-            raise Unavailable(f"cannot write {path}: {error.strerror}") from error
-
-
-class S3Files:
-    """Files under a prefix of a bucket of anything that speaks S3, conditional writes included."""
-
-    root: Path | None = None
-
-    def __init__(self, bucket: str, prefix: str, client: Any) -> None:
-        """Keep them in ``bucket`` under ``prefix``, through a boto3 S3 client."""
-        self._bucket = bucket
-        self._prefix = prefix + "/" if prefix else ""
-        self._client = client
-
-    def get(self, name: str) -> tuple[bytes, str] | None:
-        """Return bytes and ETag."""
-        try:
-            with self._reporting(name):
-                answer = self._client.get_object(**self._where(name))
-                return answer["Body"].read(), answer["ETag"]
-        except ObjectChanged:
-            return None
-
-    def put(self, name: str, content: bytes, tag: str | None) -> None:
-        """Have the server compare and write."""
-        condition = {"IfMatch": tag} if tag else {"IfNoneMatch": "*"}
-        with self._reporting(name):
-            self._client.put_object(**self._where(name), Body=content, **condition)
-
-    def upload(self, path: Path, name: str) -> None:
-        """Upload it, in parts if it is large."""
-        with self._reporting(name):
-            self._client.upload_file(str(path), **self._where(name))
-
-    def download(self, name: str, path: Path) -> None:
-        """Download it, in parts if it is large."""
-        with self._reporting(name):
-            self._client.download_file(**self._where(name), Filename=str(path))
-
-    def list(self) -> Iterator[tuple[str, int]]:
-        """List page by page."""
-        with self._reporting(""):
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=self._prefix
-            )
-            for page in pages:
-                for entry in page.get("Contents", ()):
-                    yield entry["Key"].removeprefix(self._prefix), entry["Size"]
-
-    def _where(self, name: str) -> dict[str, str]:
-        return {"Bucket": self._bucket, "Key": self._prefix + name}
-
-    @contextmanager
-    def _reporting(self, name: str) -> Iterator[None]:
-        where = f"s3://{self._bucket}/{self._prefix}{name}"
-        try:
-            yield
-        except ClientError as error:
-            if error.response["Error"]["Code"] in GONE | CONTENDED:
-                raise ObjectChanged(f"{where}: {error}") from error
-            raise Unavailable(f"{where}: {error}") from error
-        except (BotoCoreError, Boto3Error, OSError) as error:
-            raise Unavailable(f"{where}: {error}") from error

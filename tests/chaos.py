@@ -596,12 +596,7 @@ def intake_killed(stage: Stage) -> None:
 
 def valkey_killed(stage: Stage) -> None:
     """Kill Valkey, and start it again on its file."""
-    stage.churn(60)
-    stage.deployment.kill("valkey")
-    stage.churn(30)
-    stage.pause(3)
-    stage.deployment.start("valkey")
-    stage.churn(30)
+    _killed(stage, "valkey")
 
 
 def valkey_stalled(stage: Stage) -> None:
@@ -626,14 +621,18 @@ def _stalled(stage: Stage, name: str, seconds: float) -> None:
     stage.churn(20)
 
 
-def index_killed(stage: Stage) -> None:
-    """Kill Qdrant, and start it again on its files."""
+def _killed(stage: Stage, name: str) -> None:
     stage.churn(60)
-    stage.deployment.kill("index")
+    stage.deployment.kill(name)
     stage.churn(30)
     stage.pause(3)
-    stage.deployment.start("index")
+    stage.deployment.start(name)
     stage.churn(30)
+
+
+def index_killed(stage: Stage) -> None:
+    """Kill Qdrant, and start it again on its files."""
+    _killed(stage, "index")
 
 
 def malformed_files(stage: Stage) -> None:

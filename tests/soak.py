@@ -2,9 +2,9 @@
 
 Real sounds, bad files of every kind, duplicates and changing sidecars go through a real Valkey, a
 bucket (S3 over HTTP, or with ``--folder`` a folder) and a real worker into an embedded Qdrant.
-Meanwhile each worker is killed a few seconds after it began, Valkey is killed and started again, and bucket and
-index stop answering for a while. In the end the index must equal the bucket, and the dead letters
-what is wrong in it.
+Meanwhile each worker is killed after some seconds of work, Valkey is killed and started again, and
+bucket and index stop answering for a while. In the end the index must equal the bucket, and the
+dead letters what is wrong in it.
 
 Left out are the reasons that no file brings about with certainty: hung, crashed, no_memory, bug.
 """

@@ -39,6 +39,7 @@ LIGHT = (  # what intake, index owner, command line and decoding processes reach
     "core.index",
     "core.embedded",
     "core.manifest",
+    "core.files",
     "core.registry",
     "core.rollout",
     "workers.intake",

@@ -1,14 +1,14 @@
 """The index: the same over memory, a folder, and the REST dialect of the embedded server."""
 
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
-import uvicorn
+from fastapi import FastAPI
 from qdrant_client import QdrantClient
 from qdrant_client.http.exceptions import UnexpectedResponse
 
@@ -36,18 +36,14 @@ class Sizes:
 
 
 @pytest.fixture(scope="module")
-def embedded_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def embedded_url(
+    serving: Callable[[FastAPI], AbstractContextManager[str]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[str]:
     """Serve an embedded index over HTTP, as the local deployment does."""
     client = connect_embedded(tmp_path_factory.mktemp("qdrant"))
-    config = uvicorn.Config(create_app(client, API_KEY), port=0, log_level="warning")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    with serving(create_app(client, API_KEY)) as url:
+        yield url
     client.close()
 
 

@@ -11,10 +11,11 @@ from typer.testing import CliRunner
 from core.bundle import load_bundle, load_version, save_bundle
 from core.encoder import Encoder
 from core.errors import BundleError, ConfigurationError, ObjectChanged, Unavailable
+from core.files import S3Files
 from core.registry import Registry, open_registry
 from core.rollout import Phase, Rollout
 from core.settings import Settings
-from core.store import S3Files, s3_client
+from core.store import s3_client
 from trainer.cli import cli
 
 BY = "me@here"

@@ -5,14 +5,13 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from pydantic import SecretStr
 from redis import Redis
@@ -41,17 +40,7 @@ SOUNDS = Path(__file__).parent.parent / "examples" / "sounds"
 KEYS = ("owl.wav", "duck-quack.wav", "dog-bark.wav", "cowbell.flac", "door-close.mp3", "bell.opus")
 SMALL = 32_000  # bytes
 
-
-@contextmanager
-def _serving(app: FastAPI) -> Iterator[str]:
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+Serving = Callable[[FastAPI], AbstractContextManager[str]]
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +54,7 @@ def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def settings(redis: Redis, valkey_url: str, tmp_path: Path) -> Iterator[Settings]:
+def settings(redis: Redis, valkey_url: str, serving: Serving, tmp_path: Path) -> Iterator[Settings]:
     """Return settings of a deployment with some sounds and an empty index."""
     del redis
     bucket = tmp_path / "bucket"
@@ -73,7 +62,7 @@ def settings(redis: Redis, valkey_url: str, tmp_path: Path) -> Iterator[Settings
     for path in (path for path in SOUNDS.rglob("*") if path.name in KEYS):
         shutil.copy(path, bucket)
     key = "a key of the test"
-    with _serving(embedded.create_app(connect_embedded(), key)) as url:
+    with serving(embedded.create_app(connect_embedded(), key)) as url:
         yield Settings(
             home=tmp_path / "home",
             bucket=str(bucket),
@@ -483,12 +472,12 @@ def test_an_encoder_that_gives_no_vectors_is_not_started(tiny_encoder: Encoder) 
 
 
 def test_every_query_service_must_have_loaded_it(
-    settings: Settings, versions: tuple[str, str], tiny_encoder: Encoder
+    settings: Settings, versions: tuple[str, str], tiny_encoder: Encoder, serving: Serving
 ) -> None:
     """One that has another version, or does not answer, closes the gate and is named."""
     live, new = versions
     searcher = Searcher(open_index(settings), Towers(lambda _: tiny_encoder, {live: tiny_encoder}))
-    with _serving(service.create_app(searcher)) as url:
+    with serving(service.create_app(searcher)) as url:
         away = "http://127.0.0.1:9"
         assert gates.services([url], live).passed
         assert gates.services([url, away], live).found == f"1 of 2 have loaded it, not {away}"

@@ -12,7 +12,7 @@ SOAK = Path(__file__).parent / "soak.py"
 @pytest.mark.timeout(180)
 def test_crashes_and_outages_lose_nothing() -> None:
     """Workers and broker killed, bucket and index away: in the end the index equals the bucket."""
-    options = ["--messages", "200", "--kills", "2", "--kill-s", "14", "--outage-s", "3"]
+    options = ["--messages", "200", "--kills", "2", "--kill-s", "3", "--outage-s", "3"]
     done = subprocess.run(
         [sys.executable, str(SOAK), *options, "--sample", "50"],
         capture_output=True, text=True, check=False,

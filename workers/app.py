@@ -102,7 +102,8 @@ class Worker:
         self._versions = Versions(watch, self._load, first)
         self._batch_s = first.device.batch_s
         self._versions.look()
-        fates = Fates(self._every_syncer(Dispatcher(app)), Dispatcher(app), self._stopping)
+        dispatcher = Dispatcher(app)
+        fates = Fates(self._every_syncer(dispatcher), dispatcher, self._stopping)
         self._crew = Crew(settings.in_hand, fates.settle, self._report)
         self._hold_s = settings.redelivery_s / HOLDS_A_TIMEOUT
         vital_thread("hold", self._hold)
