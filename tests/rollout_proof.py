@@ -2,8 +2,10 @@
 
 Sounds are uploaded, replaced and deleted, and three clients ask without a pause, while a new
 encoder is started, built, promoted, rolled back, promoted again and the old one dropped. In every
-phase a worker is killed, and the command that takes the step. No query may fail, no answer may mix
-versions, and in the end the live generation holds what the bucket holds, no more and no less.
+phase a worker is killed, and the command that takes the step. Ten swaps more, with nothing killed,
+show what stays in a worker's memory. No query may fail, no answer may mix versions, and in the end
+the live generation holds what the bucket holds, no more and no less.
+
 Everything is real: Valkey, S3 and SQS over HTTP, two workers, query service, embedded Qdrant.
 """
 
@@ -27,6 +29,7 @@ from unittest.mock import patch
 
 import httpx
 import numpy as np
+import psutil
 from chaos import BUCKET, SOUNDS, WORKERS, Deployment, until
 from rich.console import Console
 from rich.table import Table
@@ -46,6 +49,7 @@ CLIENTS = 3
 CLIP_S = 1.0
 QUESTIONS = ("a dog barks", "rain on a roof", "somebody knocks", "an owl at night")
 COMMAND_S = 240
+LET_GO_S = 3.0  # after which workers have noticed that a version was dropped
 SHOWN = 5
 
 console = Console(width=120)
@@ -99,6 +103,7 @@ class Traffic:
     failures: list[str] = field(default_factory=list)
     mixed: list[str] = field(default_factory=list)
     phase: str = "before"
+    _awaited: dict[str, tuple[str, float, str]] = field(default_factory=dict)
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def fill(self, count: int) -> None:
@@ -128,7 +133,6 @@ class Traffic:
 
     def _change(self) -> None:
         """Upload, replace and delete."""
-        self._awaited: dict[str, tuple[str, float, str]] = {}
         number = 0
         while not self.stopping.wait(self.random.expovariate(self.rate)):
             number += 1
@@ -149,11 +153,12 @@ class Traffic:
     def _watch(self) -> None:
         """Note when uploads are in what is searched."""
         while not self.stopping.wait(0.1):
-            for key, (etag, since, phase) in list(getattr(self, "_awaited", {}).items()):
-                live = self.proof.index.live()
-                id_ = str(point_id(BUCKET, key))
-                point = self.proof.index.get(live, [id_]).get(id_) if live else None
-                if point and point.payload["etag"] == etag and self._awaited.pop(key, None):
+            awaited = {str(point_id(BUCKET, key)): key for key in list(self._awaited)}
+            live = self.proof.index.live()
+            points = self.proof.index.get(live, list(awaited)) if live else {}
+            for id_, point in points.items():
+                etag, since, phase = self._awaited.get(awaited[id_], ("", 0.0, ""))
+                if point.payload["etag"] == etag and self._awaited.pop(awaited[id_], None):
                     self.freshness.setdefault(phase, []).append(time.monotonic() - since)
 
     def _ask(self) -> None:
@@ -161,7 +166,7 @@ class Traffic:
         with httpx.Client(base_url=self.proof.settings.search_url, timeout=30) as client:
             while not self.stopping.wait(0.05):
                 try:
-                    parameters = {"q": asking.choice(QUESTIONS), "top": 10}
+                    parameters = {"q": asking.choice(QUESTIONS), "limit": 10}
                     answer = client.get("/v1/search", params=parameters)
                     answer.raise_for_status()
                     found = answer.json()
@@ -277,6 +282,23 @@ def play(proof: Proof, traffic: Traffic, versions: tuple[str, str], *, kill: boo
     return steps
 
 
+def swap(proof: Proof, count: int) -> list[int]:
+    """Exchange the encoder so often; return what the larger worker has in memory after each."""
+    memory = []
+    for number in range(count):
+        encoder = Encoder.random(TINY, seed=1)  # its audio vectors are those that are stored
+        bundle = save_bundle(encoder, proof.root / "made", f"swap{number}", "")
+        version = open_registry(proof.settings).publish(bundle)
+        for words in (["start", version], ["promote", "--force", "quality"], ["drop"]):
+            code, output = proof.run(*words)
+            if code:
+                raise RuntimeError(f"swap {number}: {' '.join(words)}: {output}")
+        time.sleep(LET_GO_S)
+        workers = [psutil.Process(proof.parts[name].process.pid) for name in WORKERS]
+        memory.append(max(worker.memory_info().rss for worker in workers))
+    return memory
+
+
 def _only(proof: Proof, version: str) -> bool:
     rollout, _ = open_registry(proof.settings).rollout()
     left = [each.version for each in proof.index.generations()]
@@ -302,7 +324,9 @@ def p95(values: list[float]) -> float:
     return statistics.quantiles(values, n=20)[-1] if len(values) > 1 else float("inf")
 
 
-def report(traffic: Traffic, steps: Play, wrong: tuple[list[str], list[str]]) -> bool:
+def report(
+    traffic: Traffic, steps: Play, memory: list[int], wrong: tuple[list[str], list[str]]
+) -> bool:
     """Print what happened; return whether all is well."""
     before = p95(traffic.freshness.get("before", []))
     during = [
@@ -325,6 +349,7 @@ def report(traffic: Traffic, steps: Play, wrong: tuple[list[str], list[str]]) ->
         "uploads before, during": f"{len(traffic.freshness.get('before', []))}, {len(during)}",
         "freshness p95 before": f"{before:.2f} s",
         "freshness p95 during": f"{p95(during):.2f} s, {p95(during) / before:.2f}x",
+        "a worker's MiB after each swap": ", ".join(f"{each / 2**20:.0f}" for each in memory),
     }
     for name, fact in facts.items():
         table.add_row(name, str(fact))
@@ -341,6 +366,7 @@ def main() -> int:
     parser.add_argument("--sounds", type=int, default=2000)
     parser.add_argument("--rate", type=float, default=200, help="changes a minute")
     parser.add_argument("--before", type=float, default=60, help="seconds of traffic before")
+    parser.add_argument("--swaps", type=int, default=10, help="how many more, for the memory")
     parser.add_argument("--no-kill", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -366,8 +392,10 @@ def _main(proof: Proof, traffic: Traffic, options: argparse.Namespace) -> int:
     with traffic.running():
         time.sleep(options.before)
         steps = play(proof, traffic, versions, kill=not options.no_kill)
+        traffic.phase = "swaps"
+        memory = swap(proof, options.swaps)
     until(lambda: proof.idle() and not any(differences(proof, traffic)), "agreement", 90)
-    return 0 if report(traffic, steps, differences(proof, traffic)) else 1
+    return 0 if report(traffic, steps, memory, differences(proof, traffic)) else 1
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ class Rig:
             "s3_access_key_id": "test", "s3_secret_access_key": "test",
         } if s3 else {"bucket": str(root / "bucket")}  # fmt: skip
         self.settings = Settings(
-            home=root, encoder=bundle, redelivery_s=REDELIVERY_S, log_level="WARNING",
+            home=root, encoder=bundle, redelivery_s=REDELIVERY_S, log_level="WARNING", batch_s=40,
             max_duration_s=MAX_DURATION_S, max_object_bytes=MAX_OBJECT_BYTES,
             broker_url=f"redis://127.0.0.1:{self.ports['valkey']}/0",
             qdrant_url=f"http://127.0.0.1:{self.ports['index']}", qdrant_api_key="soak", **place,
