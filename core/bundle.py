@@ -136,13 +136,21 @@ def load_encoder(settings: Settings) -> tuple[Encoder, str]:
 def load_version(settings: Settings, version: str) -> Encoder:
     """Load one version on the device that the settings name.
 
+    Raises what ``load_encoder`` and ``locate`` do.
+    """
+    return _load_on_device(settings, locate(settings, version))
+
+
+def locate(settings: Settings, version: str) -> Path:
+    """Return the folder of a version's bundle.
+
     It is AUDIOFUSE_ENCODER, if that is this version, else fetched from the registry. Raises what
-    ``load_encoder`` and ``Registry.fetch`` do.
+    ``Registry.fetch`` does.
     """
     own = settings.encoder
     if own and bundle_version(own) == version:
-        return _load_on_device(settings, own)
-    return _load_on_device(settings, open_registry(settings).fetch(version))
+        return own
+    return open_registry(settings).fetch(version)
 
 
 def ears(encoder: Encoder) -> str:

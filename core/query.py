@@ -1,11 +1,27 @@
-"""What may be asked: a sentence with words in it. Light, so that every front end can say so."""
+"""What may be asked: words, a sound, an item, and which items. Light, so every front end checks it.
+
+Question("a dog barking")                                by words
+Question(sound=Path("dog.wav"))                          sounds like this
+Question(like="1f0d...")                                 more like this item
+Question("in a tunnel", sound=..., without="music", where=Filter(labels=("Dog",)))
+"""
 
 import string
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from uuid import UUID
 
 from core.errors import QueryError
 
 MAX_QUERY_CHARACTERS = 1000  # the tower reads 32 tokens; anything this long is a mistake
-MAX_TOP = 1000
+MAX_LIMIT = 1000
+MAX_DEPTH = 10_000  # hits that are passed over cost as much as those that are shown
+MAX_TAGS = 20
+MAX_TAG_CHARACTERS = 200
+MAX_PREFIX_CHARACTERS = 1024  # of an S3 key, in bytes
+CANDIDATES = 200  # nearest items that are ranked anew where the index cannot rank by itself
+EVEN = 0.5  # the balance in which the encoder itself adds audio and metadata
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -15,11 +31,107 @@ def normalise(text: str) -> str:
     return " ".join(text.lower().translate(_NO_PUNCTUATION).split())
 
 
-def check_query(text: str, top: int) -> None:
-    """Raise ``QueryError`` if nothing can be found by ``text``, or ``top`` is no number of hits."""
+@dataclass(frozen=True)
+class Filter:
+    """Which items may be found: those for which all holds that is given.
+
+    ``keywords`` and ``labels`` are compared as they are written, and an item must have each.
+    ``since`` and ``until`` bound when the object was modified, the second excluded; they need a
+    time zone. ``prefix`` is how the key begins. ``besides`` are ids of items to leave out.
+    """
+
+    keywords: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    min_duration_s: float | None = None
+    max_duration_s: float | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    bucket: str = ""
+    prefix: str = ""
+    has_text: bool | None = None
+    besides: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raise ``QueryError`` if this is no condition."""
+        for name, tags in (("keywords", self.keywords), ("labels", self.labels)):
+            if len(tags) > MAX_TAGS or any(len(tag) > MAX_TAG_CHARACTERS for tag in tags):
+                raise QueryError(
+                    f"{name}: at most {MAX_TAGS}, of at most {MAX_TAG_CHARACTERS} characters each"
+                )
+        if len(self.prefix) > MAX_PREFIX_CHARACTERS:
+            raise QueryError(f"the prefix has more than {MAX_PREFIX_CHARACTERS} characters")
+        for moment in (self.since, self.until):
+            if moment and moment.tzinfo is None:
+                raise QueryError(f"{moment} has no time zone")
+
+
+EVERYTHING = Filter()
+
+
+@dataclass(frozen=True)
+class Question:
+    """What to find: by ``text``, by a ``sound`` file, ``like`` the item with this id, or by all.
+
+    ``without`` are words for what the hits shall not be like. ``balance`` shifts what counts, from
+    0, audio alone, to 1, metadata alone; without one a sound alone is compared with sounds alone,
+    and all else as the encoder adds them. ``unique`` shows sounds of the same content once. Where
+    the index cannot rank so by itself, its ``CANDIDATES`` nearest items are ranked anew.
+    """
+
+    text: str = ""
+    sound: Path | None = None
+    like: str = ""
+    without: str = ""
+    balance: float | None = None
+    where: Filter = EVERYTHING
+    limit: int = 10
+    offset: int = 0
+    unique: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise ``QueryError`` if this is no question."""
+        if self.text or not (self.sound or self.like):
+            check_words(self.text)
+        if self.without:
+            check_words(self.without)
+        if self.like:
+            check_id(self.like)
+        if self.balance is not None and not 0 <= self.balance <= 1:
+            raise QueryError(f"balance must be from 0 to 1, not {self.balance}")
+        if not 1 <= self.limit <= MAX_LIMIT:
+            raise QueryError(f"limit must be from 1 to {MAX_LIMIT}, not {self.limit}")
+        if self.offset < 0:
+            raise QueryError(f"offset must be at least 0, not {self.offset}")
+        depth = CANDIDATES if self.ranks_anew else MAX_DEPTH
+        if self.offset + self.limit > depth:
+            raise QueryError(f"offset and limit reach beyond {depth} hits: narrow the question")
+
+    @property
+    def ranks_anew(self) -> bool:
+        """Whether the index's own ranking is not the answer yet."""
+        return self.weight_of_metadata != EVEN or self.unique
+
+    @property
+    def weight_of_metadata(self) -> float:
+        """The balance that is meant where none is given."""
+        if self.balance is not None:
+            return self.balance
+        return 0.0 if self.sound and not (self.text or self.like) else EVEN
+
+
+def check_words(text: str) -> None:
+    """Raise ``QueryError`` if nothing can be found by ``text``."""
     if not normalise(text):
         raise QueryError("the query has no words: describe a sound, e.g. 'a dog barking'")
     if len(text) > MAX_QUERY_CHARACTERS:
         raise QueryError(f"the query has {len(text)} characters; at most {MAX_QUERY_CHARACTERS}")
-    if not 1 <= top <= MAX_TOP:
-        raise QueryError(f"top must be from 1 to {MAX_TOP}, not {top}")
+
+
+def check_id(id_: str) -> None:
+    """Raise ``QueryError`` if no item could have this id."""
+    try:
+        known = str(UUID(id_)) == id_
+    except ValueError:
+        known = False
+    if not known:
+        raise QueryError(f"{id_[:40]!r} is no item's id: take the id of a hit")

@@ -31,7 +31,7 @@ HOME = ROOT / ".demo"
 LATER = Path("animals/owl.wav")  # dropped at the end, and deleted again
 DROP_TIMEOUT_S = 120
 POLL_S = 0.05
-TOP = 4
+LIMIT = 4
 QUERIES = {
     "a rooster crowing at dawn": "only listening finds it: the file has no sidecar and a mute name",
     "an infant wailing": "only listening finds it; no sidecar has these words",
@@ -140,7 +140,7 @@ def watch(
 def show(settings: Settings, query: str, why: str) -> None:
     """Ask and show the answer."""
     console.rule("searching")
-    console.print(hits_table(query, ask(settings.search_url, query, TOP)), f"[dim]{why}[/]\n")
+    console.print(hits_table(query, ask(settings.search_url, query, LIMIT)), f"[dim]{why}[/]\n")
 
 
 def drop_and_delete_one(settings: Settings, bucket: Bucket) -> None:

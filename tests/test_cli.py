@@ -40,7 +40,7 @@ def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
         (["search", ""], "no words"),
         (["search", "?!"], "no words"),
         (["search", "a dog", "--frobnicate"], "No such option"),
-        (["search", "a dog", "--top", "0"], "--top"),
+        (["search", "a dog", "--limit", "0"], "--limit"),
         (["frobnicate"], "No such command"),
         (["up", "--bucket", "/does/not/exist"], "/does/not/exist"),
         (["up", "--bucket", "s3://"], "names no bucket"),

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from redis import Redis, RedisError
 
+from core.combiner import Combiner
 from core.encoder import Encoder
-from core.errors import Unavailable
+from core.errors import AudiofuseError, Unavailable
 from core.index import Index, Point, connect_embedded
 from core.items import point_id
 from core.store import FolderStore
-from workers.combine import BoundedStore, Budget, CombinedIndex, Combiner
+from workers.combine import BoundedStore, Budget, CombinedIndex
 from workers.dead_letters import Deliveries
 
 
@@ -71,7 +72,7 @@ def test_what_is_away_is_away_for_all(error: Exception) -> None:
         time.sleep(0.01)
         raise error
 
-    answers = _ask_all(Combiner(away, 64), range(32))
+    answers = _ask_all(Combiner(away, 64, (AudiofuseError, RedisError)), range(32))
     assert answers == [error] * 32
     assert len(calls) < 32
 

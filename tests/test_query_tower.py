@@ -8,6 +8,7 @@ import string
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from unicodedata import category
 from uuid import uuid4
@@ -17,20 +18,25 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from fastapi import FastAPI
+from pydantic import SecretStr
 from tokenizers import Tokenizer
 from transformers import BertTokenizer
 
-from core.bundle import load_bundle
+from core.bundle import load_bundle, save_bundle
 from core.encoder import TINY, Encoder
 from core.index import Index, connect
 from core.manifest import QUERY
-from core.query import normalise
+from core.query import Question, normalise
 from core.query_tower import export_query_tower
-from core.search import Searcher, Towers
-from core.settings import PREFIX
+from core.registry import open_registry
+from core.search import Searcher
+from core.settings import PREFIX, Settings
 from core.store import FolderStore
 from core.text import character_tokenizer
+from core.towers import Towers
 from workers.local import free_port
+from workers.service import create_app
 from workers.sync import Limits, Syncer
 
 ROOT = Path(__file__).parent.parent
@@ -303,8 +309,72 @@ def test_fastembed_asks_as_we_do(
     answer = json.loads(done.stdout)
     searcher = Searcher(index, Towers(lambda _: encoder))
     for question, hits in zip(QUESTIONS, answer["hits"], strict=True):
-        expected = searcher.search(question, top=5).hits
+        expected = searcher.search(Question(question, limit=5)).hits
         assert len(expected) == len(SOUNDS)
         assert [name for name, _ in hits] == [hit.key for hit in expected]
         assert [score for _, score in hits] == pytest.approx([h.score for h in expected], abs=1e-4)
     assert np.array(answer["vectors"]) == pytest.approx(_read(encoder, TEXTS), abs=1e-4)
+
+
+FOLLOWING = """
+import json, sys
+from plain_qdrant import QdrantClient, ask, live, os
+
+client = QdrantClient(os.environ["QDRANT_URL"], api_key=os.environ["QDRANT_API_KEY"])
+for question in sys.stdin:
+    hits = [[hit.payload["key"], hit.score] for hit in ask(client, question, 5)]
+    print(json.dumps([live(client)[1], hits]), flush=True)
+"""
+
+
+@pytest.mark.timeout(300)
+def test_the_example_keeps_in_step_with_the_alias(
+    default_bundle: Path, index_server: tuple[str, str], foreign_python: Path, tmp_path: Path,
+    serving: Callable[[FastAPI], AbstractContextManager[str]],
+) -> None:  # fmt: skip
+    """One program without audiofuse asks on through a switch, each time by the live version."""
+    url, api_key = index_server
+    index, published = Index(connect(url, api_key), "audiofuse"), Settings(home=tmp_path)
+    other = save_bundle(load_bundle(default_bundle), tmp_path, "other", "")
+    registry, encoders = open_registry(published), {}
+    for bundle in (default_bundle, other):
+        encoders[registry.publish(bundle)] = encoder = load_bundle(bundle)
+        generation = index.create(bundle.name, encoder)
+        syncer = Syncer(FolderStore(ANIMALS), index, generation, encoder, Limits(60, 10**7))
+        for key in SOUNDS[: 3 if bundle is other else None]:
+            syncer.sync(key)
+    searcher = Searcher(index, Towers(encoders.__getitem__, encoders))
+    keys = published.model_copy(update={"api_keys": SecretStr("foreigner:" + 20 * "k" + ":search")})
+    with serving(create_app(searcher, keys)) as service:
+        environment = os.environ | {
+            "QDRANT_URL": url, "QDRANT_API_KEY": api_key, "AUDIOFUSE_SEARCH_URL": service,
+            "AUDIOFUSE_SEARCH_KEY": 20 * "k", "PYTHONPATH": str(ROOT / "examples"),
+        }  # fmt: skip
+        with subprocess.Popen(
+            [foreign_python, "-W", "ignore", "-c", FOLLOWING], env=environment,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        ) as program:  # fmt: skip
+            assert program.stdin
+            assert program.stdout
+            for bundle in (default_bundle, other):
+                index.promote(index.generation(bundle.name))
+                searcher._forget()
+                program.stdin.write(QUESTIONS[0] + "\n")
+                program.stdin.flush()
+                version, hits = json.loads(program.stdout.readline())
+                expected = searcher.search(Question(QUESTIONS[0], limit=5)).hits
+                assert version == bundle.name
+                assert [key for key, _ in hits] == [hit.key for hit in expected]
+                scores = [score for _, score in hits]
+                assert scores == pytest.approx([hit.score for hit in expected], abs=1e-4)
+            program.stdin.close()
+            assert program.wait(20) == 0
+    with serving(create_app(searcher, published)) as service:
+        environment |= {"AUDIOFUSE_SEARCH_URL": service, "AUDIOFUSE_SEARCH_KEY": ""}
+        example = [foreign_python, "-W", "ignore", ROOT / "examples" / "plain_qdrant.py"]
+        done = subprocess.run(
+            [*example, QUESTIONS[0]], env=environment, capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 0, done.stderr
+    told = [line.split("  ")[1] for line in done.stdout.splitlines()]
+    assert told == [hit.key for hit in expected]

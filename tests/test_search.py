@@ -1,24 +1,29 @@
-"""Searching: scores and their parts, what cannot be asked, and which encoder answers."""
+"""Searching: what may be asked, scores and their parts, and which encoder answers."""
 
+import asyncio
+import shutil
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi.testclient import TestClient
 
+from core.audio import open_recording
 from core.bundle import load_bundle, save_bundle
 from core.encoder import Encoder
-from core.errors import ConfigurationError, QueryError, Unavailable
+from core.errors import ConfigurationError, NotFound, QueryError, Rejected, Unavailable
 from core.index import Generation, Index, connect_embedded
+from core.query import Filter, Question
 from core.registry import open_registry
 from core.rollout import Rollout
-from core.search import Searcher, Towers
+from core.search import AsyncSearcher, Found, Searcher, open_searcher
 from core.settings import Settings
 from core.store import FolderStore
-from workers.service import create_app, open_searcher
+from core.towers import Tower, Towers
 from workers.sync import Limits, Syncer
 
 SOUNDS = Path(__file__).parent.parent / "examples" / "sounds"
@@ -52,7 +57,7 @@ def _nowhere(version: str) -> Encoder:
 
 def test_hits_are_ranked_and_their_parts_add_up(searcher: Searcher) -> None:
     """Best first, and audio and metadata make up each score; without words all is audio."""
-    hits = searcher.search("a gong", top=3).hits
+    hits = searcher.search(Question("a gong", limit=3)).hits
     assert len(hits) == 3
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
     for hit in hits:
@@ -70,7 +75,7 @@ def test_the_metadata_part_is_what_the_words_give(
 
     from core.items import Metadata
 
-    hit = next(h for h in searcher.search("a gong", top=3).hits if h.key == "gong.ogg")
+    hit = next(h for h in searcher.search(Question("a gong", limit=3)).hits if h.key == "gong.ogg")
     sidecar = Metadata.from_json((SOUNDS / "music/gong.json").read_bytes())
     query = torch.nn.functional.normalize(tiny_encoder.read(["a gong"]))[0]
     words = tiny_encoder.read([sidecar.text])[0] @ query / hit.payload["item_norm"]
@@ -78,12 +83,234 @@ def test_the_metadata_part_is_what_the_words_give(
 
 
 @pytest.mark.parametrize(
-    ("text", "top"), [("", 5), ("?!", 5), ("x" * 1001, 5), ("a", 0), ("a", 1001)]
+    ("text", "limit"), [("", 5), ("?!", 5), ("x" * 1001, 5), ("a", 0), ("a", 1001)]
 )
-def test_a_bad_question_is_refused(searcher: Searcher, text: str, top: int) -> None:
+def test_a_bad_question_is_refused(text: str, limit: int) -> None:
     """No words, too many, or a senseless number of hits is a QueryError."""
     with pytest.raises(QueryError):
-        searcher.search(text, top)
+        Question(text, limit=limit)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, "no words"),
+        ({"text": "a", "balance": 1.1}, "balance"),
+        ({"text": "a", "offset": -1}, "offset"),
+        ({"text": "a", "offset": 9_999, "limit": 2}, "10000"),
+        ({"text": "a", "offset": 199, "limit": 2, "unique": True}, "200"),
+        ({"text": "a", "without": "!"}, "no words"),
+        ({"like": "gong.ogg"}, "no item's id"),
+        ({"like": "{6BA7B810-9DAD-51D1-80B4-00C04FD430C8}"}, "no item's id"),
+    ],
+)
+def test_what_makes_no_question_is_said(options: dict[str, Any], told: str) -> None:
+    """Each part of a question that cannot be meant is refused in words that name it."""
+    with pytest.raises(QueryError, match=told):
+        Question(**options)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "told"),
+    [
+        ({"keywords": ("x",) * 21}, "keywords"),
+        ({"labels": ("x" * 201,)}, "labels"),
+        ({"prefix": "x" * 1025}, "prefix"),
+        ({"since": datetime(2026, 1, 1)}, "time zone"),  # noqa: DTZ001 - that is the point
+    ],
+)
+def test_what_makes_no_filter_is_said(conditions: dict[str, Any], told: str) -> None:
+    """Too many or too long conditions, or a time without a zone, are refused by name."""
+    with pytest.raises(QueryError, match=told):
+        Filter(**conditions)
+
+
+def _ids(searcher: Searcher) -> dict[str, str]:
+    return {hit.key: hit.id for hit in searcher.search("a gong").hits}
+
+
+def test_an_item_finds_what_is_like_it_but_not_itself(searcher: Searcher) -> None:
+    """The neighbours of an item are ranked by the cosine of item vectors."""
+    id_ = _ids(searcher)["gong.ogg"]
+    hits = searcher.search(Question(like=id_)).hits
+    assert {hit.key for hit in hits} == {"cowbell.flac", "piano.wav"}
+    other = searcher.search(Question(like=hits[0].id)).hits
+    back = next(hit for hit in other if hit.key == "gong.ogg")
+    assert back.score == pytest.approx(hits[0].score, abs=1e-5)
+    with pytest.raises(NotFound, match=r"0000"):
+        searcher.search(Question(like="6ba7b810-9dad-51d1-80b4-000000000000"))
+
+
+def test_a_sound_finds_itself_whatever_its_metadata(searcher: Searcher) -> None:
+    """A sound alone is compared with sounds alone: the same sound has the cosine 1, all audio."""
+    best, *others = searcher.search(Question(sound=SOUNDS / "music/gong.ogg")).hits
+    assert best.key == "gong.ogg"
+    assert (best.score, best.audio) == (pytest.approx(1, abs=1e-4),) * 2
+    assert all(hit.score < 1 for hit in others)
+
+
+def test_a_sound_may_be_asked_for_with_words(searcher: Searcher, tiny_encoder: Encoder) -> None:
+    """Words and sound weigh alike: the query is the sum of both unit vectors."""
+    import torch
+
+    sound = SOUNDS / "music/piano.wav"
+    hits = searcher.search(Question("a gong", sound=sound)).hits
+    tower = Tower(tiny_encoder)
+    with open_recording(sound, 60) as recording:
+        query = tower.read("a gong") + tower.hear(recording.windows())
+    for hit in hits:
+        item = torch.tensor(
+            searcher._index.get(*_where(searcher, hit.id), vectors=True)[hit.id].item
+        )
+        assert hit.score == pytest.approx(float(item @ query / query.norm()), abs=1e-5)
+
+
+def _where(searcher: Searcher, id_: str) -> tuple[Generation, list[str]]:
+    live = searcher._index.live()
+    assert live is not None
+    return live, [id_]
+
+
+def test_a_sound_that_cannot_be_heard_is_refused(searcher: Searcher, tmp_path: Path) -> None:
+    """What is no sound, or longer than may be asked, is rejected with its reason."""
+    (tmp_path / "text.wav").write_text("no sound")
+    with pytest.raises(Rejected, match="not_audio"):
+        searcher.search(Question(sound=tmp_path / "text.wav"))
+    searcher._max_sound_s = 0.1
+    with pytest.raises(Rejected, match="too_long"):
+        searcher.search(Question(sound=SOUNDS / "music/gong.ogg"))
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.25, 0.5, 0.9, 1.0])
+def test_a_balance_fuses_anew_exactly(
+    searcher: Searcher, tiny_encoder: Encoder, balance: float
+) -> None:
+    """Scores are the cosines that the items would have, had the encoder weighed them so."""
+    import torch
+
+    from core.items import Metadata
+
+    query = Tower(tiny_encoder).read("a gong")
+    hits = {h.key: h for h in searcher.search(Question("a gong", balance=balance)).hits}
+    assert ("cowbell.flac" in hits) == (balance < 1)  # it has no metadata
+    for key in hits.keys() & {"gong.ogg", "piano.wav"}:
+        sidecar = next((SOUNDS / "music").glob(f"{key.split('.')[0]}*.json"))
+        text = Metadata.from_json(sidecar.read_bytes()).text
+        with open_recording(SOUNDS / "music" / key, 60) as recording:
+            heard = tiny_encoder.hear(recording.windows()).pooled
+        audio = (1 - balance) * tiny_encoder.project_audio(heard)[0]
+        item = audio + balance * tiny_encoder.read_metadata([text])[0]
+        expected = torch.stack([item, audio]) @ query / item.norm()
+        assert (hits[key].score, hits[key].audio) == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_words_that_are_not_wanted_push_away(searcher: Searcher) -> None:
+    """The negative words' own best hit falls against the others."""
+    plain = {hit.key: hit.score for hit in searcher.search("a gong").hits}
+    away = {h.key: h.score for h in searcher.search(Question("a gong", without="piano")).hits}
+    like = {hit.key: hit.score for hit in searcher.search("piano").hits}
+    change = {key: away[key] - plain[key] for key in plain}
+    assert max(like, key=like.__getitem__) != max(change, key=change.__getitem__)
+    assert away != pytest.approx(plain)
+
+
+def test_pages_follow_each_other(searcher: Searcher) -> None:
+    """Hits that are passed over are those of the pages before."""
+    for options in ({}, {"balance": 0.3}, {"unique": True}):
+        whole = searcher.search(Question("a gong", **options)).hits
+        pages = [
+            searcher.search(Question("a gong", limit=1, offset=number, **options)).hits
+            for number in range(4)
+        ]
+        assert [hit.key for page in pages for hit in page] == [hit.key for hit in whole]
+
+
+def test_the_same_content_is_shown_once(
+    index: Index, tiny_encoder: Encoder, tmp_path: Path
+) -> None:
+    """Copies of a sound are one hit, the best of them, that names the others."""
+    for name in ("a.ogg", "b.ogg"):
+        shutil.copy(SOUNDS / "music/gong.ogg", tmp_path / name)
+    (tmp_path / "b.json").write_text('{"title": "a gong"}')
+    shutil.copy(SOUNDS / "music/piano.wav", tmp_path)
+    generation = index.create(VERSION, tiny_encoder)
+    syncer = Syncer(FolderStore(tmp_path), index, generation, tiny_encoder, Limits(60, 10**7))
+    for key in ("a.ogg", "b.ogg", "piano.wav"):
+        syncer.sync(key)
+    searcher = Searcher(index, Towers(_nowhere, {VERSION: tiny_encoder}))
+    ranked = [hit.key for hit in searcher.search("a gong").hits if hit.key != "piano.wav"]
+    hits = searcher.search(Question("a gong", unique=True)).hits
+    assert len(hits) == 2
+    copies = next(hit for hit in hits if hit.key != "piano.wav")
+    assert (copies.key, *copies.copies) == tuple(ranked)
+
+
+def test_only_what_passes_the_filter_is_found(searcher: Searcher) -> None:
+    """A filter holds for every way to ask."""
+    where = Filter(has_text=True, prefix="g")
+    for question in (
+        Question("a gong", where=where),
+        Question("a gong", where=where, balance=0.1),
+        Question(sound=SOUNDS / "music/gong.ogg", where=where),
+        Question(like=_ids(searcher)["piano.wav"], where=where),
+    ):
+        assert [hit.key for hit in searcher.search(question).hits] == ["gong.ogg"]
+
+
+def test_an_encoder_without_parts_says_so(index: Index, tiny_encoder: Encoder) -> None:
+    """Mid fusion answers by words, sounds and items, but has no balance."""
+    mid = Encoder.random(tiny_encoder.config.model_copy(update={"fusion": "mid"}), seed=0)
+    _fill(index, VERSION, mid)
+    searcher = Searcher(index, Towers(_nowhere, {VERSION: mid}))
+    hits = searcher.search(Question(sound=SOUNDS / "music/cowbell.flac", unique=True)).hits
+    assert (hits[0].key, hits[0].audio) == ("cowbell.flac", None)
+    assert hits[0].score == pytest.approx(1, abs=1e-4)
+    with pytest.raises(QueryError, match="inseparably"):
+        searcher.search(Question("a gong", balance=0.3))
+
+
+def test_questions_that_wait_are_read_together(
+    tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a batch is read the texts of other threads gather, and each gets its own vector."""
+    sizes, read = [], tiny_encoder.read
+
+    def slowly(texts: list[str]) -> Any:
+        sizes.append(len(texts))
+        time.sleep(0.02)
+        return read(texts)
+
+    monkeypatch.setattr(tiny_encoder, "read", slowly)
+    tower, texts = Tower(tiny_encoder), [f"sound {number}" for number in range(40)]
+    with ThreadPoolExecutor(40) as threads:
+        vectors = list(threads.map(tower.read, texts))
+    assert sum(sizes) == 40
+    assert len(sizes) < 20
+    for text, vector in zip(texts, vectors, strict=True):
+        alone = read([text])[0]
+        assert vector.tolist() == pytest.approx((alone / alone.norm()).tolist(), abs=1e-5)
+
+
+def test_it_can_be_asked_from_an_event_loop(searcher: Searcher) -> None:
+    """Many questions are under way at once, and the answers are those of the searcher."""
+    asynchronous = AsyncSearcher(searcher)
+
+    async def ask() -> list[Found]:
+        return await asyncio.gather(*(asynchronous.search("a gong") for _ in range(8)))
+
+    expected = [hit.key for hit in searcher.search("a gong").hits]
+    for found in asyncio.run(ask()):
+        assert [hit.key for hit in found.hits] == expected
+    assert asyncio.run(asynchronous.embed("a gong")) == searcher.embed("a gong")
+
+
+def test_items_are_told_and_counted(searcher: Searcher) -> None:
+    """An item is had by its id, and how many are live."""
+    id_ = _ids(searcher)["piano.wav"]
+    assert searcher.item(id_).payload["key"] == "piano.wav"
+    assert searcher.count() == (VERSION, 3)
+    with pytest.raises(NotFound):
+        searcher.item("6ba7b810-9dad-51d1-80b4-000000000000")
 
 
 def test_an_empty_index_finds_nothing(index: Index, tiny_encoder: Encoder) -> None:
@@ -249,27 +476,6 @@ def _while(switch: Callable[[int], None], jobs: list[Callable[[], None]]) -> Non
         time.sleep(0.002)
 
 
-def test_the_service_answers_in_json(searcher: Searcher) -> None:
-    """Hits come over HTTP with their parts, and a bad question is a 422 with the reason."""
-    client = TestClient(create_app(searcher))
-    found = client.get("/v1/search", params={"q": "a gong", "top": 2}).json()
-    assert found["encoder"] == VERSION
-    assert [set(hit) for hit in found["hits"]] == [
-        {"key", "score", "audio", "metadata", "payload"}
-    ] * 2
-    refused = client.get("/v1/search", params={"q": " "})
-    assert refused.status_code == 422
-    assert "no words" in refused.json()["error"]
-
-
-def test_the_service_tells_what_it_has_loaded(searcher: Searcher) -> None:
-    """It is ready for the versions that are loaded and for no other."""
-    client = TestClient(create_app(searcher))
-    assert client.get("/readyz").status_code == 200
-    assert client.get("/readyz", params={"version": VERSION}).status_code == 200
-    assert client.get("/readyz", params={"version": OTHER}).status_code == 503
-
-
 @pytest.fixture
 def bundle(tiny_encoder: Encoder, tmp_path: Path) -> Path:
     """Return a bundle of the tiny encoder."""
@@ -293,5 +499,5 @@ def test_the_service_loads_what_the_rollout_names(
     for each in (bundle, other):
         registry.publish(each)
     registry.write(Rollout(live=bundle.name).start(other.name, "me"), None)
-    monkeypatch.setattr("workers.service.open_index", lambda _: index)
+    monkeypatch.setattr("core.search.open_index", lambda _: index)
     assert open_searcher(Settings()).loaded == {bundle.name, other.name}

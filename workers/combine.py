@@ -1,92 +1,18 @@
-"""Many threads that ask at the same time: their questions made one call, their greed bounded."""
+"""What many threads ask of index and store: combined there, and bounded here."""
 
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Generic, TypeVar
 
-from redis import RedisError
-
-from core.errors import AudiofuseError
+from core.combiner import Combiner
 from core.index import Generation, Index, Point
 from core.items import ObjectInfo
 from core.store import Store
-
-Question = TypeVar("Question")
-Answer = TypeVar("Answer")
+from workers.metrics import Stage, stage
+from workers.tracing import span
 
 POINTS_AT_ONCE = 128
-
-
-class _Asked(Generic[Question, Answer]):
-    """A question, the answer to come, and a bell for whoever waits for it."""
-
-    def __init__(self, question: Question) -> None:
-        self.question = question
-        self.answer: Future[Answer] = Future()
-        self.bell = threading.Event()
-
-
-class Combiner(Generic[Question, Answer]):
-    """Makes one call of what threads ask for while the call before is under way.
-
-    It has no thread of its own that could die: who asks first leads, and then the next that waits.
-    """
-
-    def __init__(self, call: Callable[[list[Question]], Sequence[Answer]], at_most: int) -> None:
-        """Combine up to ``at_most`` questions; ``call`` answers them in their order."""
-        self._call = call
-        self._at_most = at_most
-        self._lock = threading.Lock()
-        self._waiting: deque[_Asked[Question, Answer]] = deque()
-        self._led = False  # false only while nobody waits
-
-    def __call__(self, question: Question) -> Answer:
-        """Return the answer to one question, or raise what it alone would raise."""
-        mine = _Asked[Question, Answer](question)
-        with self._lock:
-            self._waiting.append(mine)
-            if not self._led:
-                self._led = True
-                mine.bell.set()
-        mine.bell.wait()
-        if not mine.answer.done():
-            self._lead()
-        return mine.answer.result()
-
-    def _lead(self) -> None:
-        """Ask for the first that wait, oneself foremost; then let the next one lead."""
-        with self._lock:
-            count = min(len(self._waiting), self._at_most)
-            together = [self._waiting.popleft() for _ in range(count)]
-        self._ask(together)
-        for asked in together:
-            asked.bell.set()
-        with self._lock:
-            self._led = bool(self._waiting)
-            if self._waiting:
-                self._waiting[0].bell.set()
-
-    def _ask(self, together: Sequence[_Asked[Question, Answer]]) -> None:
-        try:
-            answers = self._call([asked.question for asked in together])
-        except Exception as error:  # noqa: BLE001 - it is raised where the question came from
-            self._refuse(together, error)
-        else:
-            for asked, answer in zip(together, answers, strict=True):
-                asked.answer.set_result(answer)
-
-    def _refuse(self, together: Sequence[_Asked[Question, Answer]], error: Exception) -> None:
-        """Give everybody the error, unless one may be at fault: then ask for each alone."""
-        if len(together) == 1 or isinstance(error, AudiofuseError | RedisError):
-            for asked in together:
-                asked.answer.set_exception(error)
-        else:
-            for asked in together:
-                self._ask([asked])
 
 
 class CombinedIndex:
@@ -112,8 +38,9 @@ class CombinedIndex:
     def upsert(self, generation: Generation, points: Iterable[Point]) -> None:
         """Write whole points; when this returns they are searchable."""
         self._check(generation)
-        for point in points:
-            self._upsert(point)
+        with span("upsert"):
+            for point in points:
+                self._upsert(point)
 
     def remove(self, generation: Generation, ids: Sequence[str]) -> None:
         """Delete points; ids without a point are no error."""
@@ -127,15 +54,18 @@ class CombinedIndex:
             raise ValueError(msg)
 
     def _get_all(self, ids: list[str]) -> list[Point | None]:
-        points = self._index.get(self._generation, ids, vectors=True)
+        with stage(Stage.GET):
+            points = self._index.get(self._generation, ids, vectors=True)
         return [points.get(id_) for id_ in ids]
 
     def _upsert_all(self, points: list[Point]) -> list[None]:
-        self._index.upsert(self._generation, points)
+        with stage(Stage.UPSERT):
+            self._index.upsert(self._generation, points)
         return [None] * len(points)
 
     def _remove_all(self, ids: list[str]) -> list[None]:
-        self._index.remove(self._generation, ids)
+        with stage(Stage.REMOVE):
+            self._index.remove(self._generation, ids)
         return [None] * len(ids)
 
 
@@ -189,7 +119,9 @@ class BoundedStore:
         """Lend the object as a local file; see ``Store``."""
         self._disk.take(info.size)
         try:
-            with self._store.open(info) as path:
+            with ExitStack() as opened:
+                with span("fetch"), stage(Stage.FETCH):
+                    path = opened.enter_context(self._store.open(info))
                 yield path
         finally:
             self._disk.give_back(info.size)

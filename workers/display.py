@@ -38,25 +38,46 @@ def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str | Tex
     return table
 
 
-def hits_table(query: str, hits: Sequence[Mapping[str, Any]]) -> Table:
-    """Show hits with the parts of their scores; audio and metadata add up to the score."""
-    rows = (
-        (
-            str(rank),
-            f"{hit['score']:.3f}",
-            _part(hit["audio"]),
-            _part(hit["metadata"]) if hit["payload"]["has_text"] == "yes" else "none",
-            hit["key"],
-            hit["payload"]["title"],
-        )
-        for rank, hit in enumerate(hits, 1)
-    )
-    columns = (">#", ">score", ">audio", ">metadata", "file", "title")
-    return _table(f'"{query}"', columns, rows)
+def hits_table(
+    query: str, hits: Sequence[Mapping[str, Any]], offset: int = 0, *, wide: bool = False
+) -> Table:
+    """Show hits with the parts of their scores, which add up; ``wide``: as bars, and lengths."""
+    columns: dict[str, list[str | Text]] = {
+        ">#": [str(rank) for rank, _ in enumerate(hits, offset + 1)],
+        ">score": [f"{hit['score']:.3f}" for hit in hits],
+        ">audio": [_part(hit["audio"]) for hit in hits],
+        ">metadata": [
+            _part(hit["metadata"]) if hit["payload"]["has_text"] == "yes" else "none"
+            for hit in hits
+        ],
+    }
+    if wide:
+        columns[""] = [_bar(hit["audio"], hit["metadata"]) for hit in hits]
+        columns[">length"] = [_length(hit["payload"]["duration_s"]) for hit in hits]
+    columns["file"] = [hit["key"] for hit in hits]
+    columns["title"] = [hit["payload"]["title"] or _tags(hit["payload"]) for hit in hits]
+    return _table(f'"{query}"', list(columns), zip(*columns.values(), strict=True))
 
 
 def _part(value: float | None) -> str:
     return "" if value is None else f"{value:+.3f}"
+
+
+def _bar(audio: float | None, metadata: float | None) -> Text:
+    """Draw the parts of a score that speak for a hit, a cell for each tenth."""
+    bar = Text()
+    for part, colour in ((audio, "cyan"), (metadata, "magenta")):
+        bar.append("█" * round(10 * max(0.0, part or 0.0)), style=colour)
+    return bar
+
+
+def _length(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02}" if minutes else f"{seconds:.1f} s"
+
+
+def _tags(payload: Mapping[str, Any]) -> Text:
+    return Text(", ".join([*payload["keywords"], *payload["labels"]]), style="dim")
 
 
 def drops_table(seconds: Mapping[str, float], errors: Mapping[str, str]) -> Table:

@@ -1,81 +1,118 @@
-"""The query service: the text tower behind a small HTTP endpoint, for whoever asks in words."""
+"""The query service: builds what it needs from settings, and puts the routes together.
+
+api.py  what is asked   api_models.py  in which form   api_audio.py  links to sounds
+api_encoders.py  towers as files   api_problems.py  errors   api_guard.py  who may ask, how much
+"""
 
 import logging
-from dataclasses import asdict
-from functools import partial
-from typing import Any
+import threading
+from contextlib import AbstractContextManager
+from functools import cache, partial
+from ipaddress import ip_address
+from pathlib import Path
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI, Response, Security
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.security import HTTPBearer
 
-from core.bundle import load_encoder, load_version
-from core.errors import AudiofuseError, ConfigurationError, QueryError, Unavailable
-from core.index import open_index
-from core.registry import Watch, open_registry
-from core.search import Searcher, Towers
+from core.bundle import locate
+from core.errors import ConfigurationError, Unavailable
+from core.search import Searcher, open_searcher
 from core.settings import Settings
+from core.store import open_store
+from workers import api
+from workers.api_audio import Links, audio_routes
+from workers.api_encoders import encoder_routes
+from workers.api_guard import Guard, Keys, Rates, SafeHeaders
+from workers.api_metrics import Measured
+from workers.api_models import Health, Version
+from workers.api_problems import answers, explain_errors
+from workers.decoders import DecodedRecording, Decoders
+from workers.metrics import LOADED, QUERY_BATCH, Process
+from workers.page import add_page
 
 log = logging.getLogger(__name__)
 
-STATUS: dict[type[AudiofuseError], int] = {
-    QueryError: 422,
-    Unavailable: 503,
-    ConfigurationError: 503,
-}
+DECODERS = 2
 
 
-def open_searcher(settings: Settings) -> Searcher:
-    """Return a searcher that has loaded what it needs.
+def build_searcher(settings: Settings) -> Searcher:
+    """Return a searcher that decodes in other processes what it is sent; see ``open_searcher``."""
+    decoders = cache(partial(Decoders, DECODERS, settings.decode_timeout_s))
+    starting = threading.Lock()
 
-    Raises ``ConfigurationError`` when an encoder that it needs is nowhere to be had.
-    """
-    watch = Watch(open_registry(settings))
-    own = None if _is_open(watch) else load_encoder(settings)
+    def open_sound(path: Path, max_duration_s: float) -> AbstractContextManager[DecodedRecording]:
+        with starting:
+            started = decoders()  # once they are needed
+        return started.open(path, max_duration_s)
 
-    def wanted() -> tuple[str, ...]:
-        if rollout := watch.look():
-            return rollout.versions
-        return (own[1],) if own else ()
-
-    towers = Towers(partial(load_version, settings), {own[1]: own[0]} if own else {})
-    searcher = Searcher(open_index(settings), towers, wanted)
-    try:
-        searcher.prepare()
-    except Unavailable as error:
-        log.warning("not everything is loaded yet: %s", error)
-    return searcher
+    return open_searcher(settings, open_sound, QUERY_BATCH.observe)
 
 
-def _is_open(watch: Watch) -> bool:
-    """Whether there is a document; without one AUDIOFUSE_ENCODER is what to begin with."""
-    try:
-        return watch.look() is not None
-    except Unavailable as error:
-        log.warning("the registry is away: %s", error)
-        return False
-
-
-def create_app(searcher: Searcher) -> FastAPI:
-    """Serve a searcher: ``GET /v1/search?q=a dog barking&top=5``."""
-    app = FastAPI(title="audiofuse query service")
-
-    @app.get("/v1/search")
-    def search(q: str, top: int = 10) -> dict[str, Any]:
-        """Return the sounds nearest to a sentence, best first, with the parts of their score."""
-        return {"query": q} | asdict(searcher.search(q, top))
-
-    @app.get("/readyz")
-    def ready(version: str = "") -> JSONResponse:
-        """Answer 200 once an encoder is loaded: that of the ``version``, if one is given."""
-        loaded = searcher.loaded
-        is_ready = version in loaded if version else bool(loaded)
-        return JSONResponse({"loaded": sorted(loaded)}, 200 if is_ready else 503)
-
-    for error_class in STATUS:
-        app.add_exception_handler(error_class, _explain)
+def create_app(searcher: Searcher, settings: Settings) -> FastAPI:
+    """Serve a searcher as the settings say: links to the bucket's sounds, who may ask, how much."""
+    app = FastAPI(title="audiofuse", version="1", docs_url=None, redoc_url=None)
+    links, keys = Links(open_store(settings) if settings.bucket else None), Keys(settings.api_keys)
+    needs_key = [Security(HTTPBearer(auto_error=False))] if keys else []  # said in OpenAPI
+    for router in (
+        api.search_routes(searcher, links),
+        api.item_routes(searcher, links),
+        encoder_routes(partial(locate, settings), lambda: searcher.loaded),
+    ):
+        app.include_router(router, dependencies=needs_key)
+    app.include_router(audio_routes(links))
+    _add_probes(app, searcher)
+    add_page(app)
+    explain_errors(app)
+    rates = Rates(settings.rate_limit) if settings.rate_limit else None
+    app.add_middleware(Guard, keys, rates, settings.max_query_bytes)
+    app.add_middleware(SafeHeaders, links.origin)
+    if settings.cors_origins:
+        origins = [origin.strip() for origin in settings.cors_origins.split(",")]
+        app.add_middleware(
+            CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+        )  # fmt: skip
+    app.add_middleware(Measured)
+    LOADED[Process.SEARCH].versions = lambda: searcher.loaded
     return app
 
 
-def _explain(_: Request, error: Exception) -> JSONResponse:
-    status = next(code for kind, code in STATUS.items() if isinstance(error, kind))
-    return JSONResponse({"error": str(error)}, status_code=status)
+def check_exposure(host: str, settings: Settings, *, is_open: bool) -> None:
+    """Raise ``ConfigurationError`` if other machines could ask without a key, unless wanted."""
+    if not (is_open or Keys(settings.api_keys) or _is_loopback(host)):
+        raise ConfigurationError(
+            f"whoever reaches {host} could search everything: set AUDIOFUSE_API_KEYS, "
+            "or say --open if that is wanted"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _add_probes(app: FastAPI, searcher: Searcher) -> None:
+    @app.get("/healthz", tags=["probes"])
+    def alive() -> dict[str, str]:
+        """Answer that the process is alive."""
+        return {"status": "alive"}
+
+    @app.get("/readyz", tags=["probes"], responses=answers(422) | {503: {"model": Health}})
+    def ready(response: Response, version: Version = "") -> Health:
+        """Answer 200 once an encoder (that of ``version``) is loaded and the index answers."""
+        loaded, index_answers = searcher.loaded, _answers(searcher)
+        is_loaded = version in loaded if version else bool(loaded)
+        response.status_code = 200 if is_loaded and index_answers else 503
+        return Health(loaded=sorted(loaded), index="answers" if index_answers else "away")
+
+
+def _answers(searcher: Searcher) -> bool:
+    try:
+        searcher.check()
+    except Unavailable as error:
+        log.warning("the index is away: %s", error)
+        return False
+    return True

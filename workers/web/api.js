@@ -1,0 +1,57 @@
+// Asks the service's public interface. A request that is refused becomes a Problem, which says what
+// to do; where a key is needed, it is asked for once, whoever waits for it.
+
+const KEY = "audiofuse-key"; // in the tab's own storage: gone when it is closed
+
+export class Problem extends Error {
+  constructor(message, { status = 0 } = {}) {
+    super(message);
+    this.status = status; // 0: nobody answered
+    this.mayPass = [0, 401, 408, 429].includes(status) || status >= 500;
+  }
+}
+
+let askForKey = async () => "";
+let asking = null;
+
+export function keysComeFrom(ask) {
+  askForKey = ask;
+}
+
+export async function api(path, { quiet = false, ...options } = {}) {
+  for (;;) {
+    const key = sessionStorage.getItem(KEY);
+    const answer = await send(path, options, key);
+    if (answer.status !== 401) return read(answer);
+    if (quiet) throw new Problem("A key is needed.", { status: 401 });
+    if (key === sessionStorage.getItem(KEY)) await newKey(Boolean(key));
+  }
+}
+
+async function send(path, options, key) {
+  const headers = { ...options.headers, ...(key ? { Authorization: `Bearer ${key}` } : {}) };
+  try {
+    return await fetch(path, { ...options, headers });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Problem("The service does not answer. This page goes on by itself once it does.");
+  }
+}
+
+async function read(answer) {
+  const body = await answer.json().catch(() => ({}));
+  if (answer.ok) return body;
+  const after = answer.headers.get("Retry-After");
+  const said = body.detail || body.title || `The service failed (${answer.status}).`;
+  const wait = answer.status === 429 && after ? ` Try again in ${after} s.` : "";
+  throw new Problem(sentence(said) + wait, { status: answer.status });
+}
+
+async function newKey(refused) {
+  asking ??= askForKey(refused).finally(() => { asking = null; });
+  const key = await asking;
+  if (!key) throw new Problem("A key is needed to search here.", { status: 401 });
+  sessionStorage.setItem(KEY, key);
+}
+
+const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");

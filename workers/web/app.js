@@ -1,0 +1,281 @@
+// The search page. It asks only the service's public interface, so it is an example as well.
+
+import { api, keysComeFrom } from "./api.js";
+import { $, make } from "./dom.js";
+import * as filters from "./filters.js";
+import { card, wordsOf } from "./hits.js";
+import { stop, toggle } from "./sound.js";
+
+const PAGE = 20;
+const SLOW_MS = 400; // later than this, it is told that something is done
+const COUNT_EVERY_MS = 5000;
+const JSON_TYPE = { "Content-Type": "application/json" };
+const NOTHING_INDEXED =
+  "Nothing is indexed yet. Put a sound into the bucket, and it appears here within seconds.";
+const NOTHING = { q: "", like: null, file: null };
+
+const form = $("#search"), list = $("#results"), message = $("#message"), more = $("#more");
+let question = NOTHING; // words, and an item {id, title} or a file that hits shall be like
+let running = new AbortController();
+let unanswered = false; // the question failed because nobody answered
+
+// Asking
+
+function search(offset) {
+  const { q, like, file } = question, { signal } = running;
+  const options = filters.chosen();
+  options.set("limit", PAGE);
+  options.set("offset", offset);
+  if (like && !q) return api(`v1/similar/${like.id}?${options}`, { signal });
+  if (q) options.set("q", q);
+  if (file) return api(`v1/search/sound?${options}`, { method: "POST", body: file, signal });
+  if (!like) return api(`v1/search?${options}`, { signal });
+  const body = JSON.stringify({ ...filters.asObject(options), like: like.id });
+  return api("v1/search", { method: "POST", body, headers: JSON_TYPE, signal });
+}
+
+async function run(asked, { remember = true } = {}) {
+  question = { ...NOTHING, ...asked };
+  running.abort();
+  running = new AbortController();
+  showQuestion();
+  if (remember) history.pushState(null, "", address());
+  if (!question.q && !question.like && !question.file) return begin();
+  $("#start").hidden = true;
+  more.hidden = true;
+  list.setAttribute("aria-busy", "true");
+  const { signal } = running, { file } = question;
+  const patience = setTimeout(() => say(file ? `Listening to ${file.name} …` : "Searching …"), SLOW_MS);
+  signal.addEventListener("abort", () => clearTimeout(patience));
+  await show(0);
+  clearTimeout(patience);
+}
+
+async function show(offset) {
+  const { signal } = running;
+  try {
+    const { hits, encoder } = await search(offset);
+    if (signal.aborted) return; // a newer question was asked meanwhile
+    if (!offset) empty();
+    const first = list.children.length;
+    list.append(...hits.map((hit) => card(hit, { words: wordsOf(question.q), ...does })));
+    more.hidden = hits.length < PAGE;
+    $("#encoder").textContent = encoder ? `Encoder ${encoder}` : "";
+    say(list.children.length ? "" : nothingFound());
+    if (!offset || hits.length) choose(list.children[first], { focus: Boolean(offset) });
+    unanswered = false;
+  } catch (error) {
+    if (signal.aborted) return;
+    unanswered = error.status === 0;
+    if (!offset) empty();
+    complain(error);
+  }
+  list.removeAttribute("aria-busy");
+}
+
+const does = {
+  onSimilar: (like) => { run({ like }); scrollTo({ top: 0 }); },
+  onTag: (name, value) => { filters.add(name, value); filtersChanged(); },
+  onError: (text) => say(text, { isError: true }),
+};
+
+function empty() {
+  stop();
+  list.replaceChildren();
+}
+
+function nothingFound() {
+  if (![...filters.chosen()].length) return NOTHING_INDEXED;
+  return make("span", "", "No sound passes these filters. ", action("Clear the filters", clearFilters));
+}
+
+function complain(error) {
+  more.hidden = true;
+  const text = make("span", "", `${error.message} `);
+  if (error.mayPass) text.append(action("Try again", () => run(question, { remember: false })));
+  say(text, { isError: true });
+}
+
+function action(text, act) {
+  const button = make("button", "plain", text);
+  button.type = "button";
+  button.addEventListener("click", act);
+  return button;
+}
+
+function say(content, { isError = false } = {}) {
+  message.replaceChildren(content);
+  message.classList.toggle("error", isError);
+}
+
+// The question, in the form and in the address
+
+function showQuestion() {
+  const { q, like, file } = question;
+  form.q.value = q;
+  $("#by").hidden = !like && !file;
+  $("#by .text").textContent = file ? `Sounds like ${file.name}` : `Like ${like?.title || "this sound"}`;
+  form.q.placeholder = like || file ? "and words, if you like" : "Describe a sound";
+  filters.showChosen(filtersChanged);
+  document.title = [q, like?.title, file?.name].filter(Boolean).concat("audiofuse").join(" · ");
+}
+
+function address() {
+  const parameters = filters.chosen();
+  if (question.q) parameters.set("q", question.q);
+  if (question.like) parameters.set("like", question.like.id);
+  if (question.like?.title) parameters.set("title", question.like.title);
+  return `?${parameters}`;
+}
+
+function fromAddress() {
+  const given = new URLSearchParams(location.search);
+  filters.take(given);
+  const id = given.get("like");
+  run({ q: given.get("q") || "", like: id && { id, title: given.get("title") } }, { remember: false });
+}
+
+function begin() {
+  empty();
+  list.removeAttribute("aria-busy");
+  say("");
+  more.hidden = true;
+  $("#start").hidden = false;
+}
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  run({ ...question, q: form.q.value.trim() });
+});
+$("#by button").addEventListener("click", () => { run({ q: form.q.value.trim() }); form.q.focus(); });
+$("#start").addEventListener("click", ({ target }) => {
+  if (target.matches("button")) run({ q: target.textContent });
+});
+more.addEventListener("click", () => show(list.children.length));
+addEventListener("popstate", fromAddress);
+
+// Filters
+
+function filtersChanged() {
+  run({ ...question, q: form.q.value.trim() });
+}
+
+function clearFilters() {
+  filters.clear();
+  filtersChanged();
+}
+
+function openFilters(open = $("#filters").hidden) {
+  $("#filters").hidden = !open;
+  $("#open-filters").setAttribute("aria-expanded", open);
+  if (open) form.elements.keyword.focus();
+}
+
+$("#open-filters").addEventListener("click", () => openFilters());
+$("#filters").addEventListener("change", filtersChanged);
+form.addEventListener("reset", (event) => { event.preventDefault(); clearFilters(); });
+
+// A sound of one's own
+
+$("#file").addEventListener("change", ({ target }) => {
+  if (target.files[0]) run({ file: target.files[0] });
+  target.value = "";
+});
+let depth = 0; // dragenter and dragleave come for every element under the pointer
+const dropping = (on) => document.body.classList.toggle("dropping", on);
+const bringsFile = (event) => event.dataTransfer?.types.includes("Files");
+function drag(event, step) {
+  if (!bringsFile(event)) return;
+  depth += step;
+  dropping(depth > 0);
+}
+addEventListener("dragenter", (event) => drag(event, 1));
+addEventListener("dragleave", (event) => drag(event, -1));
+addEventListener("dragover", (event) => bringsFile(event) && event.preventDefault());
+addEventListener("drop", (event) => {
+  if (!bringsFile(event)) return; // words go into the field that they are dropped on
+  event.preventDefault();
+  depth = 0;
+  dropping(false);
+  const [file] = event.dataTransfer.files;
+  if (file) run({ file });
+});
+
+// Keys
+
+const current = () => $(".hit[aria-current]");
+
+function choose(node, { focus = true } = {}) {
+  if (!node) return;
+  current()?.removeAttribute("aria-current");
+  node.setAttribute("aria-current", "true");
+  if (focus) { node.focus({ preventScroll: true }); node.scrollIntoView({ block: "nearest" }); }
+}
+
+list.addEventListener("focusin", ({ target }) => choose(target.closest(".hit"), { focus: false }));
+list.addEventListener("pointerdown", ({ target }) => choose(target.closest(".hit"), { focus: false }));
+
+const next = () => choose(document.activeElement.closest(".hit") ? current().nextElementSibling : current());
+const KEYS = {
+  "/": () => { form.q.focus(); form.q.select(); },
+  f: () => openFilters(),
+  ArrowDown: next,
+  j: next,
+  " ": () => toggle(current()),
+  m: () => $(".similar", current()).click(),
+};
+KEYS.ArrowUp = KEYS.k = () => {
+  const above = current().previousElementSibling;
+  if (above) choose(above);
+  else KEYS["/"]();
+};
+const NEEDS_HIT = new Set(["ArrowDown", "ArrowUp", "j", "k", " ", "m"]);
+
+addEventListener("keydown", (event) => {
+  const { key, target } = event;
+  if (event.ctrlKey || event.metaKey || event.altKey || target.closest("dialog")) return;
+  if (key === "Escape") { stop(); target.blur(); return; }
+  const writes = target.matches("input:not([type=range], [type=checkbox], [type=file]), select");
+  if (writes && !(target === form.q && key === "ArrowDown")) return;
+  if (key === " " && target.closest("button, a, [type=checkbox], [type=file]")) return;
+  if (key.startsWith("Arrow") && target.closest("#filters")) return;
+  if (!KEYS[key] || (NEEDS_HIT.has(key) && !current())) return;
+  event.preventDefault();
+  KEYS[key]();
+});
+
+// The key of the service
+
+keysComeFrom((refused) => new Promise((resolve) => {
+  const dialog = $("#key"), field = $("[name=key]", dialog);
+  field.value = "";
+  $(".refused", dialog).hidden = !refused;
+  dialog.returnValue = "";
+  const close = () => resolve(dialog.returnValue === "use" ? field.value.trim() : "");
+  dialog.addEventListener("close", close, { once: true });
+  dialog.showModal();
+}));
+$("#key [type=button]").addEventListener("click", () => $("#key").close(""));
+
+// How many sounds there are
+
+async function count() {
+  const shown = $("#count");
+  try {
+    const { items } = await api("v1/items", { quiet: true });
+    shown.textContent = `${items.toLocaleString("en")} ${items === 1 ? "sound" : "sounds"}`;
+    shown.className = "live";
+    if (unanswered) run(question, { remember: false });
+  } catch (error) {
+    shown.textContent = error.status === 401 ? "needs a key" : "not connected";
+    shown.className = error.status === 401 ? "" : "away";
+  }
+}
+
+async function keepCounting() {
+  if (!document.hidden) await count();
+  setTimeout(keepCounting, COUNT_EVERY_MS);
+}
+
+fromAddress();
+keepCounting();
