@@ -2,7 +2,7 @@
 
 The embedded engine admits one process, so the local deployment gives it to one, and every other
 process uses it as it would a server: through ``qdrant_client`` and a URL. Only the calls that
-``core.index`` makes are served.
+``core.index`` makes are served, and queries of programs without audiofuse.
 """
 
 import secrets
@@ -10,13 +10,15 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
-from qdrant_client import QdrantClient, models
+from qdrant_client import models
+
+from core.engine import Engine
 
 Answer = dict[str, Any]
 
 
-def create_app(client: QdrantClient, api_key: str) -> FastAPI:
-    """Serve an embedded client to whoever sends ``api_key``."""
+def create_app(engine: Engine, api_key: str) -> FastAPI:
+    """Serve an engine to whoever sends ``api_key``."""
 
     def authorised(request: Request) -> None:
         if not secrets.compare_digest(request.headers.get("api-key", ""), api_key):
@@ -25,62 +27,62 @@ def create_app(client: QdrantClient, api_key: str) -> FastAPI:
     app = FastAPI(title="audiofuse embedded Qdrant", openapi_url=None)
     app.add_api_route("/readyz", lambda: {"status": "ok"})
     app.add_exception_handler(ValueError, _refuse)
-    for router in (_collections(client), _points(client)):
+    for router in (_collections(engine), _points(engine)):
         app.include_router(router, dependencies=[Depends(authorised)])
     return app
 
 
-def _collections(client: QdrantClient) -> APIRouter:
+def _collections(engine: Engine) -> APIRouter:
     router = APIRouter()
 
     @router.get("/aliases")
     def aliases() -> Answer:
-        return _result(client.get_aliases())
+        return _result(engine.get_aliases())
 
     @router.post("/collections/aliases")
     def change_aliases(body: models.ChangeAliasesOperation) -> Answer:
-        return _result(client.update_collection_aliases(body.actions))
+        return _result(engine.update_collection_aliases(body.actions))
 
     @router.get("/collections")
     def collections() -> Answer:
-        return _result(client.get_collections())
+        return _result(engine.get_collections())
 
     @router.get("/collections/{name}")
     def collection(name: str) -> Answer:
-        return _result(client.get_collection(name))
+        return _result(engine.get_collection(name))
 
     @router.get("/collections/{name}/exists")
     def exists(name: str) -> Answer:
-        return _result({"exists": client.collection_exists(name)})
+        return _result({"exists": engine.collection_exists(name)})
 
     @router.put("/collections/{name}")
     def create(name: str, body: models.CreateCollection) -> Answer:
-        if client.collection_exists(name):
+        if engine.collection_exists(name):
             raise HTTPException(409, f"collection {name} already exists")
-        made = client.create_collection(name, vectors_config=body.vectors, metadata=body.metadata)
+        made = engine.create_collection(name, vectors_config=body.vectors, metadata=body.metadata)
         return _result(made)
 
     @router.delete("/collections/{name}")
     def drop(name: str) -> Answer:
-        return _result(client.delete_collection(name))
+        return _result(engine.delete_collection(name))
 
     @router.put("/collections/{name}/index")
     def create_index(name: str, body: models.CreateFieldIndex) -> Answer:
-        return _result(client.create_payload_index(name, body.field_name, body.field_schema))
+        return _result(engine.create_payload_index(name, body.field_name, body.field_schema))
 
     return router
 
 
-def _points(client: QdrantClient) -> APIRouter:
+def _points(engine: Engine) -> APIRouter:
     router = APIRouter(prefix="/collections/{name}/points")
 
     @router.put("")
     def upsert(name: str, body: models.PointsList) -> Answer:
-        return _result(client.upsert(name, body.points))
+        return _result(engine.upsert(name, body.points))
 
     @router.post("")
     def retrieve(name: str, body: models.PointRequest) -> Answer:
-        records = client.retrieve(
+        records = engine.retrieve(
             name, body.ids, with_payload=_asked(body.with_payload, default=True),
             with_vectors=_asked(body.with_vector),
         )  # fmt: skip
@@ -88,28 +90,28 @@ def _points(client: QdrantClient) -> APIRouter:
 
     @router.post("/delete")
     def delete(name: str, body: models.PointIdsList) -> Answer:
-        return _result(client.delete(name, body))
+        return _result(engine.delete(name, body))
 
     @router.post("/count")
     def count(name: str, body: models.CountRequest) -> Answer:
-        return _result(client.count(name, body.filter))
+        return _result(engine.count(name, body.filter))
 
     @router.post("/scroll")
     def scroll(name: str, body: models.ScrollRequest) -> Answer:
-        records, offset = client.scroll(
+        records, offset = engine.scroll(
             name, body.filter, limit=body.limit or 10, offset=body.offset,
             with_payload=_asked(body.with_payload, default=True),
             with_vectors=_asked(body.with_vector),
         )  # fmt: skip
         return _result({"points": records, "next_page_offset": offset})
 
-    @router.post("/query")
+    @router.post("/query/batch")
+    def query_batch(name: str, body: models.QueryRequestBatch) -> Answer:
+        return _result(engine.query_batch_points(name, body.searches))
+
+    @router.post("/query")  # what programs without audiofuse ask
     def query(name: str, body: models.QueryRequest) -> Answer:
-        found = client.query_points(
-            name, body.query, body.using, query_filter=body.filter, limit=body.limit or 10,
-            with_payload=_asked(body.with_payload), with_vectors=_asked(body.with_vector),
-        )  # fmt: skip
-        return _result(found)
+        return _result(engine.query_batch_points(name, [body])[0])
 
     return router
 

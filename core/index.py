@@ -4,19 +4,22 @@ Every encoder version has a collection of its own, ``<alias>-<version>``, whose 
 version. One code path serves a Qdrant server, the embedded Qdrant and the in-memory one.
 """
 
+import ssl
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import wraps
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from core.errors import ConfigurationError, Unavailable
+from core.query import EVERYTHING, Filter
 from core.settings import Settings
 
 ITEM, AUDIO = "item", "audio"  # the named vectors: what queries search, and what re-fusing needs
@@ -25,9 +28,9 @@ TIMEOUT_S = 30
 SCROLL_PAGE = 1000
 NOT_FOUND = 404
 KEYWORD = models.PayloadSchemaType.KEYWORD
-PAYLOAD_INDEXES: Mapping[str, models.PayloadSchemaType] = {
+PAYLOAD_INDEXES: Mapping[str, models.PayloadSchemaType | models.KeywordIndexParams] = {
     "bucket": KEYWORD,
-    "key": KEYWORD,
+    "key": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, prefix=True),
     "keywords": KEYWORD,
     "labels": KEYWORD,
     "has_text": KEYWORD,
@@ -71,6 +74,46 @@ class Point:
     score: float = 0.0
 
 
+@dataclass(frozen=True)
+class Nearest:
+    """Which points to find: the ``limit`` nearest to a vector by their item vectors.
+
+    ``offset`` of them are passed over; ``items``: their item vectors come, too.
+    """
+
+    vector: Sequence[float]
+    limit: int
+    offset: int = 0
+    where: Filter = EVERYTHING
+    items: bool = False
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a server is to keep a new collection; what is ``None`` it decides by itself.
+
+    ``vectors`` are the item vectors: float16 are half as large; of int8 there are quantised ones in
+    memory, and the originals, by which hits are ranked in the end, on disk.
+    """
+
+    shards: int | None = None
+    replicas: int | None = None
+    vectors: Literal["float32", "float16", "int8"] = "float32"
+
+    def item_options(self) -> dict[str, Any]:
+        """Return what the parameters of item vectors are besides size and distance."""
+        if self.vectors == "float16":
+            return {"datatype": models.Datatype.FLOAT16}
+        if self.vectors == "int8":
+            # Of the whole range: cut at the usual quantile, one of seven first hits is lost.
+            int8 = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, always_ram=True)
+            return {
+                "on_disk": True,
+                "quantization_config": models.ScalarQuantization(scalar=int8),
+            }
+        return {}
+
+
 class VectorSizes(Protocol):
     """What a collection must know of an encoder; an ``Encoder`` will do."""
 
@@ -86,32 +129,29 @@ class VectorSizes(Protocol):
 def open_index(settings: Settings) -> "Index":
     """Open the index on the Qdrant server that the settings name."""
     key = settings.qdrant_api_key
-    client = connect(settings.qdrant_url, key.get_secret_value() if key else None)
-    return Index(client, settings.index_name)
+    secret = key.get_secret_value() if key else None
+    client = connect(settings.qdrant_url, secret, settings.ca_file)
+    layout = Layout(settings.qdrant_shards, settings.qdrant_replicas, settings.qdrant_vectors)
+    return Index(client, settings.index_name, layout)
 
 
-def connect(url: str, api_key: str | None = None) -> QdrantClient:
+def connect(url: str, api_key: str | None = None, ca_file: Path | None = None) -> QdrantClient:
     """Connect to a Qdrant server; nothing is sent yet."""
+    tls: dict[str, Any] = {"verify": ssl.create_default_context(cafile=ca_file)} if ca_file else {}
     with warnings.catch_warnings():
         # A key over plain http is right on the loopback, where the local deployment lives.
         warnings.filterwarnings("ignore", message="Api key is used with an insecure connection")
-        return QdrantClient(url=url, api_key=api_key, timeout=TIMEOUT_S, check_compatibility=False)
-
-
-def connect_embedded(path: Path | None = None) -> QdrantClient:
-    """Open Qdrant inside this process: in the folder ``path``, or in memory.
-
-    Only one process may have a folder open. The embedded engine is not thread-safe, so every call
-    goes through one lock.
-    """
-    try:
-        client = (
-            QdrantClient(":memory:")
-            if path is None
-            else QdrantClient(path=str(path), force_disable_check_same_thread=True)
+        return QdrantClient(
+            url=url, api_key=api_key, timeout=TIMEOUT_S, check_compatibility=False, **tls
         )
-    except RuntimeError as error:
-        raise ConfigurationError(f"cannot open the embedded index {path}: {error}") from error
+
+
+def connect_embedded() -> QdrantClient:
+    """Open a Qdrant in this process' memory, for trials and tests.
+
+    It is not thread-safe, so every call goes through one lock.
+    """
+    client = QdrantClient(":memory:")
     client._client = _Locked(client._client)  # type: ignore[assignment]  # noqa: SLF001 - the one seam every call passes
     return client
 
@@ -140,13 +180,17 @@ class _Locked:
         return guarded
 
 
+AS_IT_LIKES = Layout()
+
+
 class Index:
     """All generations under one alias. Every method raises ``Unavailable`` if Qdrant is away."""
 
-    def __init__(self, client: QdrantClient, alias: str) -> None:
-        """Use the generations whose live one is named by ``alias``."""
+    def __init__(self, client: QdrantClient, alias: str, layout: Layout = AS_IT_LIKES) -> None:
+        """Use the generations whose live one is named by ``alias``; make new ones by ``layout``."""
         self._client = client
         self._alias = alias
+        self._layout = layout
 
     @contextmanager
     def _reporting(self) -> Iterator[None]:
@@ -193,12 +237,16 @@ class Index:
             self._client.create_collection(
                 generation.collection,
                 vectors_config={
-                    ITEM: models.VectorParams(size=sizes.dim, distance=cosine),
+                    ITEM: models.VectorParams(
+                        size=sizes.dim, distance=cosine, **self._layout.item_options()
+                    ),
                     # Stored as it is: its length carries how sure the tower was.
                     AUDIO: models.VectorParams(
                         size=sizes.audio_dim, distance=models.Distance.DOT, on_disk=True
                     ),
                 },
+                shard_number=self._layout.shards,
+                replication_factor=self._layout.replicas,
                 metadata={VERSION_KEY: generation.version},
             )
         except UnexpectedResponse as error:
@@ -292,19 +340,26 @@ class Index:
             records = self._client.retrieve(generation.collection, list(ids), with_vectors=vectors)
         return {str(record.id): _point(record) for record in records}
 
-    def search(self, generation: Generation, vector: Sequence[float], top: int) -> list[Point]:
-        """Return the ``top`` points whose item vector is nearest, with their audio vectors."""
+    def search(self, generation: Generation, asked: Sequence[Nearest]) -> list[list[Point]]:
+        """Return, for each that is asked, the points nearest to it, with their audio vectors."""
+        requests = [
+            models.QueryRequest(
+                query=list(each.vector), using=ITEM, limit=each.limit, offset=each.offset,
+                filter=_conditions(each.where), with_payload=True,
+                with_vector=[ITEM, AUDIO] if each.items else [AUDIO],
+            )
+            for each in asked
+        ]  # fmt: skip
         with self._in(generation):
-            answer = self._client.query_points(
-                generation.collection, query=list(vector), using=ITEM, limit=top,
-                with_payload=True, with_vectors=[AUDIO],
-            )  # fmt: skip
-        return [_point(hit) for hit in answer.points]
+            answers = self._client.query_batch_points(generation.collection, requests)
+        return [[_point(hit) for hit in answer.points] for answer in answers]
 
-    def count(self, generation: Generation) -> int:
+    def count(self, generation: Generation, where: Filter = EVERYTHING) -> int:
         """Return the exact number of points."""
         with self._in(generation):
-            return self._client.count(generation.collection, exact=True).count
+            return self._client.count(
+                generation.collection, count_filter=_conditions(where), exact=True
+            ).count
 
     def scroll(self, generation: Generation, fields: Sequence[str]) -> Iterator[Point]:
         """Walk all points, page by page, with the named payload fields and no vectors."""
@@ -318,6 +373,40 @@ class Index:
             yield from map(_point, records)
             if offset is None:
                 return
+
+
+def _conditions(where: Filter) -> models.Filter | None:
+    """Return a filter as Qdrant knows it; ``None`` if it lets everything through."""
+    texts = {
+        "bucket": [where.bucket] if where.bucket else [],
+        "keywords": where.keywords,
+        "labels": where.labels,
+        "has_text": [] if where.has_text is None else ["yes" if where.has_text else "no"],
+    }
+    must: list[models.Condition] = [
+        models.FieldCondition(key=name, match=models.MatchValue(value=value))
+        for name, values in texts.items()
+        for value in values
+    ]
+    if where.prefix:
+        starts = models.MatchPrefix(prefix=where.prefix)
+        must.append(models.FieldCondition(key="key", match=starts))
+    ranges = {
+        "duration_s": models.Range(gte=where.min_duration_s, lte=where.max_duration_s),
+        "modified": models.Range(gte=_ms(where.since), lt=_ms(where.until)),
+    }
+    must += [
+        models.FieldCondition(key=name, range=bounds)
+        for name, bounds in ranges.items()
+        if bounds != models.Range()
+    ]
+    besides: list[models.Condition] = [models.HasIdCondition(has_id=list(where.besides))]
+    must_not = besides if where.besides else []
+    return models.Filter(must=must, must_not=must_not) if must or must_not else None
+
+
+def _ms(moment: datetime | None) -> float | None:
+    return None if moment is None else moment.timestamp() * 1000
 
 
 def _point(record: models.Record | models.ScoredPoint) -> Point:

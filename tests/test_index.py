@@ -1,30 +1,35 @@
-"""The index: the same over memory, a folder, and the REST dialect of the embedded server."""
+"""The index: the same over memory, and the REST dialect of the embedded engine."""
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
-from pathlib import Path
+from datetime import UTC, datetime
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from fastapi import FastAPI
-from qdrant_client import QdrantClient
+from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import UnexpectedResponse
 
 from core.embedded import create_app
+from core.engine import Engine
 from core.errors import ConfigurationError, Unavailable
 from core.index import (
     SCROLL_PAGE,
     Generation,
     GenerationGone,
     Index,
+    Nearest,
     Point,
     connect,
     connect_embedded,
 )
+from core.query import Filter
 
 API_KEY = "a key of the test"
+SOME_VECTORS = {"v": models.VectorParams(size=2, distance=models.Distance.COSINE)}
 
 
 @dataclass(frozen=True)
@@ -35,25 +40,29 @@ class Sizes:
     audio_dim: int = 3
 
 
+def _second(number: int) -> datetime:
+    return datetime.fromtimestamp(number, UTC)
+
+
 @pytest.fixture(scope="module")
 def embedded_url(
     serving: Callable[[FastAPI], AbstractContextManager[str]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[str]:
     """Serve an embedded index over HTTP, as the local deployment does."""
-    client = connect_embedded(tmp_path_factory.mktemp("qdrant"))
-    with serving(create_app(client, API_KEY)) as url:
+    with (
+        closing(Engine(tmp_path_factory.mktemp("qdrant"))) as engine,
+        serving(create_app(engine, API_KEY)) as url,
+    ):
         yield url
-    client.close()
 
 
-@pytest.fixture(params=["memory", "folder", "server"])
-def client(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[QdrantClient]:
+@pytest.fixture(params=["memory", "engine"])
+def client(request: pytest.FixtureRequest) -> Iterator[QdrantClient]:
     """Return each kind of client that an index may be given."""
-    if request.param == "server":
-        client = connect(request.getfixturevalue("embedded_url"), API_KEY)
-    else:
-        client = connect_embedded(tmp_path / "q" if request.param == "folder" else None)
+    in_memory = request.param == "memory"
+    url = None if in_memory else request.getfixturevalue("embedded_url")
+    client = connect(url, API_KEY) if url else connect_embedded()
     yield client
     client.close()
 
@@ -65,9 +74,8 @@ def index(client: QdrantClient) -> Index:
 
 
 def _point(number: int, **payload: object) -> Point:
-    return Point(
-        str(uuid4()), {"key": str(number), **payload}, (1.0, 0.0, 0.0, number), (7.0, 0.0, number)
-    )
+    vectors = (1.0, 0.0, 0.0, number), (7.0, 0.0, number)
+    return Point(str(uuid4()), {"key": str(number)} | payload, *vectors)
 
 
 def test_the_first_generation_goes_live(index: Index) -> None:
@@ -103,10 +111,64 @@ def test_search_ranks_by_cosine(index: Index) -> None:
     """The nearest item vector is first, with its cosine as score and its audio vector along."""
     generation = index.create("late-aaa", Sizes())
     index.upsert(generation, [_point(number) for number in (0, 1, 9)])
-    hits = index.search(generation, [0, 0, 0, 2], top=2)
+    (hits,) = index.search(generation, [Nearest([0, 0, 0, 2], limit=2)])
     assert [hit.payload["key"] for hit in hits] == ["9", "1"]
     assert hits[0].score == pytest.approx(9 / 82**0.5, abs=1e-5)
     assert list(hits[0].audio) == pytest.approx([7, 0, 9])
+
+
+@pytest.mark.parametrize(
+    ("conditions", "expected"),
+    [
+        ({}, "123"),
+        ({"keywords": ("rain",)}, "12"),
+        ({"keywords": ("rain", "wind")}, "2"),
+        ({"keywords": ("Rain",)}, ""),
+        ({"labels": ("Water",)}, "3"),
+        ({"min_duration_s": 2.0}, "23"),
+        ({"min_duration_s": 2.0, "max_duration_s": 2.0}, "2"),
+        ({"since": _second(2)}, "23"),
+        ({"since": _second(1), "until": _second(3)}, "12"),
+        ({"bucket": "b"}, "3"),
+        ({"prefix": "field/r"}, "12"),
+        ({"prefix": "ield"}, ""),
+        ({"has_text": True}, "12"),
+        ({"has_text": False, "prefix": "field/"}, ""),
+    ],
+)
+def test_only_what_passes_the_filter_is_searched(
+    index: Index, conditions: dict[str, Any], expected: str
+) -> None:
+    """Every condition leaves out what does not meet it, and all of them must be met."""
+    generation = index.create("late-aaa", Sizes())
+    facts = {
+        1: ("field/rain.wav", ["rain"], [], "a", "yes"),
+        2: ("field/rain2.wav", ["wind", "rain"], [], "a", "yes"),
+        3: ("home/tap.wav", [], ["Water"], "b", "no"),
+    }
+    points = [
+        _point(
+            number, key=key, keywords=keywords, labels=labels, bucket=bucket, has_text=text,
+            duration_s=float(number), modified=number * 1000,
+        )
+        for number, (key, keywords, labels, bucket, text) in facts.items()
+    ]  # fmt: skip
+    index.upsert(generation, points)
+    (hits,) = index.search(generation, [Nearest([1, 0, 0, 0], 10, where=Filter(**conditions))])
+    assert "".join(sorted(f"{hit.payload['duration_s']:.0f}" for hit in hits)) == expected
+
+
+def test_a_page_begins_where_the_one_before_ended(index: Index) -> None:
+    """Hits are passed over, named ids are left out, and item vectors come where they are asked."""
+    generation = index.create("late-aaa", Sizes())
+    points = [_point(number) for number in range(4)]
+    index.upsert(generation, points)
+    besides = Filter(besides=(points[3].id,))
+    page = Nearest([0, 0, 0, 1], 1, 1, besides, items=True)
+    (hit,), others = index.search(generation, [page, Nearest([1, 0, 0, 0], 9)])
+    assert len(others) == 4
+    assert hit.payload["key"] == "1"
+    assert list(hit.item) == pytest.approx([0.5**0.5, 0, 0, 0.5**0.5])
 
 
 def test_removed_points_are_gone(index: Index) -> None:
@@ -147,30 +209,10 @@ def test_eight_threads_lose_nothing(index: Index) -> None:
 def test_a_foreign_collection_is_not_searched(client: QdrantClient) -> None:
     """An alias that names a collection which is not ours is a configuration error."""
     index = Index(client, f"foreign-{uuid4().hex[:8]}")
-    client.create_collection(f"{index._alias}-mine", vectors_config={})
+    client.create_collection(f"{index._alias}-mine", vectors_config=SOME_VECTORS)
     index.promote(Generation(f"{index._alias}-mine", ""))
     with pytest.raises(ConfigurationError, match="no audiofuse made"):
         index.live()
-
-
-def test_points_survive_reopening(tmp_path: Path) -> None:
-    """A folder that is closed and opened again holds the points and the alias."""
-    for expected in (0, 1):
-        client = connect_embedded(tmp_path)
-        index = Index(client, "audiofuse")
-        generation = index.create("late-aaa", Sizes())
-        assert index.count(generation) == expected
-        index.upsert(generation, [_point(1)])
-        client.close()
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # theirs
-def test_a_folder_has_one_owner(tmp_path: Path) -> None:
-    """Opening an embedded index that is open elsewhere is a clear error."""
-    client = connect_embedded(tmp_path)
-    with pytest.raises(ConfigurationError, match=str(tmp_path)):
-        connect_embedded(tmp_path)
-    client.close()
 
 
 def test_a_wrong_key_is_refused(embedded_url: str) -> None:
@@ -200,14 +242,18 @@ def test_promoting_moves_the_alias_there_and_back(index: Index) -> None:
 def test_a_dropped_generation_is_gone_and_nothing_else(index: Index, client: QdrantClient) -> None:
     """Only the collection of this exact name goes; what is asked of it says that it is gone."""
     first, second = (index.create(version, Sizes()) for version in ("late-aaa", "late-aaab"))
-    client.create_collection(f"{index._alias}-late", vectors_config={})
+    client.create_collection(f"{index._alias}-late", vectors_config=SOME_VECTORS)
     assert index.generations() == [first, second]
     index.upsert(second, [_point(1)])
     for _ in range(2):
         index.drop(index.generation("late-aaa"))
     assert index.generations() == [second]
     assert client.collection_exists(f"{index._alias}-late")
-    for ask in (index.count, index.health, lambda each: index.search(each, [1, 0, 0, 0], 1)):
+    for ask in (
+        index.count,
+        index.health,
+        lambda each: index.search(each, [Nearest([1, 0, 0, 0], 1)]),
+    ):
         with pytest.raises(GenerationGone):
             ask(first)
     with pytest.raises(GenerationGone):
