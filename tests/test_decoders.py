@@ -38,6 +38,18 @@ def _decode(decoders: Decoders, path: Path) -> list[Samples]:
         return list(recording.windows())
 
 
+def test_a_pool_outlives_the_thread_that_made_it() -> None:
+    """Its processes go on when the thread that asked for them has ended."""
+    with ThreadPoolExecutor(1) as thread:
+        pool = thread.submit(Decoders, 1, 30).result()
+    try:
+        for _ in range(2):
+            assert _decode(pool, OWL)
+            time.sleep(0.2)
+    finally:
+        pool.close()
+
+
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a"])
 def test_another_process_decodes_the_same(decoders: Decoders, suffix: str) -> None:
     """Samples and facts are bit for bit those that decoding in this process gives."""

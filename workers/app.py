@@ -28,7 +28,7 @@ from celery.exceptions import InvalidTaskError
 from celery.signals import setup_logging
 from redis import RedisError
 
-from core.audio import WINDOW_SAMPLES
+from core.audio import WINDOW_S, WINDOW_SAMPLES
 from core.bundle import ears, load_encoder, load_version
 from core.encoder import Encoder
 from core.errors import ConfigurationError
@@ -37,6 +37,7 @@ from core.registry import Watch, open_registry
 from core.rollout import Rollout
 from core.settings import Settings
 from core.store import open_store
+from workers import metrics
 from workers.broker import SYNC_TASK, Dispatcher, Lane, connect_redis, create_celery, keep_hold
 from workers.combine import BoundedStore, CombinedIndex
 from workers.crew import Crew, Held, end_process, vital_thread
@@ -45,7 +46,9 @@ from workers.decoders import Decoders
 from workers.device import Device, Turn
 from workers.fates import Fates, quarantine
 from workers.logs import configure_logging
+from workers.metrics import LOADED, Process, Stage, serve_metrics
 from workers.sync import Limits, Syncer
+from workers.tracing import happened, start_tracing
 from workers.transport import acknowledge
 from workers.versions import EverySyncer, Loaded, VersionLetters, Versions
 
@@ -53,6 +56,7 @@ log = logging.getLogger(__name__)
 
 MISCONFIGURED = 2  # exit code
 POLL_S = 0.1
+BESIDE_LIVE = 8  # backfill messages at work while live ones come; more if a batch holds more
 HOLDS_A_TIMEOUT = 6  # how often, in a visibility timeout, the broker is told what is in hand
 
 
@@ -93,7 +97,7 @@ class Worker:
         watch = Watch(open_registry(settings))
         encoder, version = self._live(watch.look())
         self._store = BoundedStore(open_store(settings), settings.fetch_bytes)
-        self._decoders = Decoders(settings.decoders, settings.decode_timeout_s)
+        self._decoders = Decoders(settings.decoders, settings.decode_timeout_s, tell=_decoded)
         first = self._equip(version, encoder, settings.batch_s)
         log.info(
             "batches of %.0f s of audio on %s, %d decoders, %d messages in hand",
@@ -104,11 +108,31 @@ class Worker:
         self._versions.look()
         dispatcher = Dispatcher(app)
         fates = Fates(self._every_syncer(dispatcher), dispatcher, self._stopping)
-        self._crew = Crew(settings.in_hand, fates.settle, self._report)
+        beside_live = max(BESIDE_LIVE, int(self._batch_s / WINDOW_S))
+        self._crew = Crew(settings.in_hand, fates.settle, self._report, beside_live)
         self._hold_s = settings.redelivery_s / HOLDS_A_TIMEOUT
         vital_thread("hold", self._hold)
         vital_thread("follow", self._versions.follow)
         vital_thread("load", self._versions.keep_loaded)
+        self._tell(first.device)
+        serve_metrics(settings, Process.WORKER)
+        start_tracing(settings, Process.WORKER)
+
+    def _tell(self, device: Device) -> None:
+        """Tell what is asked for at each scrape, and that the hub goes round."""
+        LOADED[Process.WORKER].versions = lambda: [
+            each.generation.version for each in self._versions.loaded
+        ]
+        for lane in Lane:
+            metrics.IN_HAND.labels(lane).set_function(partial(self._in_hand, lane))
+        _tell_device(device.encoder.device, self._settings.device)
+        metrics.BATCH_CAPACITY.set(device.batch_s)
+        metrics.HEARTBEAT.set_to_current_time()
+        # In each turn of its loop, which ends while Celery connects anew, as do timers.
+        self._hub.on_tick.add(metrics.HEARTBEAT.set_to_current_time)
+
+    def _in_hand(self, lane: Lane) -> int:
+        return sum(held.lane is lane for held in self._crew.held)
 
     def _live(self, rollout: Rollout | None) -> tuple[Encoder, str]:
         """Load the live version; without a rollout that is AUDIOFUSE_ENCODER."""
@@ -162,11 +186,13 @@ class Worker:
     def _may_ask(self, device: Device) -> int:
         """Return how many threads may ask a device: those that do not wait for another."""
         others = (each.device for each in self._versions.loaded if each.device is not device)
-        return self._crew.in_hand() - sum(other.askers for other in others)
+        return self._crew.at_work() - sum(other.askers for other in others)
 
     def take(self, held: Held) -> None:
         """Take a message in hand; once the worker stops it goes back with the channel's end."""
         if not self._stopping.is_set():
+            if held.receipt.delivery_info.get("redelivered"):
+                metrics.REDELIVERIES.labels(held.lane).inc()
             self._crew.take(held)
 
     def stop(self) -> None:
@@ -212,9 +238,29 @@ class Worker:
 def _held(message: Any) -> Held:
     try:
         _, arguments, _ = message.payload
-        return Held(str(arguments["key"]), Lane(message.delivery_info["routing_key"]), message)
+        lane = Lane(message.delivery_info["routing_key"])
+        return Held(str(arguments["key"]), lane, message, message.headers)
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidTaskError(f"a message must name a key, in a lane: {error!r}") from error
+
+
+def _decoded(seconds: float, error: Exception | None) -> None:
+    metrics.took(Stage.DECODE, seconds)
+    happened("decode", seconds)
+    if error:
+        metrics.failed(Stage.DECODE, error)
+
+
+def _tell_device(device: torch.device, asked: str) -> None:
+    metrics.DEVICE_INFO.labels(device.type, asked).set(1)
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        metrics.DEVICE_MEMORY.labels("total").set(total)
+        for memory, ask in (
+            ("allocated", torch.cuda.memory_allocated),
+            ("reserved", torch.cuda.memory_reserved),
+        ):
+            metrics.DEVICE_MEMORY.labels(memory).set_function(partial(ask, device))
 
 
 def _share_cores() -> None:
@@ -262,7 +308,7 @@ def create_app(settings: Settings) -> Celery:
     app = create_celery(settings)
     app.register_task(SyncTask())
     app.steps["worker"].add(RunWorker)
-    setup_logging.connect(lambda **_: configure_logging(settings.log_level), weak=False)
+    setup_logging.connect(lambda **_: configure_logging(settings), weak=False)
     return app
 
 
@@ -270,4 +316,6 @@ def __getattr__(name: str) -> Celery:
     """Build ``app`` when it is asked for, which ``celery -A workers.app`` does."""
     if name != "app":
         raise AttributeError(name)
-    return create_app(Settings())
+    settings = Settings()
+    configure_logging(settings)  # Celery asks for it only after its first warnings
+    return create_app(settings)

@@ -17,6 +17,7 @@ from core.errors import Unavailable
 from core.settings import Settings
 from workers.broker import Dispatcher, Lane, backlog, connect_redis, create_celery
 from workers.build import open_comparison
+from workers.metrics import RECONCILE_FAILURES
 from workers.reconcile import Run, Track, unseen
 
 log = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ def keep_reconciled(settings: Settings, prefix: str, every_s: float) -> NoReturn
         try:
             run = reconcile(settings, prefix)
         except (Unavailable, RedisError) as error:
+            RECONCILE_FAILURES.inc()
             log.warning("reconcile pauses for %.0f s: %s", RETRY_S, error)
             time.sleep(RETRY_S)
         else:

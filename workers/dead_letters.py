@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from redis import Redis
+from redis import Redis, RedisError
 
+from core.combiner import Combiner
 from core.errors import Reason, Rejected
-from workers.combine import Combiner
+from workers.metrics import REJECTIONS
 
 PAGE = 500  # letters that are asked for at once
 DELIVERIES = "audiofuse:deliveries:"
@@ -64,6 +65,7 @@ class DeadLetters:
                 pipe.zrem(times, key)
             pipe.zadd(self._times[verdict.reason], {key: at})
             pipe.execute()
+        REJECTIONS.labels(verdict.reason).inc()
 
     def clear(self, keys: Iterable[str]) -> None:
         """Forget the verdicts on objects that are well, or gone."""
@@ -147,7 +149,9 @@ class Deliveries:
     def __init__(self, redis: Redis) -> None:
         """Keep the counts in ``redis``."""
         self._redis = redis
-        self._say = Combiner[tuple[str, bool], int](self._say_all, DELIVERIES_AT_ONCE)
+        self._say = Combiner[tuple[str, bool], int](
+            self._say_all, DELIVERIES_AT_ONCE, away=(RedisError,)
+        )
 
     def begin(self, key: str) -> int:
         """Count one more delivery, before any work on it, and return how many there were."""

@@ -11,6 +11,7 @@ other is taken. The child ends with its parent, however that ends.
 import contextlib
 import ctypes
 import json
+import logging
 import mmap
 import os
 import resource
@@ -21,9 +22,10 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -32,6 +34,8 @@ import numpy as np
 
 from core.audio import WINDOW_SAMPLES, Samples, open_recording
 from core.errors import Reason, Rejected
+
+log = logging.getLogger(__name__)
 
 MEMORY_BYTES = 2 * 1024**3  # address space of one decoding process
 SLOTS = 2
@@ -85,7 +89,8 @@ class Decoder:
             received = self._receive()
             if not received:
                 code = self.process.wait()
-                raise Rejected(Reason.CRASHED, f"decoding ended its process with code {code}")
+                log.warning("decoding ended its process with code %d", code)
+                raise Rejected(Reason.CRASHED, "decoding it ended the process that did")
             self._replies += received
         line, _, self._replies = self._replies.partition(b"\n")
         reply: dict[str, Any] = json.loads(line)
@@ -124,11 +129,22 @@ def _memory_file() -> IO[bytes]:
     return tempfile.TemporaryFile(prefix="audiofuse-windows-")
 
 
+Tell = Callable[[float, Exception | None], None]
+
+
 class DecodedRecording:
     """A sound file that a decoding process reads; see ``core.audio.Recording``."""
 
-    def __init__(self, decoder: Decoder, patience_s: float, release: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        patience_s: float,
+        release: Callable[[], None],
+        tell: Tell,
+    ) -> None:
         """Take the file's own facts from the first reply; ``release`` lets the decoder go."""
+        self._tell = tell
+        self._waited_s = 0.0
         self._decoder = decoder
         self._patience_s = patience_s
         self._release = release
@@ -142,9 +158,20 @@ class DecodedRecording:
         while "window" in (reply := self._reply()):
             yield self._decoder.take(reply["window"], reply["samples"])
         self.duration_s = reply["duration_s"]
+        self._tell(self._waited_s, None)
         self._release()
 
     def _reply(self) -> dict[str, Any]:
+        started = time.monotonic()
+        try:
+            return self._checked_reply()
+        except Exception as error:
+            self._tell(self._waited_s + time.monotonic() - started, error)
+            raise
+        finally:
+            self._waited_s += time.monotonic() - started
+
+    def _checked_reply(self) -> dict[str, Any]:
         reply = self._decoder.reply(self._patience_s)
         if "rejected" in reply:
             self._release()
@@ -192,11 +219,24 @@ class Idle:
 class Decoders:
     """A pool of decoding processes for many threads."""
 
-    def __init__(self, count: int, patience_s: float, memory_bytes: int = MEMORY_BYTES) -> None:
-        """Start ``count`` processes; one that is silent for ``patience_s`` is killed."""
+    def __init__(
+        self,
+        count: int,
+        patience_s: float,
+        memory_bytes: int = MEMORY_BYTES,
+        tell: Tell = lambda _, __: None,
+    ) -> None:
+        """Start ``count`` processes; one that is silent for ``patience_s`` is killed.
+
+        ``tell`` is told of each sound how long was waited for it to be decoded, and the error that
+        ended that, if any.
+        """
         self._patience_s = patience_s
+        self._tell = tell
         self._memory_bytes = memory_bytes
         self._idle = Idle()
+        # Linux ends a process of ours with the thread that started it, and callers' threads end.
+        self._starter = ThreadPoolExecutor(1, "decoders")
         self._all: set[Decoder] = set()
         for _ in range(count):
             self._start()
@@ -219,7 +259,7 @@ class Decoders:
 
         try:
             decoder.ask(path, max_duration_s)
-            yield DecodedRecording(decoder, self._patience_s, release)
+            yield DecodedRecording(decoder, self._patience_s, release, self._tell)
         finally:
             if busy:  # it hangs, is dead, or nobody wants the rest
                 self._replace(decoder)
@@ -228,9 +268,10 @@ class Decoders:
         """End all processes, whatever they do."""
         for decoder in self._all:
             decoder.kill()
+        self._starter.shutdown()
 
     def _start(self) -> None:
-        decoder = Decoder(self._memory_bytes)
+        decoder = self._starter.submit(Decoder, self._memory_bytes).result()
         self._all.add(decoder)
         self._idle.put(decoder)
 

@@ -32,9 +32,12 @@ from core.audio import SAMPLE_RATE, WINDOW_S, WINDOW_SAMPLES, Samples
 from core.encoder import Encoder, Fused, Listening, padded_length
 from core.errors import Reason, Rejected
 from core.fusion import Heard
+from workers import metrics
 from workers.broker import BACKFILL_TURN, Lane
 from workers.combine import Budget
 from workers.crew import vital_thread
+from workers.metrics import Split, Stage
+from workers.tracing import span
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +86,7 @@ class _Clip:
     def fail(self, error: Exception) -> None:
         """Let whoever waits for the clip know that it cannot be heard."""
         if not self.heard.done():
+            metrics.failed(Stage.ENCODE, error)
             self.heard.set_exception(error)
 
 
@@ -113,6 +117,7 @@ class _Text:
 
     def fail(self, error: Exception) -> None:
         """Let whoever waits know."""
+        metrics.failed(Stage.FUSE, error)
         self.fused.set_exception(error)
 
 
@@ -268,7 +273,9 @@ class Device:
             with self._turn:
                 self._busy_since = time.monotonic()
                 work()
-                self.stats.busy_s += time.monotonic() - self._busy_since
+                busy_s = time.monotonic() - self._busy_since
+                self.stats.busy_s += busy_s
+                metrics.DEVICE_BUSY.inc(busy_s)
                 self._busy_since = math.inf
 
     def _await_work(self) -> Callable[[], None] | None:
@@ -343,7 +350,8 @@ class Device:
         self._last_batch_s = time.perf_counter() - started
 
     def _hear(self, windows: list[_Window]) -> None:
-        heard = self.encoder.hear_windows([window.samples for window in windows])
+        with metrics.timed(Stage.ENCODE):
+            heard = self.encoder.hear_windows([window.samples for window in windows])
         with self._changed:
             for window, sums in zip(windows, heard, strict=True):
                 window.clip.listening.add(window.number, sums)
@@ -351,14 +359,20 @@ class Device:
                 window.clip.settle()
         self._count(windows)
         self._batch_now_s = min(self.batch_s, self._batch_now_s * GROW)
+        metrics.BATCH_CAPACITY.set(self._batch_now_s)
 
     def _count(self, windows: list[_Window]) -> None:
         length = windows[0].length
-        room = max(1, int(self._batch_now_s * SAMPLE_RATE // length))
+        room = max(1, len(windows), int(self._batch_now_s * SAMPLE_RATE // length))
+        heard_s = sum(window.samples.size for window in windows) / SAMPLE_RATE
+        padded_s = len(windows) * length / SAMPLE_RATE
         self.stats.batches += 1
-        self.stats.heard_s += sum(window.samples.size for window in windows) / SAMPLE_RATE
-        self.stats.padded_s += len(windows) * length / SAMPLE_RATE
-        self.stats.room_s += max(room, len(windows)) * length / SAMPLE_RATE
+        self.stats.heard_s += heard_s
+        self.stats.padded_s += padded_s
+        self.stats.room_s += room * length / SAMPLE_RATE
+        metrics.AUDIO.inc(heard_s)
+        metrics.BATCH_FILL.observe(len(windows) / room)
+        metrics.BATCH_PADDING.observe(1 - heard_s / padded_s)
 
     def _fuse_all(self, texts: list[_Text]) -> None:
         shortest_first = sorted(texts, key=lambda text: len(text.text))
@@ -368,8 +382,9 @@ class Device:
 
     def _fuse(self, texts: list[_Text]) -> None:
         heard = Heard.stack([text.heard for text in texts])
-        fused = self.encoder.fuse(_moved(heard, self.encoder.device), [t.text for t in texts])
-        results = zip(fused.vectors.cpu(), fused.norms.cpu(), strict=True)
+        with metrics.timed(Stage.FUSE):
+            fused = self.encoder.fuse(_moved(heard, self.encoder.device), [t.text for t in texts])
+            results = zip(fused.vectors.cpu(), fused.norms.cpu(), strict=True)
         for text, result in zip(texts, results, strict=True):
             text.fused.set_result(result)
         self.stats.texts += len(texts)
@@ -385,6 +400,7 @@ class Device:
         if isinstance(error, torch.OutOfMemoryError):
             self._shrink()
         if len(things) > 1:
+            metrics.BATCH_SPLITS.labels(_why_split(error)).inc()
             middle = len(things) // 2
             self._by_halves(work, things[:middle])
             self._by_halves(work, things[middle:])
@@ -397,6 +413,7 @@ class Device:
         gc.collect()
         torch.cuda.empty_cache()
         self._batch_now_s = max(WINDOW_S, self._batch_now_s * SHRINK)
+        metrics.BATCH_CAPACITY.set(self._batch_now_s)
         log.warning("out of memory: batches of %.0f s of audio now", self._batch_now_s)
 
 
@@ -412,12 +429,14 @@ class DeviceLane:
 
     def hear(self, windows: Iterable[Samples]) -> Heard:
         """Hear one clip; see ``Encoder.hear``."""
-        return self._device.hear(windows, self._lane)
+        with span("encode"):
+            return self._device.hear(windows, self._lane)
 
     def fuse(self, heard: Heard, metadata: Sequence[str]) -> Fused:
         """Fuse one sound with its text; see ``Encoder.fuse``."""
         (text,) = metadata
-        vector, norm = self._device.fuse(heard, text)
+        with span("fuse"):
+            vector, norm = self._device.fuse(heard, text)
         return Fused(vector.unsqueeze(0), norm.unsqueeze(0))
 
 
@@ -449,6 +468,10 @@ def _error_of(work: Callable[[list[Waiting]], None], things: list[Waiting]) -> E
     except Exception as error:  # noqa: BLE001 - its class decides what becomes of the batch
         return error.with_traceback(None)
     return None
+
+
+def _why_split(error: Exception) -> Split:
+    return Split.OUT_OF_MEMORY if isinstance(error, torch.OutOfMemoryError) else Split.ERROR
 
 
 def _moved(heard: Heard, device: torch.device) -> Heard:

@@ -30,7 +30,10 @@ from core.items import is_audio
 from core.store import Store
 from workers.broker import Dispatcher, Lane
 from workers.dead_letters import Deliveries
+from workers.logs import bound
+from workers.metrics import SYNCS, searchable
 from workers.sync import Guard, Letters, Synced, sounds_of
+from workers.tracing import annotate
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +79,8 @@ class Fates:
         while not self._stopping.wait(pause_s):
             try:
                 if tries < TRIES_IN_HAND:
-                    self._settle(key, lane)
+                    with bound(key=key, lane=lane):
+                        self._settle(key, lane)
                 else:
                     self._dispatcher.sync(key, lane)
             except (Unavailable, RedisError) as error:
@@ -98,38 +102,42 @@ class Fates:
         """
         syncer = self._syncers[lane]
         if is_audio(key):
-            self._turns.take(key, partial(self._sync, key, syncer))
+            self._turns.take(key, partial(self._sync, key, lane))
             return
         for sound in sounds_of(syncer.store, key):
             self._dispatcher.sync(sound, lane)
 
-    def _sync(self, key: str, syncer: Syncing) -> None:
+    def _sync(self, key: str, lane: Lane) -> None:
         if self._stopping.is_set():
             raise Unavailable("the worker stops")
         for delivery in range(1, MAX_DELIVERIES + 1):
-            bug = self._attempt(key, syncer)
+            bug = self._attempt(key, lane)
             if not bug:
                 return
             log.error("%s: a bug, delivery %d of %d", key, delivery, MAX_DELIVERIES)
         log.error("%s: given up, %s", key, bug)
-        self._give_up(key, Rejected(Reason.BUG, bug), syncer)
+        self._give_up(key, Rejected(Reason.BUG, bug), self._syncers[lane])
 
-    def _attempt(self, key: str, syncer: Syncing) -> str:
+    def _attempt(self, key: str, lane: Lane) -> str:
         """Sync once; return what bug that met, or nothing."""
         started = time.monotonic()
         try:
-            synced = syncer.sync(key)
+            synced = self._syncers[lane].sync(key)
         except Rejected as verdict:
-            log.warning("%s: rejected, %s", key, verdict)
+            SYNCS.labels(lane, "rejected").inc()
+            log.warning("%s: rejected, %s", key, verdict, extra={"outcome": "rejected"})
         except (Unavailable, RedisError):
+            SYNCS.labels(lane, "unavailable").inc()
             raise
         except Exception as error:
+            SYNCS.labels(lane, "bug").inc()
             log.exception("%s: %s", key, type(error).__name__)
             return f"{type(error).__name__}: {error}"
         else:
-            log.info("%s: %s in %.3f s", key, synced.outcome, time.monotonic() - started)
-            for sidecar, problem in synced.problems.items():
-                log.warning("%s: %s; the audio is indexed without it", sidecar, problem)
+            SYNCS.labels(lane, synced.outcome).inc()
+            if synced.age_s is not None:
+                searchable(lane, synced.age_s)
+            _log(key, synced, time.monotonic() - started)
         return ""
 
     def _give_up(self, key: str, verdict: Rejected, syncer: Syncing) -> None:
@@ -140,6 +148,18 @@ class Fates:
         except Exception:
             log.exception("%s: it is as it was in the index: not even that can be changed", key)
             syncer.letters.add(key, verdict)
+
+
+def _log(key: str, synced: Synced, seconds: float) -> None:
+    """Log what became of an item, in one line."""
+    level = logging.WARNING if synced.problems else logging.INFO
+    problems = "".join(
+        f"; {sidecar}: {problem}; the audio is indexed without it"
+        for sidecar, problem in synced.problems.items()
+    )
+    annotate(outcome=synced.outcome)
+    about = {"outcome": synced.outcome.value, "seconds": round(seconds, 3)}
+    log.log(level, "%s: %s in %.3f s%s", key, synced.outcome, seconds, problems, extra=about)
 
 
 class Turns:

@@ -18,7 +18,9 @@ from watchfiles import watch
 from core.errors import AudiofuseError
 from core.store import FolderStore
 from workers.broker import Dispatcher, Lane
-from workers.events import Dropped, Event, Flaw, key_to_sync, parse
+from workers.events import Dropped, Event, Flaw, Source, key_to_sync, parse
+from workers.metrics import EVENTS, HANDED_OVER, IGNORED, INTAKE_FAILURES
+from workers.tracing import span
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +41,13 @@ class Intake(Protocol):
         """Hand over what the source tells until ``stop`` is set."""
 
 
-def persist(run: Callable[[threading.Event], None], stop: threading.Event) -> None:
+def persist(run: Callable[[threading.Event], None], stop: threading.Event, source: Source) -> None:
     """Run a source until ``stop`` is set; while something it needs is away, begin it again."""
     while not stop.is_set():
         try:
             run(stop)
         except AWAY as error:
+            INTAKE_FAILURES.labels(source).inc()
             log.warning("intake pauses for %.0f s: %s", RETRY_PAUSE_S, error)
             stop.wait(RETRY_PAUSE_S)
 
@@ -55,9 +58,10 @@ class Handover:
     Many threads may use it at once. ``dropped`` counts what was dropped, by its flaw.
     """
 
-    def __init__(self, bucket: str, dispatcher: Dispatcher) -> None:
-        """Hand over the events of ``bucket``."""
+    def __init__(self, bucket: str, dispatcher: Dispatcher, source: Source) -> None:
+        """Hand over the events of ``bucket``, which come from ``source``."""
         self.dropped: Counter[Flaw] = Counter()
+        self._source = source
         self._bucket = bucket
         self._dispatcher = dispatcher
         self._lock = threading.Lock()
@@ -68,10 +72,12 @@ class Handover:
 
         Raises ``Unavailable`` when the broker takes none: then no message may be let go of.
         """
-        keys = (self._key(each) for body in bodies for each in parse(body))
-        for key in dict.fromkeys(keys):
+        keys = Counter(self._key(each) for body in bodies for each in parse(body))
+        for key, events in keys.items():
             if key:
-                self._dispatcher.sync(key, Lane.LIVE)
+                with span("event", source=self._source, key=key):
+                    self._dispatcher.sync(key, Lane.LIVE)
+                EVENTS.labels(self._source, HANDED_OVER).inc(events)
 
     def _key(self, found: Event | Dropped) -> str | None:
         if isinstance(found, Dropped):
@@ -80,11 +86,15 @@ class Handover:
         if found.bucket != self._bucket:
             self.drop(Dropped(Flaw.FOREIGN_BUCKET, f"an event of {found.bucket[:100]!r}"))
             return None
-        return key_to_sync(found.key) if found.changes_sound else None
+        key = key_to_sync(found.key) if found.changes_sound else None
+        if key is None:
+            EVENTS.labels(self._source, IGNORED).inc()
+        return key
 
     def drop(self, dropped: Dropped) -> None:
         """Count it, and log it unless the same flaw was logged a moment ago."""
         flaw, now = dropped.flaw, time.monotonic()
+        EVENTS.labels(self._source, flaw).inc()
         with self._lock:
             self.dropped[flaw] += 1
             count = self.dropped[flaw]
@@ -105,7 +115,7 @@ class FolderIntake:
 
     def run(self, stop: threading.Event) -> None:
         """Watch until ``stop`` is set. What changed while nobody watched is found first."""
-        persist(self._watch, stop)
+        persist(self._watch, stop, Source.FOLDER)
 
     def _watch(self, stop: threading.Event) -> None:
         caught_up = False
@@ -125,7 +135,9 @@ class FolderIntake:
         if key is None:
             return
         if target := key_to_sync(key):
-            self._dispatcher.sync(target, Lane.LIVE)
+            with span("event", source=Source.FOLDER, key=target):
+                self._dispatcher.sync(target, Lane.LIVE)
+            EVENTS.labels(Source.FOLDER, HANDED_OVER).inc()
         elif path.is_dir() or not path.exists():
             self._catch_up(f"{key}/")  # a whole folder came, went, or was renamed
 

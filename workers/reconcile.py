@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from itertools import islice
 from typing import Any, Protocol, TypeVar
@@ -229,11 +229,15 @@ def _batches(items: Iterable[T]) -> Iterator[list[T]]:
 
 @dataclass(frozen=True)
 class Run:
-    """One comparison: when it ended (Unix time), how long it took, how many of each finding."""
+    """One comparison: when it ended (Unix time), how long it took, how many of each finding.
+
+    ``in_a_row`` is how many, up to this one, found something that differs.
+    """
 
     at: float
     seconds: float
     found: dict[str, int]
+    in_a_row: int = 0
 
     @property
     def differing(self) -> int:
@@ -251,6 +255,9 @@ class LastRun:
 
     def write(self, run: Run) -> None:
         """Record a comparison."""
+        before = self.read()
+        in_a_row = 1 + (before.in_a_row if before else 0) if run.differing else 0
+        run = replace(run, in_a_row=in_a_row)
         self._redis.set(self._name, json.dumps(asdict(run)))
 
     def read(self) -> Run | None:

@@ -56,6 +56,7 @@ from core.items import (
 from core.query import normalise
 from core.store import Store, content_hash
 from workers.dead_letters import DeadLetter
+from workers.metrics import Stage, stage
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class Outcome(StrEnum):
     UNCHANGED = "unchanged"
     REMOVED = "removed"
     ABSENT = "absent"
-    LATER = "left to another message"
+    LATER = "later"  # another message sees to it
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,14 @@ class Limits:
 
 @dataclass(frozen=True)
 class Synced:
-    """The outcome, and what was wrong beside the audio: a broken sidecar, by its key."""
+    """The outcome, and what was wrong beside the audio: a broken sidecar, by its key.
+
+    ``age_s`` is how long after its last modification the item could be found, if it was written.
+    """
 
     outcome: Outcome
     problems: Mapping[str, Rejected] = field(default_factory=dict)
+    age_s: float | None = None
 
 
 class Sound(NamedTuple):
@@ -225,7 +230,7 @@ class Syncer:
             try:
                 return self._sync_as_seen(key)
             except ObjectChanged as change:
-                log.info("%s: looking again, %s", key, change)
+                log.debug("%s: looking again, %s", key, change)
         raise Unavailable(f"{key} keeps changing; it is looked at again later")
 
     def give_up(self, key: str, verdict: Rejected) -> None:
@@ -252,7 +257,9 @@ class Syncer:
             raise ObjectChanged("it changed while it was written")
         if key in verdicts:
             raise verdicts[key]
-        return Synced(_outcome(known, point), verdicts)
+        changed_ms = _changed_ms(known, item) if item and point is not known else None
+        age_s = time.time() - changed_ms / 1000 if changed_ms else None
+        return Synced(_outcome(known, point), verdicts, age_s)
 
     def _work(self, item: Item | None, known: Point | None) -> tuple[Point | None, Verdicts]:
         """Return the point to be, ``known`` itself if that is it, and what is wrong, by key."""
@@ -303,11 +310,12 @@ class Syncer:
         return any(item.sidecar and item.sidecar.key == sidecar_key for item in items)
 
     def _look(self, key: str) -> Item | None:
-        audio = self.store.head(key)
-        if audio is None:
-            return None
-        sidecars = (self.store.head(sidecar_key) for sidecar_key in sidecar_keys(key))
-        return Item(self.store.bucket, audio, next(filter(None, sidecars), None))
+        with stage(Stage.LOOK):
+            audio = self.store.head(key)
+            if audio is None:
+                return None
+            sidecars = (self.store.head(sidecar_key) for sidecar_key in sidecar_keys(key))
+            return Item(self.store.bucket, audio, next(filter(None, sidecars), None))
 
     def _id(self, key: str) -> str:
         return str(point_id(self.store.bucket, key))
@@ -439,6 +447,17 @@ def _known_problem(known: Point, item: Item) -> Verdicts:
 def _says(letter: DeadLetter | None, verdict: Rejected) -> bool:
     told = letter and (letter.reason, letter.detail, letter.etag)
     return told == (verdict.reason, verdict.detail, verdict.etag)
+
+
+def _changed_ms(known: Point | None, item: Item) -> int | None:
+    """Return when that changed which the point did not say; ``None`` if no part of it tells."""
+    payload = known.payload if known else {}
+    times = []
+    if payload.get("modified") != item.audio.modified_ms:
+        times.append(item.audio.modified_ms)
+    if item.sidecar and payload.get("sidecar_etag") != item.sidecar.etag:
+        times.append(item.sidecar.modified_ms)
+    return max(times, default=None)
 
 
 def _outcome(known: Point | None, point: Point | None) -> Outcome:

@@ -27,6 +27,7 @@ from core.store import Store
 from workers.broker import Dispatcher, Lane
 from workers.dead_letters import DeadLetter, DeadLetters
 from workers.device import Device
+from workers.logs import bind
 from workers.sync import Outcome, Points, Synced, Syncer
 
 log = logging.getLogger(__name__)
@@ -173,6 +174,7 @@ class EverySyncer:
         not loaded, and after a while it is left to another message.
         """
         with self._versions.lend() as lent:
+            bind(version=next(iter(lent)))
             complete = None not in lent.values()
             if not complete and self._lane is Lane.BACKFILL:
                 self._pause(LOADING_PAUSE_S)
