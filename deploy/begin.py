@@ -1,0 +1,58 @@
+"""Make what an empty deployment begins with, once or any number of times.
+
+    python deploy/begin.py
+
+The buckets of AUDIOFUSE_BUCKET and AUDIOFUSE_REGISTRY, where they are in S3; in the registry the
+encoder that is shipped; and the document that names it as the live one. What is there stays.
+Needs the right to make buckets and to write to the registry, which no other process needs.
+"""
+
+import tempfile
+from pathlib import Path
+
+from core.bundle import save_bundle
+from core.errors import ObjectChanged
+from core.registry import Registry, open_registry
+from core.rollout import Rollout
+from core.settings import Settings
+from core.starting import DEFAULT_NAME, default_card, default_encoder
+from core.store import S3_SCHEME, bucket_name, s3_client, s3_errors
+
+
+def main() -> None:
+    """Make it."""
+    settings = Settings()
+    if settings.bucket.startswith(S3_SCHEME):
+        make_bucket(settings, bucket_name(settings))
+    if settings.registry.startswith(S3_SCHEME):
+        make_bucket(settings, settings.registry.removeprefix(S3_SCHEME).partition("/")[0])
+    registry = open_registry(settings)
+    rollout, _ = registry.rollout()
+    print(f"live: {rollout.live if rollout else first_encoder(registry)}")
+
+
+def make_bucket(settings: Settings, name: str) -> None:
+    """Make a bucket if it is not there."""
+    s3 = s3_client(settings)
+    with s3_errors(f"making s3://{name}"):
+        known = [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]]
+        if name not in known:
+            s3.create_bucket(Bucket=name)
+
+
+def first_encoder(registry: Registry) -> str:
+    """Publish the encoder that is shipped and name it as the live one; return what is live."""
+    with tempfile.TemporaryDirectory(prefix="audiofuse-") as folder:
+        bundle = save_bundle(default_encoder(), Path(folder), DEFAULT_NAME, default_card())
+        version = registry.publish(bundle)
+    try:
+        registry.write(Rollout(live=version), None)
+    except ObjectChanged:  # somebody else began at the same time
+        rollout, _ = registry.rollout()
+        assert rollout is not None
+        return rollout.live
+    return version
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Backup and restore: what lies in S3 alone rebuilds queue, index and search."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from core.bundle import save_bundle
+from core.encoder import Encoder
+from core.index import Point, open_index
+from core.registry import open_registry
+from core.rollout import Rollout
+from core.settings import Settings
+from core.store import s3_client
+from workers.broker import Lane, backlog, connect_redis
+from workers.dead_letters import DeadLetters
+from workers.local import LocalDeployment, free_port
+
+Eventually = Callable[..., Any]
+SOUNDS = Path(__file__).parent.parent / "examples" / "sounds"
+CONTENT = {
+    "owl.wav": (SOUNDS / "animals/owl.wav").read_bytes(),
+    "owl.wav.json": b'{"title": "Tawny owl", "keywords": ["night"], "recorder": {"take": 3}}',
+    "a/crow.flac": (SOUNDS / "animals/crow.flac").read_bytes(),
+    "a/caf\u00e9 100%.opus": (SOUNDS / "water/bubbles.opus").read_bytes(),
+    "bell.ogg": (SOUNDS / "music/gong.ogg").read_bytes(),
+    "bell.json": b'{"title": 5}',
+    "empty.wav": b"",
+}
+FOUND = {"owl.wav", "a/crow.flac", "a/caf\u00e9 100%.opus", "bell.ogg"}
+
+
+@pytest.fixture
+def in_s3(aws_settings: Settings, tiny_encoder: Encoder, tmp_path: Path) -> Settings:
+    """Return settings of a bucket with sounds, and a registry with the encoder: all there is."""
+    bucket = aws_settings.bucket.removeprefix("s3://")
+    s3 = s3_client(aws_settings)
+    s3.create_bucket(Bucket=f"{bucket}-encoders")
+    for key, body in CONTENT.items():
+        s3.put_object(Bucket=bucket, Key=key, Body=body)
+    settings = aws_settings.model_copy(
+        update={
+            "registry": f"s3://{bucket}-encoders/of/ours",
+            "webhook_token": SecretStr("0123456789abcdef"),
+            "webhook_listen": f"127.0.0.1:{free_port()}",
+        }
+    )
+    registry = open_registry(settings)
+    version = registry.publish(save_bundle(tiny_encoder, tmp_path / "made", "tiny", "card"))
+    registry.write(Rollout(live=version), None)
+    return settings
+
+
+def _state(settings: Settings) -> tuple[dict[str, Point], dict[str, tuple[str, str]]]:
+    """Return the points with vectors and the dead letters, each by key."""
+    index = open_index(settings)
+    live = index.live()
+    assert live
+    ids = [point.id for point in index.scroll(live, ["key"])]
+    points = index.get(live, ids, vectors=True).values()
+    letters = DeadLetters(connect_redis(settings), settings.bucket.removeprefix("s3://"))
+    latest = letters.latest(100)
+    return (
+        {point.payload["key"]: point for point in points},
+        {letter.key: (letter.reason, letter.detail) for letter in latest},
+    )
+
+
+def _run(settings: Settings, home: Path, eventually: Eventually) -> Any:
+    """Run a deployment that begins with nothing until it has done all; return its state."""
+    with LocalDeployment(settings.model_copy(update={"home": home})) as deployment:
+        running = deployment.settings
+
+        def done() -> bool:
+            points, letters = _state(running)
+            waiting = sum(backlog(connect_redis(running), lane) for lane in Lane)
+            return points.keys() == FOUND and len(letters) == 2 and not waiting
+
+        eventually(lambda: open_index(running).live(), 60)
+        eventually(done, 60)
+        return _state(running)
+
+
+def _kept(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what must come back: all but the time, numbers as near as batches compute them."""
+    return {
+        name: pytest.approx(value, rel=1e-5) if isinstance(value, float) else value
+        for name, value in payload.items()
+        if name != "indexed_at"
+    }
+
+
+@pytest.mark.timeout(400)
+def test_the_bucket_alone_rebuilds_everything(
+    in_s3: Settings, tmp_path: Path, eventually: Eventually
+) -> None:
+    """From an empty Qdrant, an empty Valkey and no bundle on any disk all comes back as it was.
+
+    That is: points with ids, vectors and words, and what was rejected with its reason.
+    """
+    before, rejected = _run(in_s3, tmp_path / "first", eventually)
+    after, rejected_again = _run(in_s3, tmp_path / "second", eventually)
+    assert rejected == rejected_again
+    assert {reason for reason, _ in rejected.values()} == {"empty", "bad_sidecar"}
+    for key, point in before.items():
+        assert after[key].id == point.id
+        assert {**after[key].payload, "indexed_at": 0} == _kept(point.payload) | {"indexed_at": 0}
+        assert list(after[key].item) == pytest.approx(list(point.item), abs=1e-5)
+        assert list(after[key].audio) == pytest.approx(list(point.audio), rel=1e-5, abs=1e-5)
