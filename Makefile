@@ -1,12 +1,13 @@
-# make demo | test | check | soak | chaos | rollout | up BUCKET=folder | clean
-#      bench-encoder | bench-worker | bench-backlog | bench-reconcile | bench-train
+# make demo | test | check | soak | chaos | rollout | drill | dashboards | up BUCKET=folder | clean
+#      bench-encoder | bench-query | bench-worker | bench-backlog | bench-reconcile | bench-train
+#      audit | sbom | compose-env
 
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format soak chaos rollout bench-encoder bench-worker bench-backlog bench-reconcile bench-train up clean setup constraints
+.PHONY: demo test check format soak chaos rollout drill dashboards bench-encoder bench-query bench-worker bench-backlog bench-reconcile bench-train audit sbom compose-env up clean setup constraints
 
 setup: $(READY)
 
@@ -38,6 +39,9 @@ format: $(READY)
 bench-encoder: $(READY)
 	$(BIN)/python tests/bench_encoder.py
 
+bench-query: $(READY)
+	$(BIN)/python tests/bench_query.py
+
 bench-worker: $(READY)
 	$(BIN)/python tests/bench_worker.py
 
@@ -56,6 +60,12 @@ chaos: $(READY)
 rollout: $(READY)
 	$(BIN)/python tests/rollout_proof.py
 
+drill: $(READY)
+	$(BIN)/python tests/drill.py
+
+dashboards: $(READY)
+	$(BIN)/python deploy/grafana/dashboards.py
+
 bench-train: $(READY)
 	$(BIN)/python tests/bench_train.py
 
@@ -67,6 +77,19 @@ constraints:
 	@PATH="$$PATH:$(CURDIR)/.boot/bin"; VIRTUAL_ENV=$(CURDIR)/$(VENV) uv pip install --quiet --upgrade \
 		--editable '.[local,train,dev]'
 	@PATH="$$PATH:$(CURDIR)/.boot/bin"; VIRTUAL_ENV=$(CURDIR)/$(VENV) uv pip freeze --exclude-editable > constraints.txt
+
+# The tools are fetched when they are used, so that they are no dependency themselves.
+audit: $(READY)
+	@PATH="$$PATH:$(CURDIR)/.boot/bin" sh deploy/audit.sh $(BIN)/python
+
+sbom: $(READY)
+	@PATH="$$PATH:$(CURDIR)/.boot/bin" uv tool run --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py \
+		environment --output-reproducible --pyproject pyproject.toml --output-file sbom.json $(BIN)/python
+	@echo "wrote sbom.json"
+
+# Passwords for docker-compose.yml, in .env.
+compose-env:
+	@sh deploy/compose-env.sh
 
 clean:
 	rm -rf $(VENV) .boot .demo .pytest_cache .mypy_cache .ruff_cache

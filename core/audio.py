@@ -100,7 +100,12 @@ class Recording:
         for _, frames in same_shape:
             resampler = AudioResampler(format="fltp", rate=SAMPLE_RATE)
             for frame in itertools.chain(frames, [None]):  # None flushes what it holds back
-                for part in resampler.resample(frame):
+                try:
+                    parts = resampler.resample(frame)
+                except av.FFmpegError as error:  # of hundreds of channels, say
+                    detail = f"it cannot be mixed to mono: {error.strerror}"
+                    raise Rejected(Reason.NOT_AUDIO, detail) from error
+                for part in parts:
                     yield part.to_ndarray().mean(axis=0)
 
     def _frames(self) -> Iterator[AudioFrame]:

@@ -7,6 +7,7 @@
     ├── ConfigurationError  the operator must change something: refuse to start, exit code 2
     │   └── BundleError     an encoder bundle is missing, damaged or of another format
     └── QueryError          a question that cannot be answered as asked, e.g. one without words
+        └── NotFound        it is about an item or a version that is not there
 
 Anything else that escapes is a bug: logged with its traceback, delivered at most three times.
 """
@@ -67,3 +68,7 @@ class BundleError(ConfigurationError):
 
 class QueryError(AudiofuseError):
     """The query is empty, too long or otherwise no question."""
+
+
+class NotFound(QueryError):  # noqa: N818 - as above
+    """The item or version that is asked for is not there."""

@@ -1,5 +1,6 @@
 """Items and their metadata: what a key names, where its sidecar lies, how words become one text."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -36,6 +37,7 @@ AUDIO_SUFFIXES = frozenset(
 )
 SIDECAR_SUFFIX = ".json"
 MAX_SIDECAR_BYTES = 256 * 1024  # sidecars are notes, not data; the payload must stay small
+MAX_NESTING = 64  # Qdrant reads 128 levels, those of the request around the payload included
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,15 @@ def _split_tags(value: object) -> object:
 Tags = Annotated[tuple[str, ...], BeforeValidator(_split_tags), AfterValidator(_trimmed)]
 
 
+def _is_storable(value: object, nesting: int = 0) -> bool:
+    """Whether an index can hold a JSON value: its numbers finite, and not nested too deep."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return nesting < MAX_NESTING and all(_is_storable(each, nesting + 1) for each in value)
+    return not isinstance(value, int | float) or abs(value) <= sys.float_info.max
+
+
 class _Sidecar(BaseModel):
     """The sidecar file; ``keywords`` and ``labels`` may also be one string split at semicolons."""
 
@@ -129,6 +140,11 @@ class Metadata:
         if not isinstance(value, dict):
             raise Rejected(
                 Reason.BAD_SIDECAR, f"a JSON object is needed, not a {type(value).__name__}"
+            )
+        if not _is_storable(value):
+            raise Rejected(
+                Reason.BAD_SIDECAR,
+                f"it is nested more than {MAX_NESTING} deep, or a number is out of range",
             )
         present = {name: field for name, field in value.items() if field is not None}
         try:

@@ -26,6 +26,12 @@ def default_home() -> Path:
 HomePath = Annotated[Path, AfterValidator(Path.expanduser)]  # ~ is the user's home
 
 
+def _is_file(path: Path) -> Path:
+    if not path.is_file():
+        raise ValueError("there is no such file")
+    return path
+
+
 class Settings(BaseSettings):
     """Everything an operator can set; the model's own shape is in the bundle's config.json."""
 
@@ -40,6 +46,10 @@ class Settings(BaseSettings):
     bucket: str = Field(default="", description="The bucket to index: s3://name, or a folder.")
     s3_endpoint_url: str | None = Field(
         default=None, description="S3 endpoint; unset means AWS. SQS is reached there too."
+    )
+    s3_public_url: str | None = Field(
+        default=None,
+        description="The same endpoint as browsers reach it, for links to sounds; unset: as above.",
     )
     s3_region: str = Field(default="us-east-1", description="Region of bucket and queue.")
     s3_access_key_id: str | None = Field(
@@ -73,6 +83,22 @@ class Settings(BaseSettings):
     )
     qdrant_url: str = Field(default="http://127.0.0.1:6333", description="Qdrant server.")
     qdrant_api_key: SecretStr | None = Field(default=None, description="Qdrant API key.")
+    qdrant_shards: int | None = Field(
+        default=None, ge=1, description="Shards of a new collection on a Qdrant cluster."
+    )
+    qdrant_replicas: int | None = Field(
+        default=None, ge=1, description="Copies of each of them, on as many nodes."
+    )
+    qdrant_vectors: Literal["float32", "float16", "int8"] = Field(
+        default="float32",
+        description="How a new collection keeps item vectors; int8: those in memory, with the "
+        "originals on disk.",
+    )
+    ca_file: Annotated[HomePath, AfterValidator(_is_file)] | None = Field(
+        default=None,
+        description="Certificates (PEM) by which broker, Qdrant and S3 are known over TLS, if they "
+        "are not those that this machine trusts.",
+    )
     index_name: str = Field(
         default="audiofuse",
         pattern=r"^[A-Za-z0-9_-]{1,64}$",
@@ -103,6 +129,28 @@ class Settings(BaseSettings):
         default="http://127.0.0.1:7700",
         description="Query services, separated by commas: `audiofuse search` asks the first that "
         "answers.",
+    )
+    search_key: SecretStr | None = Field(
+        default=None, description="API key with which `audiofuse search` asks, if one is needed."
+    )
+    api_keys: SecretStr | None = Field(
+        default=None,
+        description="Who may ask the query service: name:key or name:key:scope+scope, separated "
+        "by commas; scopes: search, audio. Unset: everybody on this machine.",
+    )
+    rate_limit: float | None = Field(
+        default=None,
+        gt=0,
+        description="Requests a second that the query service takes from one key, or from one "
+        "address; unset: any number.",
+    )
+    max_query_bytes: int = Field(
+        default=50 * 1024**2, gt=0, description="Largest sound to search by, in bytes."
+    )
+    cors_origins: str = Field(
+        default="",
+        description="Origins of other web pages that may ask the query service, separated by "
+        "commas.",
     )
     max_duration_s: float = Field(
         default=4 * 3600.0, gt=0, description="Longest recording that is indexed, in seconds."
@@ -139,6 +187,19 @@ class Settings(BaseSettings):
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="Least severe message that is logged."
+    )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="How it is logged: a line to read, or a JSON object, each."
+    )
+    metrics_listen: str = Field(
+        default="",
+        pattern=r"^(.+:\d{1,5})?$",
+        description="Address and port at which a process tells its metrics; unset: nowhere.",
+    )
+    traces_url: str = Field(
+        default="",
+        description="Where traces are sent, by OTLP over HTTP, e.g. http://host:4318/v1/traces; "
+        "unset: nowhere.",
     )
 
     @classmethod

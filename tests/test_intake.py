@@ -40,7 +40,7 @@ def _body(*keys: str, bucket: str = "sounds", name: str = "ObjectCreated:Put") -
 @pytest.fixture
 def handover(dispatcher: Dispatcher) -> Handover:
     """Return a handover for the bucket ``sounds``."""
-    return Handover("sounds", dispatcher)
+    return Handover("sounds", dispatcher, Source.SQS)
 
 
 def test_keys_are_handed_over_in_their_order(handover: Handover, handed_over: HandedOver) -> None:
@@ -102,7 +102,7 @@ def test_a_flaw_is_logged_now_and_then(
 
 def test_without_a_broker_nothing_counts_as_handed_over(nobody: Dispatcher) -> None:
     """The source is told, so that it lets go of nothing; a message without events needs none."""
-    handover = Handover("sounds", nobody)
+    handover = Handover("sounds", nobody, Source.SQS)
     handover.hand_over(["{", _body("notes.txt")])
     with pytest.raises(Unavailable):
         handover.hand_over([_body("a.wav")])

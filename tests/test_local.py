@@ -48,8 +48,8 @@ def bucket(deployment: LocalDeployment) -> Path:
     return Path(deployment.settings.bucket)
 
 
-def _found(deployment: LocalDeployment, query: str, top: int = 100) -> dict[str, Any]:
-    return {hit["key"]: hit for hit in ask(deployment.settings.search_url, query, top)}
+def _found(deployment: LocalDeployment, query: str, limit: int = 100) -> dict[str, Any]:
+    return {hit["key"]: hit for hit in ask(deployment.settings.search_url, query, limit)}
 
 
 def _status(deployment: LocalDeployment) -> Status:
@@ -150,7 +150,7 @@ def test_the_command_line_asks_the_running_deployment(deployment: LocalDeploymen
         )  # fmt: skip
         return json.loads(done.stdout)
 
-    assert len(run("search", "a rooster", "--top", "1")["hits"]) == 1
+    assert len(run("search", "a rooster", "--limit", "1")["hits"]) == 1
     assert run("status")["version"].startswith("default-")
 
 

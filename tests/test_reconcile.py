@@ -4,7 +4,7 @@ import os
 import sqlite3
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -408,10 +408,13 @@ def test_memory_does_not_grow_with_the_bucket(world: World) -> None:
 
 def test_the_last_run_is_kept_for_each_bucket(redis: Redis) -> None:
     """Whoever asks learns when a bucket was last compared, how long that took, and the findings."""
-    run = Run(at=1000.5, seconds=2.5, found={"missing": 3})
+    found = dict.fromkeys(Finding, 0) | {"missing": 3}
+    run = Run(at=1000.5, seconds=2.5, found=found)
     assert LastRun(redis, "sounds").read() is None
     LastRun(redis, "sounds").write(run)
-    assert LastRun(redis, "sounds").read() == run
+    assert LastRun(redis, "sounds").read() == replace(run, in_a_row=1)
+    LastRun(redis, "sounds").write(run)
+    assert LastRun(redis, "sounds").read() == replace(run, in_a_row=2)
     assert LastRun(redis, "other").read() is None
 
 

@@ -25,6 +25,7 @@ from core.settings import PREFIX, Settings
 from core.store import open_store, s3_client
 from workers.broker import Dispatcher
 from workers.dead_letters import DeadLetters
+from workers.events import Source
 from workers.intake import Handover
 from workers.reconcile import differences
 from workers.redis_list import AT_ONCE, RedisListIntake
@@ -66,7 +67,7 @@ def test_what_lies_in_the_list_is_handed_over_oldest_first(
     """More than one batch is handed over in order, and nothing is left in either list."""
     keys = [f"{number}.wav" for number in range(AT_ONCE + 5)]
     client.rpush(LIST, *map(_message, keys))
-    _drain(RedisListIntake(client, LIST, Handover("sounds", dispatcher)))
+    _drain(RedisListIntake(client, LIST, Handover("sounds", dispatcher, Source.REDIS)))
     assert handed_over() == keys
     assert not client.exists(LIST, TAKEN)
 
@@ -77,10 +78,10 @@ def test_what_was_not_handed_over_is_taken_again(
     """While the broker is away the messages are kept; whoever starts next begins with them."""
     client.rpush(LIST, _message("a.wav"), _message("b.wav"))
     with pytest.raises(Unavailable):
-        RedisListIntake(client, LIST, Handover("sounds", nobody)).read()
+        RedisListIntake(client, LIST, Handover("sounds", nobody, Source.REDIS)).read()
     assert client.llen(TAKEN) == 2
     client.rpush(LIST, _message("c.wav"))
-    successor = RedisListIntake(client, LIST, Handover("sounds", dispatcher))
+    successor = RedisListIntake(client, LIST, Handover("sounds", dispatcher, Source.REDIS))
     successor._put_back()
     _drain(successor)
     assert handed_over() == ["a.wav", "b.wav", "c.wav"]
@@ -92,7 +93,8 @@ def test_a_second_intake_that_starts_meanwhile_loses_nothing(
 ) -> None:
     """What another intake has in hand may be handed over twice, but always at least once."""
     client.rpush(LIST, _message("a.wav"), _message("b.wav"))
-    first, second = (RedisListIntake(client, LIST, Handover("sounds", dispatcher)) for _ in "12")
+    handover = Handover("sounds", dispatcher, Source.REDIS)
+    first, second = (RedisListIntake(client, LIST, handover) for _ in "12")
     in_hand = first._take(wait_s=1)
     second._put_back()
     _drain(second)
@@ -112,7 +114,7 @@ def test_malformed_messages_never_stop_it(
             body[draw.randrange(len(body))] = draw.randrange(256)
         client.rpush(LIST, bytes(body))
     client.rpush(LIST, b"", _message("last.wav"))
-    intake = RedisListIntake(client, LIST, Handover("sounds", dispatcher))
+    intake = RedisListIntake(client, LIST, Handover("sounds", dispatcher, Source.REDIS))
     _drain(intake)
     assert handed_over()[-1] == "last.wav"
     assert intake._handover.dropped.total() > 500
@@ -178,7 +180,7 @@ def test_minios_events_are_handed_over(
 ) -> None:
     """Put, copy and delete arrive to the letter; tags, which change no sound, do not."""
     s3, bucket = s3_client(minio), minio.bucket.removeprefix("s3://")
-    intake = RedisListIntake(client, LIST, Handover(bucket, dispatcher))
+    intake = RedisListIntake(client, LIST, Handover(bucket, dispatcher, Source.REDIS))
 
     def read() -> list[str]:
         _drain(intake)

@@ -21,14 +21,16 @@ from core import embedded
 from core.bundle import load_bundle, save_bundle
 from core.clips import read_manifest
 from core.encoder import Encoder
+from core.engine import Engine
 from core.errors import AudiofuseError, BundleError, ConfigurationError, Reason, Rejected
-from core.index import Generation, connect_embedded, open_index
+from core.index import Generation, open_index
 from core.items import is_audio, sidecar_keys
 from core.registry import Registry, open_registry
 from core.rollout import Phase, Rollout
-from core.search import Searcher, Towers
+from core.search import Searcher
 from core.settings import PREFIX, Settings, environment
 from core.store import open_store
+from core.towers import Towers
 from workers import gates, service
 from workers.agreement import Agreement, rejected_alone
 from workers.dead_letters import DeadLetters
@@ -54,7 +56,9 @@ def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def settings(redis: Redis, valkey_url: str, serving: Serving, tmp_path: Path) -> Iterator[Settings]:
+def settings(
+    redis: Redis, valkey_url: str, serving: Serving, engine: Engine, tmp_path: Path
+) -> Iterator[Settings]:
     """Return settings of a deployment with some sounds and an empty index."""
     del redis
     bucket = tmp_path / "bucket"
@@ -62,7 +66,7 @@ def settings(redis: Redis, valkey_url: str, serving: Serving, tmp_path: Path) ->
     for path in (path for path in SOUNDS.rglob("*") if path.name in KEYS):
         shutil.copy(path, bucket)
     key = "a key of the test"
-    with serving(embedded.create_app(connect_embedded(), key)) as url:
+    with serving(embedded.create_app(engine, key)) as url:
         yield Settings(
             home=tmp_path / "home",
             bucket=str(bucket),
@@ -477,7 +481,7 @@ def test_every_query_service_must_have_loaded_it(
     """One that has another version, or does not answer, closes the gate and is named."""
     live, new = versions
     searcher = Searcher(open_index(settings), Towers(lambda _: tiny_encoder, {live: tiny_encoder}))
-    with serving(service.create_app(searcher)) as url:
+    with serving(service.create_app(searcher, Settings())) as url:
         away = "http://127.0.0.1:9"
         assert gates.services([url], live).passed
         assert gates.services([url, away], live).found == f"1 of 2 have loaded it, not {away}"

@@ -13,7 +13,7 @@ from core.errors import Unavailable
 from core.settings import Settings
 from core.store import s3_client
 from workers.broker import Dispatcher
-from workers.events import Flaw
+from workers.events import Flaw, Source
 from workers.intake import Handover
 from workers.sqs import SqsIntake
 
@@ -34,7 +34,7 @@ class Bucket:
         redrive = {"deadLetterTargetArn": self.arn(self.dead), "maxReceiveCount": "1"}
         attributes |= {"RedrivePolicy": json.dumps(redrive)}
         self.url = self.sqs.create_queue(QueueName=self.name, Attributes=attributes)["QueueUrl"]
-        self.handover = Handover(self.name, dispatcher)
+        self.handover = Handover(self.name, dispatcher, Source.SQS)
         self.intake = SqsIntake(self.sqs, self.url, self.handover)
 
     def arn(self, url: str) -> str:
@@ -178,7 +178,7 @@ def test_what_a_crashed_intake_had_in_hand_comes_again(
     bucket.put("rain.wav")
     with pytest.raises(Unavailable):
         bucket.intake.poll(wait_s=0)
-    successor = SqsIntake(bucket.sqs, bucket.url, Handover(bucket.name, dispatcher))
+    successor = SqsIntake(bucket.sqs, bucket.url, Handover(bucket.name, dispatcher, Source.SQS))
     assert successor.poll(wait_s=5) == 1
     assert handed_over() == ["rain.wav"]
 

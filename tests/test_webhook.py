@@ -13,7 +13,7 @@ from core.errors import Unavailable
 from core.settings import Settings
 from core.store import s3_client
 from workers.broker import Dispatcher, Lane
-from workers.events import MAX_MESSAGE_BYTES, Flaw
+from workers.events import MAX_MESSAGE_BYTES, Flaw, Source
 from workers.intake import Handover
 from workers.local import free_port
 from workers.webhook import WebhookIntake
@@ -33,7 +33,7 @@ class Webhook:
     """A running webhook, and what hands over for it."""
 
     def __init__(self, bucket: str, dispatcher: Dispatcher) -> None:
-        self.handover = Handover(bucket, dispatcher)
+        self.handover = Handover(bucket, dispatcher, Source.WEBHOOK)
         port = free_port()
         self.url = f"http://127.0.0.1:{port}/events"
         self._stop = threading.Event()

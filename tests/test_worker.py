@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 from redis import Redis, RedisError
@@ -199,13 +201,16 @@ def test_a_killed_worker_loses_nothing(rig: Rig, eventually: Eventually) -> None
     worker.process.kill()
     worker.process.wait()
     assert queue_lengths(rig.redis)["unacknowledged"] > 0
-    rig.start()
+    listen = f"127.0.0.1:{free_port()}"
+    rig.start(metrics_listen=listen)
     eventually(lambda: "batches of" in (rig.root / "worker-1.log").read_text())
     started = time.monotonic()
     eventually(lambda: queue_lengths(rig.redis)["live"] == 0)
     eventually(lambda: rig.idle() and len(rig.points()) == 300)
     assert time.monotonic() - started < REDELIVERY_S + 20  # and time for the work itself
     _assert_vectors(rig, keys)
+    told = httpx.get(f"http://{listen}/metrics").text
+    assert re.search(r'^audiofuse_redeliveries_total\{lane="live"\} [1-9]', told, re.MULTILINE)
     _, alive = psutil.wait_procs(decoders, timeout=5)
     assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]
 

@@ -4,9 +4,12 @@ Light on purpose: intake and the command line reach the queue without reaching t
 """
 
 import json
+import ssl
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from celery import Celery
 from kombu import Queue
@@ -16,12 +19,14 @@ from redis import Redis
 
 from core.errors import Unavailable
 from core.settings import Settings
+from workers.tracing import carry
 
 SYNC_TASK = "sync"
 BACKFILL_TURN = (
     10  # every so many messages, or batches, backfill goes first, so that it never starves
 )
 RESTORE_INTERVAL_S = 4
+SENT = "audiofuse-sent"  # header of a message
 UNACKED, UNACKED_INDEX = "unacked", "unacked_index"  # where kombu keeps what workers hold
 
 
@@ -49,8 +54,11 @@ class LiveFirst(priority_cycle):  # type: ignore[misc]
 
 def create_celery(settings: Settings) -> Celery:
     """Return the Celery application, without tasks; nothing is connected yet."""
-    app = Celery("audiofuse", broker=settings.broker_url.get_secret_value(), set_as_current=False)
+    url = settings.broker_url.get_secret_value()
+    app = Celery("audiofuse", broker=url, set_as_current=False)
     app.conf.update(
+        # Of itself kombu would take any certificate, and with a transport of ours no TLS at all.
+        broker_use_ssl=tls_options(url, settings),
         # JSON only, both ways: no code comes out of a message.
         task_serializer="json",
         accept_content=["json"],
@@ -87,13 +95,27 @@ def create_celery(settings: Settings) -> Celery:
     return app
 
 
+def tls_options(url: str, settings: Settings) -> dict[str, Any] | None:
+    """Return how the server of a ``rediss://`` address is known; ``None`` for any other."""
+    if not url.startswith("rediss://"):
+        return None
+    ca_file = str(settings.ca_file) if settings.ca_file else None
+    return {
+        "ssl_cert_reqs": ssl.CERT_REQUIRED,
+        "ssl_check_hostname": True,
+        "ssl_ca_certs": ca_file,
+    }
+
+
 def connect_redis(settings: Settings) -> Redis:
     """Return a client for what lives beside the queue: dead letters and delivery counts."""
+    url = settings.broker_url.get_secret_value()
     client: Redis = Redis.from_url(
-        settings.broker_url.get_secret_value(),
+        url,
         decode_responses=True,
         socket_connect_timeout=5,
         socket_timeout=30,
+        **(tls_options(url, settings) or {}),
     )
     return client
 
@@ -111,7 +133,9 @@ class Dispatcher:
         Raises ``Unavailable`` when the broker takes none.
         """
         try:
-            self._app.send_task(SYNC_TASK, kwargs={"key": key}, queue=lane.value)
+            # When it was sent is a Unix time: how old a message is, nobody else says.
+            headers = {SENT: time.time(), **carry()}
+            self._app.send_task(SYNC_TASK, kwargs={"key": key}, queue=lane.value, headers=headers)
         except OperationalError as error:
             raise Unavailable(f"the broker does not take messages: {error}") from error
 
@@ -129,6 +153,34 @@ def queue_lengths(redis: Redis) -> dict[str, int]:
                 strict=True,
             )
         )
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """A lane's messages: waiting, and with workers; and the age of the oldest of them, or 0."""
+
+    ready: int
+    unacknowledged: int
+    oldest_s: float
+
+
+def backlogs(redis: Redis) -> dict[Lane, Backlog]:
+    """Return how much there is to do in each lane, at one moment."""
+    with redis.pipeline() as pipe:
+        for lane in Lane:
+            pipe.llen(lane.value)
+            pipe.lindex(lane.value, -1)  # the next to be taken
+        pipe.hvals(UNACKED)
+        *waiting, held = pipe.execute()
+    messages = [json.loads(each) for each in held]
+    now = time.time()
+    found = {}
+    for lane, ready, first in zip(Lane, waiting[::2], waiting[1::2], strict=True):
+        unacknowledged = [message for message, _, queue in messages if queue == lane.value]
+        known = [*unacknowledged, *([json.loads(first)] if first else [])]
+        oldest = min((message["headers"].get(SENT, now) for message in known), default=now)
+        found[lane] = Backlog(int(ready), len(unacknowledged), max(0.0, now - oldest))
+    return found
 
 
 def backlog(redis: Redis, lane: Lane) -> int:

@@ -9,10 +9,11 @@ from core.errors import ConfigurationError
 from core.index import open_index
 from core.settings import PREFIX, Settings
 from core.store import FolderStore, Store, open_store, s3_client
-from workers.broker import Dispatcher, connect_redis, create_celery
+from workers.broker import Dispatcher, connect_redis, create_celery, tls_options
 from workers.dead_letters import DeadLetters
 from workers.events import Source
 from workers.intake import FolderIntake, Handover, Intake, Reconcile
+from workers.metrics import known_source
 from workers.reconcile import Comparison, LastRun, Track, compare, differences, unseen
 from workers.redis_list import RedisListIntake
 from workers.sqs import SqsIntake
@@ -23,11 +24,12 @@ def build_intake(settings: Settings, source: Source) -> Intake:
     """Build the intake of a source; ``ConfigurationError`` when the settings do not suit it."""
     store = open_store(settings)
     dispatcher = Dispatcher(create_celery(settings))
+    known_source(source)
     if source is Source.FOLDER:
         if not isinstance(store, FolderStore):
             raise ConfigurationError(f"{PREFIX}BUCKET is no folder: {settings.bucket}")
         return FolderIntake(store, dispatcher, build_reconcile(settings, store))
-    handover = Handover(store.bucket, dispatcher)
+    handover = Handover(store.bucket, dispatcher, source)
     match source:
         case Source.SQS:
             return _sqs(settings, handover)
@@ -46,10 +48,9 @@ def _sqs(settings: Settings, handover: Handover) -> SqsIntake:
 def _redis_list(settings: Settings, handover: Handover) -> RedisListIntake:
     if not settings.redis_events_key:
         raise ConfigurationError(f"{PREFIX}REDIS_EVENTS_KEY is not set")
-    url = settings.redis_events_url or settings.broker_url
-    redis: Redis = Redis.from_url(
-        url.get_secret_value(), socket_connect_timeout=5, socket_timeout=30
-    )
+    url = (settings.redis_events_url or settings.broker_url).get_secret_value()
+    tls = tls_options(url, settings) or {}
+    redis: Redis = Redis.from_url(url, socket_connect_timeout=5, socket_timeout=30, **tls)
     return RedisListIntake(redis, settings.redis_events_key, handover)
 
 

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -27,6 +28,7 @@ from workers.events import Source
 from workers.logs import configure_logging
 from workers.options import Json, Prefix, print_json, seconds
 from workers.rollout_cli import rollout_cli
+from workers.search_cli import search
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -49,11 +51,12 @@ cli.add_typer(dead_cli, name="dead")
 bundle_cli = typer.Typer(no_args_is_help=True, help="Look into encoder bundles.")
 cli.add_typer(bundle_cli, name="bundle")
 cli.add_typer(rollout_cli, name="rollout")
+cli.command()(search)
 console = Console()
 
 
 Bundle = Annotated[Path, typer.Argument(help="The bundle's folder.")]
-Port = Annotated[int, typer.Option(help="TCP port on 127.0.0.1.")]
+Port = Annotated[int, typer.Option(help="TCP port.")]
 
 
 @cli.command()
@@ -83,31 +86,12 @@ def _run_until_interrupted(current: Settings) -> NoReturn:
     with LocalDeployment(current) as deployment:
         console.print(
             "ready: drop sounds into the bucket, then, in another terminal:\n"
-            "  audiofuse search 'a dog barking'\n  audiofuse status\nCtrl-C stops everything."
+            "  audiofuse search 'a dog barking'\n  audiofuse status\n"
+            f"Metrics: {deployment.targets}. Ctrl-C stops everything."
         )
         while True:
             deployment.watch()
             time.sleep(WATCH_S)
-
-
-@cli.command()
-def search(
-    query: Annotated[str, typer.Argument(help="A sentence that describes the sound.")],
-    top: Annotated[int, typer.Option(min=1, max=1000, help="How many sounds to show.")] = 10,
-    *,
-    as_json: Json = False,
-) -> None:
-    """Find sounds by a sentence."""
-    from workers.client import ask
-    from workers.display import hits_table
-
-    hits = ask(Settings().search_url, query, top)
-    if as_json:
-        print_json({"query": query, "hits": hits})
-    elif hits:
-        console.print(hits_table(query, hits))
-    else:
-        console.print("nothing is indexed yet")
 
 
 @cli.command()
@@ -270,7 +254,8 @@ def bundle_export_query(
 @cli.command()
 def worker() -> None:
     """Run a worker: take keys from the queue and sync them, until SIGTERM."""
-    celery = ["-m", "celery", "-A", "workers.app", "worker", "--without-gossip", "--without-mingle"]
+    celery = ["-m", "celery", "--quiet", "-A", "workers.app"]
+    celery += ["worker", "--without-gossip", "--without-mingle"]
     os.execv(sys.executable, [sys.executable, *celery])  # noqa: S606 - it becomes this process
 
 
@@ -294,8 +279,7 @@ def intake(
     """
     from workers.build import build_intake
 
-    current = Settings()
-    configure_logging(current.log_level)
+    current = _begin("intake")
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -338,8 +322,7 @@ def reconcile(
     if every and dry_run:
         raise typer.BadParameter("--every queues what it finds; --dry-run queues nothing")
     if every:
-        configure_logging(current.log_level)
-        work.keep_reconciled(current, prefix, every)
+        work.keep_reconciled(_begin("reconcile"), prefix, every)
     with Bars() as bars:
         run = work.reconcile(current, prefix, bars.over, dry_run=dry_run)
     if as_json:
@@ -399,34 +382,73 @@ def backfill(
 
 
 @cli.command()
-def serve(port: Port = 7700) -> None:
-    """Run the query service, until SIGTERM."""
-    from workers.service import create_app, open_searcher
+def exporter() -> None:
+    """Tell Prometheus what belongs to the whole deployment, until SIGTERM: deploy/metrics.md.
 
-    current = Settings()
-    configure_logging(current.log_level)
-    searcher = open_searcher(current)
+    It asks queue, index, bucket and registry at each scrape of AUDIOFUSE_METRICS_LISTEN. One is
+    enough for a deployment.
+    """
+    from workers.exporter import tell_of
+
+    current = _begin("exporter")
+    if not current.metrics_listen:
+        raise ConfigurationError(f"{PREFIX}METRICS_LISTEN is not set: where should it listen?")
+    tell_of(current)
+    threading.Event().wait()
+
+
+@cli.command()
+def serve(
+    port: Port = 7700,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; 0.0.0.0 for other machines.")
+    ] = "127.0.0.1",
+    *,
+    is_open: Annotated[
+        bool, typer.Option("--open", help="Let other machines ask without a key.")
+    ] = False,
+) -> None:
+    """Run the query service, until SIGTERM."""
+    from workers.service import build_searcher, check_exposure, create_app
+
+    current = _begin("search")
+    check_exposure(host, current, is_open=is_open)
+    searcher = build_searcher(current)
     threading.Thread(target=searcher.follow, name="follow", daemon=True).start()
-    _serve(create_app(searcher), port)
+    _serve(create_app(searcher, current), port, host)
 
 
 @cli.command()
 def serve_index(port: Port = 6333) -> None:
     """Own an embedded Qdrant under AUDIOFUSE_HOME and serve it to this machine's processes."""
     from core.embedded import create_app
-    from core.index import connect_embedded
+    from core.engine import Engine
 
-    current = Settings()
+    current = _begin("index")
     if current.qdrant_api_key is None:
         raise ConfigurationError(f"set {PREFIX}QDRANT_API_KEY: whoever has it may change the index")
-    client = connect_embedded(current.home / "index")
-    _serve(create_app(client, current.qdrant_api_key.get_secret_value()), port)
+    with closing(Engine(current.home / "index")) as engine:
+        _serve(create_app(engine, current.qdrant_api_key.get_secret_value()), port)
 
 
-def _serve(app: "FastAPI", port: int) -> None:
+def _begin(process: str) -> Settings:
+    """Return the settings; from here on this process logs, and tells metrics, as they say."""
+    from workers.metrics import Process, serve_metrics
+    from workers.tracing import start_tracing
+
+    current = Settings()
+    configure_logging(current)
+    serve_metrics(current, Process(process))
+    start_tracing(current, process)
+    return current
+
+
+def _serve(app: "FastAPI", port: int, host: str = "127.0.0.1") -> None:
     import uvicorn
 
-    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
+    uvicorn.run(
+        app, host=host, port=port, server_header=False, log_config=None, log_level="warning"
+    )
 
 
 def main() -> None:

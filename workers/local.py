@@ -3,6 +3,7 @@
     valkey   the queue (Valkey, from a package)        intake   watches the folder
     index    owns the embedded Qdrant                  worker   a Celery worker
     search   the query service                         reconcile  finds what no event of S3 told
+    exporter tells Prometheus about all of it
 
 Each is a process of its own. ``deployment.env`` in the home folder tells other commands where they
 are. If one ends, all are stopped; if this process dies, the kernel ends them (on Linux).
@@ -41,6 +42,8 @@ START_TIMEOUT_S = 120  # importing torch on a busy machine takes its time
 STOP_TIMEOUT_S = 15  # then a process is killed; whatever it was doing is delivered again
 POLL_S = 0.1
 LOG_LINES_SHOWN = 15
+LISTEN = PREFIX + "METRICS_LISTEN"
+TARGETS_FILE = "metrics.json"
 LIVE_FILE = "live.json"
 RECONCILE_EVERY = "6h"  # and once at the start
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -118,6 +121,7 @@ class LocalDeployment:
         self._settings = settings
         self._parts: list[Part] = []
         self._environment: dict[str, str] = {}
+        self._listening: dict[str, str] = {}
         self._exit = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -145,6 +149,11 @@ class LocalDeployment:
         values = {name[prefix:].lower(): value for name, value in self._environment.items()}
         return Settings(**(self._settings.model_dump() | values))
 
+    @property
+    def targets(self) -> Path:
+        """Where Prometheus reads at which addresses the parts tell their metrics."""
+        return self._home / TARGETS_FILE
+
     def watch(self) -> None:
         """Return while every part runs; raise ``DeploymentError`` once one has ended."""
         for part in self._parts:
@@ -154,7 +163,9 @@ class LocalDeployment:
         (self._home / "logs").mkdir(parents=True, exist_ok=True)
         ports = {name: free_port() for name in ("valkey", "index", "search")}
         password, api_key = secrets.token_hex(16), secrets.token_hex(16)
-        self._environment = environment(self._settings) | {
+        shared = environment(self._settings)
+        shared.pop(LISTEN, None)  # each part has its own
+        self._environment = shared | {
             PREFIX + "HOME": str(self._home),
             PREFIX + "BUCKET": self._bucket,
             PREFIX + "ENCODER": str(self._encoder()),
@@ -169,6 +180,7 @@ class LocalDeployment:
         self._run("index", _audiofuse("serve-index", "--port", str(ports["index"])))
         self._await("valkey", self._valkey_answers)
         self._await("index", lambda: _ready(ports["index"]))
+        self._run("exporter", _audiofuse("exporter"))
         self._run("worker", _audiofuse("worker"))
         self._run("search", _audiofuse("serve", "--port", str(ports["search"])))
         self._run("intake", _audiofuse("intake", self._source))
@@ -180,6 +192,9 @@ class LocalDeployment:
 
     def _run(self, name: str, command: Sequence[str], stdin: bytes = b"") -> None:
         environment = os.environ | self._environment
+        if not stdin:  # one of ours
+            self._listening[name] = f"127.0.0.1:{free_port()}"
+            environment[LISTEN] = self._listening[name]
         log = self._home / "logs" / f"{name}.log"
         self._parts.append(Part(name, command, environment, log, stdin))
 
@@ -229,9 +244,15 @@ class LocalDeployment:
         path.touch(mode=0o600)
         lines = [f"{k}={_quoted(v)}\n" for k, v in self._environment.items()]
         path.write_text("".join(lines))
+        targets = [
+            {"targets": [address], "labels": {"job": name}}
+            for name, address in self._listening.items()
+        ]
+        self.targets.write_text(json.dumps(targets, indent=2) + "\n")
 
     def _stop(self) -> None:
         (self._home / DEPLOYMENT_FILE).unlink(missing_ok=True)
+        self.targets.unlink(missing_ok=True)
         while self._parts:
             self._parts.pop().stop()
 

@@ -5,6 +5,7 @@ import threading
 
 from redis import Redis
 
+from workers.events import Source
 from workers.intake import Handover, persist
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ class RedisListIntake:
     def run(self, stop: threading.Event) -> None:
         """Read until ``stop`` is set; while Redis or the broker is away, try again."""
         log.info("reading the list %s", self._key)
-        persist(self._read_until, stop)
+        persist(self._read_until, stop, Source.REDIS)
 
     def _read_until(self, stop: threading.Event) -> None:
         self._put_back()

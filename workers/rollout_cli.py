@@ -33,7 +33,7 @@ def _operator() -> "Operator":
     from workers.rollout import Operator
 
     settings = Settings()
-    configure_logging(settings.log_level)
+    configure_logging(settings)
     return Operator(settings)
 
 

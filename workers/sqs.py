@@ -8,6 +8,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from core.errors import Unavailable
+from workers.events import Source
 from workers.intake import Handover, persist
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ class SqsIntake:
     def run(self, stop: threading.Event) -> None:
         """Poll until ``stop`` is set; while the queue or the broker is away, try again."""
         log.info("reading %s", self._queue_url)
-        persist(self._poll_until, stop)
+        persist(self._poll_until, stop, Source.SQS)
 
     def _poll_until(self, stop: threading.Event) -> None:
         while not stop.is_set():

@@ -19,8 +19,9 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from core.errors import Unavailable
-from workers.events import MAX_MESSAGE_BYTES, Dropped, Flaw
+from workers.events import MAX_MESSAGE_BYTES, Dropped, Flaw, Source
 from workers.intake import Handover
+from workers.metrics import INTAKE_FAILURES
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class WebhookIntake:
     def __init__(self, handover: Handover, token: str, host: str, port: int) -> None:
         """Serve ``host``:``port`` to whoever has the token; nothing listens yet."""
         self._config = uvicorn.Config(
-            create_app(handover, token), host=host, port=port,
+            create_app(handover, token), host=host, port=port, log_config=None,
             log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_S,
         )  # fmt: skip
 
@@ -68,6 +69,7 @@ def create_app(handover: Handover, token: str) -> FastAPI:
         except ClientDisconnect:
             return Response(status_code=400)  # nobody hears it: the sender left before the end
         except Unavailable as error:
+            INTAKE_FAILURES.labels(Source.WEBHOOK).inc()
             headers = {"Retry-After": str(RETRY_AFTER_S)}
             return Response(str(error), status_code=503, headers=headers)
         return Response()
