@@ -46,8 +46,10 @@ exec unshare --user --map-user="$user" --map-group="$group" -- "$@"
 
 @cache
 def _can_contain() -> bool:
+    if os.getuid() != 0 or BIN.is_relative_to("/tmp"):  # where the service's own is mounted
+        return False
     probe = ["unshare", "--mount", "--user", "--map-user=1000", "true"]
-    return os.getuid() == 0 and not subprocess.run(probe, check=False).returncode
+    return not subprocess.run(probe, check=False).returncode
 
 
 def _contained(user: str, tmp: Path, places: list[Path]) -> list[str]:
@@ -96,16 +98,16 @@ class Containers:
             text = re.sub(rf"(0\.0\.0\.0:|127\.0\.0\.1:){port}\b", rf"\g<1>{free}", text)
             text = re.sub(rf"(--port |-s3\.port=){port}\b", rf"\g<1>{free}", text)
         text = re.sub(r"(0\.0\.0\.0|127\.0\.0\.1):9464", rf"127.0.0.1:{self._metrics[name]}", text)
-        text = text.replace("0.0.0.0", "127.0.0.1").replace("/opt/audiofuse/", f"{ROOT}/")
+        text = text.replace("0.0.0.0", "127.0.0.1")
         places = {each["target"]: each["source"] for each in self._volumes(name)}
         if not _can_contain():
             places["/tmp"] = f"tmp/{name}"
-        if not places:
-            return text
-        targets = "|".join(map(re.escape, sorted(places, key=len, reverse=True)))
-        return re.sub(
-            rf"(?<![\w/])({targets})(?=/|\W|$)", lambda m: str(self.root / places[m[1]]), text
-        )
+        if places:
+            targets = "|".join(map(re.escape, sorted(places, key=len, reverse=True)))
+            text = re.sub(
+                rf"(?<![\w/])({targets})(?=/|\W|$)", lambda m: str(self.root / places[m[1]]), text
+            )
+        return text.replace("/opt/audiofuse/", f"{ROOT}/")
 
     def _volumes(self, name: str) -> list[dict[str, Any]]:
         return self.services[name].get("volumes") or []

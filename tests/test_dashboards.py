@@ -32,7 +32,7 @@ BOARDS = DEPLOY / "grafana" / "dashboards"
 RULES = DEPLOY / "prometheus" / "rules"
 SHORT = ("animals/owl.wav", "animals/crow.flac", "home/typing.mp3", "music/bell.opus")
 SCRAPE = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
-VARIABLES = {"$__rate_interval": "15s", "$__interval": "5s", "$instance": ".*"}
+VARIABLES = {"$__rate_interval": "15s", "$instance": ".*"}
 STEP_S = 2
 EMPTY = {  # what this machine, or a deployment that is well, has no data for
     ("worker", "GPU memory"): "no GPU here",
@@ -42,8 +42,10 @@ ROW = re.compile(r"\| `(audiofuse_\w+)` \| (\w+) \|(.*?)\|")
 NAMED = re.compile(r"\b(audiofuse[_:][\w:]+)(?:\{([^}]*)\})?")
 OTHERS = {"le", "job", "instance"}  # labels of histograms and of Prometheus itself
 
+needs_prometheus = pytest.mark.skipif(not shutil.which("prometheus"), reason="needs Prometheus")
+
 Eventually = Callable[..., Any]
-Query = Callable[[str], list[Any]]
+Query = Callable[[dict[str, Any]], list[Any]]
 
 
 def _panels() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -127,8 +129,6 @@ def prometheus(
     deployment: LocalDeployment, tmp_path_factory: pytest.TempPathFactory, eventually: Eventually
 ) -> Iterator[str]:
     """Run Prometheus with the real rules on all processes of the deployment, return its URL."""
-    if not shutil.which("prometheus"):
-        pytest.skip("needs Prometheus")
     root = tmp_path_factory.mktemp("prometheus")
     targets = [{"files": [str(deployment.targets)]}]
     config = {
@@ -171,7 +171,7 @@ def _sum(url: str, expr: str) -> float:
 
 @pytest.fixture(scope="module")
 def query(deployment: LocalDeployment, prometheus: str, eventually: Eventually) -> Query:
-    """Put load on the deployment; return what asks for the course of an expression since."""
+    """Put load on the deployment; return what asks what a panel asks."""
     began, settings = time.time(), deployment.settings
     bucket = Path(settings.bucket)
     for number in range(3):
@@ -189,13 +189,16 @@ def query(deployment: LocalDeployment, prometheus: str, eventually: Eventually) 
     eventually(lambda: _sum(prometheus, expected) == 1)
     time.sleep(3)  # each rule and each rate has its second sample
 
-    def course(expr: str) -> list[Any]:
+    def answer(target: dict[str, Any]) -> list[Any]:
+        expr, end = target["expr"], time.time()
         for variable, value in VARIABLES.items():
             expr = expr.replace(variable, value)
-        end = time.time()
-        return _ask(prometheus, "query_range", query=expr, start=began, end=end, step=STEP_S)
+        if target.get("instant"):
+            return [[each["value"]] for each in _ask(prometheus, "query", query=expr)]
+        found = _ask(prometheus, "query_range", query=expr, start=began, end=end, step=STEP_S)
+        return [each["values"] for each in found]
 
-    return course
+    return answer
 
 
 def _begin_rollout(settings: Settings) -> None:
@@ -210,6 +213,7 @@ def _begin_rollout(settings: Settings) -> None:
     assert operator.build(lambda *_: None)
 
 
+@needs_prometheus
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("board", ["overview", "worker", "rollout"])
 def test_every_panel_has_data(query: Query, board: str) -> None:
@@ -218,15 +222,16 @@ def test_every_panel_has_data(query: Query, board: str) -> None:
     empty = {
         panel["title"]
         for panel in panels
-        if not all(_has_data(query(target["expr"])) for target in panel["targets"])
+        if not all(_has_data(query(target)) for target in panel["targets"])
     }
     assert empty == {title for name, title in EMPTY if name == board}
 
 
 def _has_data(found: list[Any]) -> bool:
-    return any(not math.isnan(float(value)) for series in found for _, value in series["values"])
+    return any(not math.isnan(float(value)) for values in found for _, value in values)
 
 
+@needs_prometheus
 def test_every_rule_is_loaded_and_works(prometheus: str, query: Query) -> None:
     """Prometheus has evaluated all rules without an error."""
     del query

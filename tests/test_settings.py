@@ -184,8 +184,9 @@ def test_another_process_gets_what_was_set_here(
     assert Settings() == given
 
 
-def test_defaults_are_not_passed_on(home: Path) -> None:
+def test_defaults_are_not_passed_on(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only what was set is handed over, so the other process keeps defaults of its own."""
+    monkeypatch.delenv(f"{PREFIX}BATCH_S")
     assert environment(Settings(bucket="b")) == {
         "AUDIOFUSE_HOME": str(home),
         "AUDIOFUSE_BUCKET": "b",

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
-from grafana_foundation_sdk.models.common import BigValueGraphMode, BigValueTextMode
 from grafana_foundation_sdk.models.dashboard import (
     DashboardCursorSync,
     DashboardLinkType,
@@ -39,6 +38,7 @@ from panels import (
 FOLDER = Path(__file__).parent / "dashboards"
 TAG = "audiofuse"
 FIRING = 'ALERTS{alertname=~"Audiofuse.*", alertstate="firing"}'
+TOLD_BY = ("alertname", "part", "process", "lane", "reason", "outcome", "source")
 CHOSEN = 'instance=~"$instance"'  # the workers that are chosen at the top
 ASKED = 'route=~"/v1/(search|similar|items|embed).*"'  # neither sounds that are played, nor probes
 KIND = "* on (job, instance) group_left (process) audiofuse_build_info"
@@ -53,7 +53,7 @@ def _board(name: str, title: str, tells: str) -> dashboard.Dashboard:
         .datasource(SOURCE)
         .enable(enable=True)
         .icon_color(BLUE)
-        .expr("changes(audiofuse_rollout_step_timestamp_seconds[$__interval]) > 0")
+        .expr("changes(audiofuse_rollout_step_timestamp_seconds[1m]) > 0")
     )
     return (
         dashboard.Dashboard(title)
@@ -123,8 +123,8 @@ def overview() -> dashboard.Dashboard:
             "What is failing?", "Alerts that fire: deploy/runbook.md tells what to do.",
             {"1": ("firing", RED)},
             (
-                f"max by (alertname, part, process, lane, reason, source) ({FIRING})",
-                "{{alertname}} {{part}}{{process}}{{lane}}{{reason}}{{source}}",
+                f"max by ({', '.join(TOLD_BY)}) ({FIRING})",
+                " ".join(f"{{{{{label}}}}}" for label in TOLD_BY),
             ),
         ),
         states(
@@ -137,9 +137,9 @@ def overview() -> dashboard.Dashboard:
             NUMBER, ("sum by (reason) (audiofuse_dead_letters) > 0", "{{reason}}"), stacked=True,
         ),
         lines(
-            "Items", "Points of each encoder version, and those that no words describe.", NUMBER,
-            ("sum by (role) (audiofuse_items)", "{{role}}"),
-            ("sum by (role) (audiofuse_items_without_text)", "{{role}}, without text"),
+            "Items", "What can be found, and which part of it no words describe.", NUMBER,
+            ('sum(audiofuse_items{role="live"})', "items"),
+            ('sum(audiofuse_items_without_text{role="live"})', "without text"),
         ).span(6),
         lines(
             "Answers", "How long a query takes.", SECONDS,
@@ -291,6 +291,11 @@ def rollout() -> dashboard.Dashboard:
     phases = {
         "building": BLUE, "paused": YELLOW, "promoted": GREEN, "rolled_back": RED, "none": GREY,
     }  # fmt: skip
+    shown = {str(number): (name, phases[name]) for number, name in enumerate(phases)}
+    phase = " or ".join(
+        f'(max(audiofuse_rollout_phase{{phase="{name}"}}) == 1) * {number}'
+        for number, name in enumerate(phases)
+    )
     candidate = 'sum(audiofuse_items{role="candidate"})'
     roles = " or ".join(
         f'audiofuse_items{{role="{role}"}} * 0 + {number}'
@@ -298,9 +303,8 @@ def rollout() -> dashboard.Dashboard:
     )
     panels = (
         figure(
-            "Phase", "`audiofuse rollout status` tells more.",
-            "audiofuse_rollout_phase == 1", NUMBER, legend="{{phase}}",
-        ).text_mode(BigValueTextMode.NAME).graph_mode(BigValueGraphMode.NONE),
+            "Phase", "`audiofuse rollout status` tells more.", phase, NUMBER, texts=shown,
+        ),
         figure(
             "Coverage of the live version", "Less than 100 % after a switch: some are not found.",
             'min(audiofuse_coverage_ratio{role="live"})', SHARE, {None: RED, 1: GREEN},
@@ -325,24 +329,15 @@ def rollout() -> dashboard.Dashboard:
             texts={"1": ("yes", GREEN), "0": ("not yet", YELLOW)},
         ),
         states(
-            "Phases", "How the rollout went.",
-            {str(number): (phase, phases[phase]) for number, phase in enumerate(phases)},
-            (
-                " or ".join(
-                    f'(max(audiofuse_rollout_phase{{phase="{phase}"}}) == 1) * {number}'
-                    for number, phase in enumerate(phases)
-                ),
-                "phase",
-            ),
+            "Phases", "How the rollout went.", shown, (phase, "phase"),
         ),
         lines(
             "Coverage", "Points over those of the version that has most.", SHARE,
-            ("min by (version, role) (audiofuse_coverage_ratio)", "{{version}}, {{role}}"),
-            share=True,
+            ("min by (version) (audiofuse_coverage_ratio)", "{{version}}"), share=True,
         ),
         lines(
             "Points", "Of each version.", NUMBER,
-            ("sum by (version, role) (audiofuse_items)", "{{version}}, {{role}}"),
+            ("max by (version) (audiofuse_items)", "{{version}}"),
         ),
         states(
             "Versions", "Which versions every item is written to, and as what.",
@@ -361,10 +356,7 @@ def rollout() -> dashboard.Dashboard:
         lines(
             "Indexed vectors", "Under some thousands Qdrant searches all there are, and makes no "
             "index.", NUMBER,
-            (
-                "sum by (version, role) (audiofuse_index_indexed_vectors)",
-                "{{version}}, {{role}}",
-            ),
+            ("max by (version) (audiofuse_index_indexed_vectors)", "{{version}}"),
         ),
         lines(
             "Filled in", "The backfill lane, which fills the candidate.", RATE,
@@ -395,7 +387,7 @@ BOARDS = {"overview": overview, "worker": worker, "rollout": rollout}
 
 def main() -> None:
     """Write all dashboards, into the folder that is given or where Grafana finds them."""
-    folder = Path(*sys.argv[1:] or [FOLDER])
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
     folder.mkdir(exist_ok=True)
     for name, board in BOARDS.items():
         text = JSONEncoder(sort_keys=True, indent=2).encode(board().build())

@@ -83,8 +83,9 @@ def figure(  # noqa: PLR0913 - what a figure consists of
     none: str = "none",
     legend: str = "",
 ) -> stat.Panel:
-    """Return one big number, with its course behind it."""
-    panel = _furnished(stat.Panel(), title, tells, ((expr, legend),), unit)
+    """Return one big number as it is now: of what is away it shows ``none``, not the last value."""
+    panel = _furnished(stat.Panel(), title, tells, (), unit)
+    panel = panel.with_target(_query(expr, legend).instant())
     return (
         panel.height(4)
         .span(4)
@@ -95,7 +96,7 @@ def figure(  # noqa: PLR0913 - what a figure consists of
         .color_scheme(dashboard.FieldColor().mode(FieldColorModeId.THRESHOLDS))
         .color_mode(BigValueColorMode.VALUE)
         .text_mode(BigValueTextMode.VALUE_AND_NAME if legend else BigValueTextMode.AUTO)
-        .graph_mode(BigValueGraphMode.AREA)
+        .graph_mode(BigValueGraphMode.NONE)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
     )
 
