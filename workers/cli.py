@@ -85,8 +85,8 @@ def _run_until_interrupted(current: Settings) -> NoReturn:
     console.print(f"starting for {current.bucket}; state and logs are in {current.home}")
     with LocalDeployment(current) as deployment:
         console.print(
-            "ready: drop sounds into the bucket, then, in another terminal:\n"
-            "  audiofuse search 'a dog barking'\n  audiofuse status\n"
+            f"ready: drop sounds into the bucket, and search at {deployment.settings.search_url}\n"
+            "or in another terminal:\n  audiofuse search 'a dog barking'\n  audiofuse status\n"
             f"Metrics: {deployment.targets}. Ctrl-C stops everything."
         )
         while True:
