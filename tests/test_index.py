@@ -191,7 +191,7 @@ def test_scrolling_meets_every_point_once(index: Index) -> None:
 
 
 def test_eight_threads_lose_nothing(index: Index) -> None:
-    """Threads that write at once all have their points, though the engine is not thread-safe."""
+    """Threads that write at once all have their points."""
     generation = index.create("late-aaa", Sizes())
 
     def write() -> None:

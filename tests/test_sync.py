@@ -50,12 +50,13 @@ class World:
         self.ticks = 0
 
     def put(self, key: str, source: Path | bytes) -> None:
-        """Write an object with a modification time of its own."""
-        path = self.root / key
+        """Write an object in one step, with a modification time of its own."""
+        path, partial = self.root / key, self.root.with_suffix(".partial")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(source if isinstance(source, bytes) else source.read_bytes())
+        partial.write_bytes(source if isinstance(source, bytes) else source.read_bytes())
         self.ticks += 1
-        os.utime(path, (1e9 + self.ticks, 1e9 + self.ticks))
+        os.utime(partial, (1e9 + self.ticks, 1e9 + self.ticks))
+        partial.replace(path)
 
     def payload(self, key: str) -> dict[str, object] | None:
         """Return what the index holds of a key."""
