@@ -219,7 +219,7 @@ def test_no_process_is_left_behind(
             children = psutil.Process(up.pid).children(recursive=True)
             assert children
             up.send_signal(how)
-            assert up.wait(60) == code, log.read_text()
+            assert up.wait(100) == code, log.read_text()
         finally:
             up.kill()
     _, alive = psutil.wait_procs(children, timeout=10)
