@@ -25,7 +25,7 @@ demo: $(READY)
 	@exec $(BIN)/python examples/demo.py
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -37,37 +37,37 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 bench-encoder: $(READY)
-	$(BIN)/python tests/bench_encoder.py
+	$(BIN)/python tests/benchmarks/encoder.py
 
 bench-query: $(READY)
-	$(BIN)/python tests/bench_query.py
+	$(BIN)/python tests/benchmarks/query.py
 
 bench-worker: $(READY)
-	$(BIN)/python tests/bench_worker.py
+	$(BIN)/python tests/benchmarks/worker.py
 
 bench-backlog: $(READY)
-	$(BIN)/python tests/bench_backlog.py
+	$(BIN)/python tests/benchmarks/backlog.py
 
 bench-reconcile: $(READY)
-	$(BIN)/python tests/bench_reconcile.py
+	$(BIN)/python tests/benchmarks/reconcile.py
 
 soak: $(READY)
-	$(BIN)/python tests/soak.py
+	$(BIN)/python tests/proofs/soak.py
 
 chaos: $(READY)
-	$(BIN)/python tests/chaos.py
+	$(BIN)/python tests/proofs/chaos.py
 
 rollout: $(READY)
-	$(BIN)/python tests/rollout_proof.py
+	$(BIN)/python tests/proofs/rollout.py
 
 drill: $(READY)
-	$(BIN)/python tests/drill.py
+	$(BIN)/python tests/proofs/drill.py
 
 dashboards: $(READY)
 	$(BIN)/python deploy/grafana/dashboards.py
 
 bench-train: $(READY)
-	$(BIN)/python tests/bench_train.py
+	$(BIN)/python tests/benchmarks/train.py
 
 up: $(READY)
 	@exec $(BIN)/audiofuse up --bucket $(BUCKET)

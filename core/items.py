@@ -10,7 +10,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 import pydantic_core
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from core.errors import Reason, Rejected
+from audiofuse.core.errors import Reason, Rejected
 
 AUDIO_SUFFIXES = frozenset(
     [

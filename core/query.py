@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
-from core.errors import QueryError
+from audiofuse.core.errors import QueryError
 
 MAX_QUERY_CHARACTERS = 1000  # the tower reads 32 tokens; anything this long is a mistake
 MAX_LIMIT = 1000

@@ -10,13 +10,13 @@ Needs the right to make buckets and to write to the registry, which no other pro
 import tempfile
 from pathlib import Path
 
-from core.bundle import save_bundle
-from core.errors import ObjectChanged
-from core.registry import Registry, open_registry
-from core.rollout import Rollout
-from core.settings import Settings
-from core.starting import DEFAULT_NAME, default_card, default_encoder
-from core.store import S3_SCHEME, bucket_name, s3_client, s3_errors
+from audiofuse.core.bundles.bundle import save_bundle
+from audiofuse.core.bundles.document import Rollout
+from audiofuse.core.bundles.registry import Registry, open_registry
+from audiofuse.core.encoder.starting import DEFAULT_NAME, default_card, default_encoder
+from audiofuse.core.errors import ObjectChanged
+from audiofuse.core.settings import Settings
+from audiofuse.core.storage.store import S3_SCHEME, bucket_name, s3_client, s3_errors
 
 
 def main() -> None:

@@ -14,16 +14,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from core.errors import AudiofuseError
-from core.index import Index, open_index
-from core.items import is_audio, point_id
-from core.settings import Settings
-from core.store import bucket_name
-from workers.broker import connect_redis
-from workers.client import ask
-from workers.dead_letters import DeadLetter, DeadLetters
-from workers.display import drops_table, hits_table
-from workers.local import LocalDeployment
+from audiofuse.core.errors import AudiofuseError
+from audiofuse.core.index.index import Index, open_index
+from audiofuse.core.items import is_audio, point_id
+from audiofuse.core.settings import Settings
+from audiofuse.core.storage.store import bucket_name
+from audiofuse.workers.commands.display import drops_table, hits_table
+from audiofuse.workers.deployment.local import LocalDeployment
+from audiofuse.workers.queue.broker import connect_redis
+from audiofuse.workers.queue.dead_letters import DeadLetter, DeadLetters
+from audiofuse.workers.service.client import ask
 
 ROOT = Path(__file__).resolve().parent.parent
 SOUNDS = ROOT / "examples" / "sounds"

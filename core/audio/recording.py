@@ -1,0 +1,180 @@
+"""From a sound file to windows of mono float32 at 32 kHz, streamed: hours fit in memory.
+
+One decoder, PyAV, reads every format. A file that is not whole raises ``Rejected``.
+"""
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from numpy.typing import NDArray
+
+from audiofuse.core.audio.containers import Length, ends_early, length_of
+from audiofuse.core.errors import Reason, Rejected
+
+SAMPLE_RATE = 32_000  # Hz, what the audio tower hears
+WINDOW_S = 10  # the audio tower was trained on windows of this length
+WINDOW_SAMPLES = WINDOW_S * SAMPLE_RATE
+MIN_DURATION_S = 0.05
+SILENCE_PEAK = 1e-4  # full scale is 1; -80 dB is below the noise of any recording
+TOLERANCE_S = 0.25  # a header may promise this much more than it holds: encoder delay and padding
+MAX_BAD_PACKETS = 0.05  # share of a file's packets; more is no stray tag
+# Only these of FFmpeg's demuxers: others follow references to other files, as ffconcat does.
+FORMATS = "aac,aiff,asf,au,caf,flac,matroska,mov,mp3,ogg,w64,wav"
+# FFmpeg searches up to 5 MB of a WAV file for other codecs disguised as PCM, and then cuts it into
+# packets of 4 kB; both take longer than decoding itself.
+QUICK = {"probesize": "16384", "max_size": "16384"}  # bytes
+
+Samples = NDArray[np.float32]
+
+
+class Recording:
+    """An open sound file. ``sample_rate`` and ``channels`` are the file's own."""
+
+    def __init__(self, path: Path, container: InputContainer, max_duration_s: float) -> None:
+        """Take the first audio stream; ``Rejected`` without one, or if the header says too long."""
+        if not container.streams.audio:
+            raise Rejected(Reason.NOT_AUDIO, f"a {container.format.name} file without audio")
+        self._path = path
+        self._container = container
+        self._stream: AudioStream = container.streams.audio[0]
+        self._max_duration_s = max_duration_s
+        self._samples = self._packets = self._bad_packets = 0
+        if self._stream.codec_context is None:
+            raise Rejected(Reason.NOT_AUDIO, f"a {container.format.name} file of an unknown codec")
+        self.sample_rate = self._stream.rate
+        self.channels = self._stream.channels
+        self._length = length_of(path, container.format.name)
+        promised = self._header_duration_s or 0
+        if promised > max_duration_s and self._length in {Length.STATED, Length.MEASURED}:
+            raise self._too_long(f"{promised:.0f} s")
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds decoded so far: the clip's duration once ``windows`` is exhausted."""
+        return self._samples / SAMPLE_RATE
+
+    @property
+    def _header_duration_s(self) -> float | None:
+        if self._stream.duration is not None and self._stream.time_base is not None:
+            return float(self._stream.duration * self._stream.time_base)
+        container = self._container  # may tell it for all streams together
+        if container.duration is None or container.streams.video:
+            return None
+        return container.duration / av.time_base
+
+    def windows(self) -> Iterator[Samples]:
+        """Yield the clip in windows of ``WINDOW_SAMPLES``; the last one is shorter.
+
+        Raises ``Rejected`` as soon as the clip proves too long or broken; at the end, when it was
+        too short, silent, or cut off.
+        """
+        pending: list[Samples] = []
+        pending_samples = 0
+        for chunk in self._checked(self._resampled()):
+            pending.append(chunk)
+            pending_samples += chunk.size
+            while pending_samples >= WINDOW_SAMPLES:
+                joined = np.concatenate(pending)
+                yield joined[:WINDOW_SAMPLES]
+                pending = [joined[WINDOW_SAMPLES:]]
+                pending_samples = pending[0].size
+        if pending_samples:
+            yield np.concatenate(pending)
+
+    def _resampled(self) -> Iterator[Samples]:
+        """Decode to mono at 32 kHz, the mean of all channels: stereo is no louder than mono.
+
+        Rate and channels may change along the way, as in what was recorded from a broadcast.
+        """
+        same_shape = itertools.groupby(
+            self._frames(), key=lambda frame: (frame.format.name, frame.layout.name, frame.rate)
+        )
+        for _, frames in same_shape:
+            resampler = AudioResampler(format="fltp", rate=SAMPLE_RATE)
+            for frame in itertools.chain(frames, [None]):  # None flushes what it holds back
+                try:
+                    parts = resampler.resample(frame)
+                except av.FFmpegError as error:  # of hundreds of channels, say
+                    detail = f"it cannot be mixed to mono: {error.strerror}"
+                    raise Rejected(Reason.NOT_AUDIO, detail) from error
+                for part in parts:
+                    yield part.to_ndarray().mean(axis=0)
+
+    def _frames(self) -> Iterator[AudioFrame]:
+        """Decode packet by packet; one that does not decode is skipped, as players do.
+
+        Tags at the end of MP3 files make such packets. What is missing in the end is judged by
+        ``_check_whole``.
+        """
+        try:
+            for packet in self._container.demux(self._stream):
+                self._packets += 1
+                try:
+                    yield from packet.decode()
+                except av.InvalidDataError:
+                    self._bad_packets += 1
+        except av.FFmpegError as error:
+            detail = f"decoding stops after {self.duration_s:.2f} s: {error.strerror}"
+            raise Rejected(Reason.DAMAGED, detail) from error
+
+    def _checked(self, chunks: Iterator[Samples]) -> Iterator[Samples]:
+        peak = 0.0
+        for chunk in chunks:
+            if not chunk.size:
+                continue
+            self._samples += chunk.size
+            if self.duration_s > self._max_duration_s:
+                raise self._too_long(f"more than {self._max_duration_s:.0f} s")
+            if not np.isfinite(chunk).all():
+                raise Rejected(Reason.NOT_FINITE, "the samples hold NaN or infinity")
+            peak = max(peak, float(np.abs(chunk).max()))
+            yield chunk
+        self._check_whole()
+        if self.duration_s < MIN_DURATION_S:
+            raise Rejected(
+                Reason.TOO_SHORT, f"{self.duration_s:.3f} s; at least {MIN_DURATION_S} s are needed"
+            )
+        if peak < SILENCE_PEAK:
+            raise Rejected(Reason.SILENT, f"all {self.duration_s:.1f} s are silent")
+
+    def _check_whole(self) -> None:
+        tolerated = 0.0 if self._length is Length.UNKNOWN else MAX_BAD_PACKETS * self._packets
+        if self._bad_packets > tolerated:
+            detail = f"{self._bad_packets} of {self._packets} packets cannot be decoded"
+            raise Rejected(Reason.DAMAGED, detail)
+        promised = self._header_duration_s
+        if promised and self._length is Length.STATED:
+            missing = promised - self.duration_s
+            if missing > TOLERANCE_S + 0.01 * promised:
+                detail = f"only {self.duration_s:.2f} of {promised:.2f} s can be decoded"
+                raise Rejected(Reason.DAMAGED, f"{detail}: cut off or corrupt")
+        if ends_early(self._path, self._container.format.name):
+            detail = f"the file ends early, after {self.duration_s:.2f} s of sound"
+            raise Rejected(Reason.DAMAGED, detail)
+
+    def _too_long(self, found: str) -> Rejected:
+        return Rejected(Reason.TOO_LONG, f"{found}; the limit is {self._max_duration_s:.0f} s")
+
+
+@contextmanager
+def open_recording(path: Path, max_duration_s: float) -> Iterator[Recording]:
+    """Open a sound file for decoding; ``Rejected`` when it is empty or no sound file."""
+    if path.stat().st_size == 0:
+        raise Rejected(Reason.EMPTY, "the object has no bytes")
+    try:
+        container = av.open(
+            str(path), metadata_errors="ignore", options={"format_whitelist": FORMATS} | QUICK
+        )
+    except av.FFmpegError as error:
+        detail = f"no decoder recognises it: {error.strerror}"
+        raise Rejected(Reason.NOT_AUDIO, detail) from error
+    with container:
+        yield Recording(path, container, max_duration_s)

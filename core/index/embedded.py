@@ -1,0 +1,130 @@
+"""One embedded Qdrant for several processes: its owner answers in Qdrant's own REST dialect.
+
+The embedded engine admits one process, so the local deployment gives it to one, and every other
+process uses it as it would a server: through ``qdrant_client`` and a URL. Only the calls that
+``core.index.index`` makes are served, and queries of programs without audiofuse.
+"""
+
+import secrets
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+from fastapi.responses import JSONResponse
+from qdrant_client import models
+
+from audiofuse.core.index.engine import Engine
+
+Answer = dict[str, Any]
+
+
+def create_app(engine: Engine, api_key: str) -> FastAPI:
+    """Serve an engine to whoever sends ``api_key``."""
+
+    def authorised(request: Request) -> None:
+        if not secrets.compare_digest(request.headers.get("api-key", ""), api_key):
+            raise HTTPException(403, "the api-key header is missing or wrong")
+
+    app = FastAPI(title="audiofuse embedded Qdrant", openapi_url=None)
+    app.add_api_route("/readyz", lambda: {"status": "ok"})
+    app.add_exception_handler(ValueError, _refuse)
+    for router in (_collections(engine), _points(engine)):
+        app.include_router(router, dependencies=[Depends(authorised)])
+    return app
+
+
+def _collections(engine: Engine) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/aliases")
+    def aliases() -> Answer:
+        return _result(engine.get_aliases())
+
+    @router.post("/collections/aliases")
+    def change_aliases(body: models.ChangeAliasesOperation) -> Answer:
+        return _result(engine.update_collection_aliases(body.actions))
+
+    @router.get("/collections")
+    def collections() -> Answer:
+        return _result(engine.get_collections())
+
+    @router.get("/collections/{name}")
+    def collection(name: str) -> Answer:
+        return _result(engine.get_collection(name))
+
+    @router.get("/collections/{name}/exists")
+    def exists(name: str) -> Answer:
+        return _result({"exists": engine.collection_exists(name)})
+
+    @router.put("/collections/{name}")
+    def create(name: str, body: models.CreateCollection) -> Answer:
+        if engine.collection_exists(name):
+            raise HTTPException(409, f"collection {name} already exists")
+        made = engine.create_collection(name, vectors_config=body.vectors, metadata=body.metadata)
+        return _result(made)
+
+    @router.delete("/collections/{name}")
+    def drop(name: str) -> Answer:
+        return _result(engine.delete_collection(name))
+
+    @router.put("/collections/{name}/index")
+    def create_index(name: str, body: models.CreateFieldIndex) -> Answer:
+        return _result(engine.create_payload_index(name, body.field_name, body.field_schema))
+
+    return router
+
+
+def _points(engine: Engine) -> APIRouter:
+    router = APIRouter(prefix="/collections/{name}/points")
+
+    @router.put("")
+    def upsert(name: str, body: models.PointsList) -> Answer:
+        return _result(engine.upsert(name, body.points))
+
+    @router.post("")
+    def retrieve(name: str, body: models.PointRequest) -> Answer:
+        records = engine.retrieve(
+            name, body.ids, with_payload=_asked(body.with_payload, default=True),
+            with_vectors=_asked(body.with_vector),
+        )  # fmt: skip
+        return _result(records)
+
+    @router.post("/delete")
+    def delete(name: str, body: models.PointIdsList) -> Answer:
+        return _result(engine.delete(name, body))
+
+    @router.post("/count")
+    def count(name: str, body: models.CountRequest) -> Answer:
+        return _result(engine.count(name, body.filter))
+
+    @router.post("/scroll")
+    def scroll(name: str, body: models.ScrollRequest) -> Answer:
+        records, offset = engine.scroll(
+            name, body.filter, limit=body.limit or 10, offset=body.offset,
+            with_payload=_asked(body.with_payload, default=True),
+            with_vectors=_asked(body.with_vector),
+        )  # fmt: skip
+        return _result({"points": records, "next_page_offset": offset})
+
+    @router.post("/query/batch")
+    def query_batch(name: str, body: models.QueryRequestBatch) -> Answer:
+        return _result(engine.query_batch_points(name, body.searches))
+
+    @router.post("/query")  # what programs without audiofuse ask
+    def query(name: str, body: models.QueryRequest) -> Answer:
+        return _result(engine.query_batch_points(name, [body])[0])
+
+    return router
+
+
+def _asked(selector: Any, *, default: bool = False) -> Any:
+    return default if selector is None else selector
+
+
+def _result(value: object) -> Answer:
+    return {"result": value, "status": "ok", "time": 0.0}
+
+
+def _refuse(_: Request, error: Exception) -> JSONResponse:
+    """Answer what the engine refuses as the server does: 404 for no collection, else 400."""
+    status = 404 if "not found" in str(error) else 400
+    return JSONResponse({"status": {"error": str(error)}, "time": 0.0}, status_code=status)

@@ -1,0 +1,347 @@
+"""Searching: from a question to ranked hits, each with what audio and metadata contributed.
+
+    alias ──> live generation ──> the tower of its version, if it is loaded; until then what was
+                                  searched before, which is kept until its successor is dropped
+
+So one answer never mixes versions, and no query waits while an encoder is loaded.
+"""
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from audiofuse.core.audio.recording import Samples, open_recording
+from audiofuse.core.batcher import Combiner
+from audiofuse.core.bundles.bundle import load_encoder, load_version
+from audiofuse.core.bundles.document import POLL_S
+from audiofuse.core.bundles.registry import Watch, open_registry
+from audiofuse.core.errors import AudiofuseError, NotFound, QueryError, Unavailable
+from audiofuse.core.index.index import Generation, GenerationGone, Index, Nearest, Point, open_index
+from audiofuse.core.query import CANDIDATES, Question, check_id, check_words
+from audiofuse.core.search.towers import Ranked, Tower, Towers
+from audiofuse.core.settings import Settings
+
+log = logging.getLogger(__name__)
+
+MAX_PAUSE_S = 32.0
+MAX_SOUND_S = 60.0
+QUERIES_AT_ONCE = 32
+AWAY_FROM = 0.5  # how much of what is not wanted is taken from what is
+T = TypeVar("T")
+NEVER = (-math.inf, None)
+
+
+class OpenSound(Protocol):
+    """A sound file that is open: see ``core.audio.recording.Recording``."""
+
+    def windows(self) -> Iterator[Samples]:
+        """Yield the clip in windows."""
+
+
+Asked = tuple[Generation, Nearest]
+Opener = Callable[[Path, float], AbstractContextManager[OpenSound]]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """An item found. ``score`` is the cosine; its parts ``audio`` and ``metadata`` add up to it.
+
+    Mid fusion has no such parts: they are ``None``. ``copies`` are the keys of other sounds with
+    the same content, where the question asks for ``unique`` hits.
+    """
+
+    id: str
+    key: str
+    score: float
+    audio: float | None
+    metadata: float | None
+    payload: Mapping[str, Any]
+    copies: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Found:
+    """Hits, best first, and the encoder version that found them; none before the first item."""
+
+    encoder: str | None
+    hits: list[Hit]
+
+
+class Searcher:
+    """Asks the live generation with the encoder that made it. Many threads may ask at once."""
+
+    def __init__(
+        self,
+        index: Index,
+        towers: Towers,
+        wanted: Callable[[], Iterable[str]] = tuple,
+        open_sound: Opener = open_recording,
+        max_sound_s: float = MAX_SOUND_S,
+    ) -> None:
+        """Search ``index`` with ``towers``; ``wanted`` tells which versions may soon be live.
+
+        ``open_sound`` decodes the sounds of questions, which may last ``max_sound_s``.
+        """
+        self._index = index
+        self._towers = towers
+        self._wanted = wanted
+        self._open_sound = open_sound
+        self._max_sound_s = max_sound_s
+        self._nearest = Combiner[Asked, list[Point]](self._find, QUERIES_AT_ONCE)
+        self._resolving = threading.Lock()
+        self._resolved: tuple[float, Generation | None] = NEVER
+        self._last: tuple[Generation, Tower] | None = None  # what was searched last
+
+    def search(self, question: Question | str) -> Found:
+        """Return the items that answer a question; a string is asked as words.
+
+        Raises ``NotFound`` when there is no item to be ``like``, ``QueryError`` when the live
+        encoder cannot answer such a question, ``Rejected`` when a sound cannot be heard,
+        ``Unavailable`` when the index is away, and ``ConfigurationError`` when the live encoder is
+        nowhere to be had.
+        """
+        asked = Question(question) if isinstance(question, str) else question
+        found = self._with_live(lambda live, tower: self._search(live, tower, asked))
+        return found or Found(None, [])
+
+    def embed(self, text: str) -> tuple[str, list[float]]:
+        """Return the live encoder's version and a text's vector, of unit length.
+
+        Raises ``NotFound`` before anything is indexed, else what ``search`` does.
+        """
+        check_words(text)
+        embedded = self._with_live(lambda live, tower: (live.version, tower.read(text).tolist()))
+        if embedded is None:
+            raise NotFound("nothing is indexed yet, so that no encoder is live")
+        return embedded
+
+    def item(self, id_: str) -> Point:
+        """Return an item of the live generation; ``NotFound`` if there is none."""
+        check_id(id_)
+        found = self._with_live(lambda live, _: self._get(live, id_))
+        if found is None:
+            raise NotFound(f"there is no item {id_}")
+        return found
+
+    def count(self) -> tuple[str | None, int]:
+        """Return the live version and how many items it has."""
+        counted = self._with_live(lambda live, _: (live.version, self._index.count(live)))
+        return counted or (None, 0)
+
+    def _with_live(self, work: Callable[[Generation, Tower], T]) -> T | None:
+        """Work with what is live; once more if that was dropped; ``None`` if nothing is."""
+        try:
+            return work(*chosen) if (chosen := self._choose()) else None
+        except GenerationGone:
+            self._forget()
+            return work(*chosen) if (chosen := self._choose()) else None
+
+    def _search(self, generation: Generation, tower: Tower, question: Question) -> Found:
+        query = self._query(generation, tower, question)
+        where = question.where
+        if question.like:
+            where = replace(where, besides=(*where.besides, question.like))
+        vector: list[float] = query.tolist()
+        if question.ranks_anew:
+            points = self._nearest((generation, Nearest(vector, CANDIDATES, 0, where, items=True)))
+            hits = [_hit(*each) for each in self._weighed(tower, points, query, question)]
+            hits = _unique(hits) if question.unique else hits
+            hits = hits[question.offset : question.offset + question.limit]
+        else:
+            page = Nearest(vector, question.limit, question.offset, where)
+            points = self._nearest((generation, page))
+            hits = [_hit(*each) for each in tower.explained(points, query)]
+        return Found(generation.version, hits)
+
+    def _weighed(
+        self, tower: Tower, points: Sequence[Point], query: Tensor, question: Question
+    ) -> list[Ranked]:
+        if tower.is_sum:
+            return tower.weighed(points, query, question.weight_of_metadata)
+        if question.balance is not None:
+            raise QueryError("the live encoder fuses audio and metadata inseparably: no balance")
+        return tower.explained(points, query)
+
+    def _query(self, generation: Generation, tower: Tower, question: Question) -> Tensor:
+        """Return the one vector ``(dim,)`` that a question comes down to, of unit length."""
+        vectors = []
+        if question.text:
+            vectors.append(tower.read(question.text))
+        if question.sound:
+            with self._open_sound(question.sound, self._max_sound_s) as recording:
+                vectors.append(tower.hear(recording.windows()))
+        if question.like:
+            vectors.append(torch.tensor(self._get(generation, question.like, vectors=True).item))
+        query = _unit(torch.stack(vectors).sum(0))
+        if question.without:
+            query = _unit(query - AWAY_FROM * tower.read(question.without))
+        return query
+
+    def _find(self, asked: list[Asked]) -> list[list[Point]]:
+        """Ask what threads ask at once in one call, or one for each generation during a switch."""
+        answers = {
+            generation: iter(self._index.search(generation, [one for _, one in same]))
+            for generation, same in _by_generation(asked).items()
+        }
+        return [next(answers[generation]) for generation, _ in asked]
+
+    def _get(self, generation: Generation, id_: str, *, vectors: bool = False) -> Point:
+        point = self._index.get(generation, [id_], vectors=vectors).get(id_)
+        if point is None:
+            raise NotFound(f"there is no item {id_}")
+        return point
+
+    def _choose(self) -> tuple[Generation, Tower] | None:
+        """Choose the live generation, or the one before while the live one's tower is loaded."""
+        live = self._live()
+        if live is None:
+            return None
+        tower = self._towers.get(live.version)
+        if tower is None and self._last:
+            return self._last
+        self._last = live, tower or self._towers.load(live.version)
+        return self._last
+
+    def _live(self) -> Generation | None:
+        """Resolve the alias, at most once in a while."""
+        with self._resolving:
+            at, live = self._resolved
+            if time.monotonic() - at > POLL_S:
+                live = self._index.live()
+                self._resolved = time.monotonic(), live
+        return live
+
+    def _forget(self) -> None:
+        with self._resolving:
+            self._resolved, self._last = NEVER, None
+
+    def check(self) -> None:
+        """Raise ``Unavailable`` if the index is away."""
+        self._index.live()
+
+    @property
+    def loaded(self) -> frozenset[str]:
+        """The versions whose towers are loaded."""
+        return self._towers.versions
+
+    def prepare(self) -> None:
+        """Load the towers that are or may soon be needed, and let go of all others."""
+        needed = {self._last[0].version} if self._last else set[str]()
+        for version in self._needed():
+            self._towers.load(version)
+            needed.add(version)
+        self._towers.keep(needed)
+
+    def _needed(self) -> Iterator[str]:
+        if live := self._live():
+            yield live.version
+        yield from self._wanted()
+
+    def follow(self) -> None:
+        """Prepare again and again, for ever; run this in a thread. Whatever fails, search goes on.
+
+        What cannot be loaded is tried more and more seldom.
+        """
+        pause_s = POLL_S
+        while True:
+            time.sleep(pause_s)
+            try:
+                self.prepare()
+            except AudiofuseError as error:
+                log.warning("searching goes on with what is loaded: %s", error)
+                pause_s = min(2 * pause_s, MAX_PAUSE_S)
+            except Exception:
+                log.exception("searching goes on with what is loaded")
+                pause_s = min(2 * pause_s, MAX_PAUSE_S)
+            else:
+                pause_s = POLL_S
+
+
+def open_searcher(
+    settings: Settings,
+    open_sound: Opener = open_recording,
+    tell: Callable[[int], object] = int,
+) -> Searcher:
+    """Return a searcher that has loaded what it needs: all that a program of your own must call.
+
+    ``tell`` is told how many texts are read together.
+    Raises ``ConfigurationError`` when an encoder that it needs is nowhere to be had.
+    """
+    watch = Watch(open_registry(settings))
+    own = None if _is_open(watch) else load_encoder(settings)
+
+    def wanted() -> tuple[str, ...]:
+        if rollout := watch.look():
+            return rollout.versions
+        return (own[1],) if own else ()
+
+    towers = Towers(partial(load_version, settings), {own[1]: own[0]} if own else {}, tell)
+    searcher = Searcher(open_index(settings), towers, wanted, open_sound)
+    try:
+        searcher.prepare()
+    except Unavailable as error:
+        log.warning("not everything is loaded yet: %s", error)
+    return searcher
+
+
+def _is_open(watch: Watch) -> bool:
+    """Whether there is a document; without one AUDIOFUSE_ENCODER is what to begin with."""
+    try:
+        return watch.look() is not None
+    except Unavailable as error:
+        log.warning("the registry is away: %s", error)
+        return False
+
+
+class AsyncSearcher:
+    """A searcher for a program with an event loop: each question is asked in a thread."""
+
+    def __init__(self, searcher: Searcher) -> None:
+        """Ask ``searcher``."""
+        self._searcher = searcher
+
+    async def search(self, question: Question | str) -> Found:
+        """See ``Searcher``."""
+        return await asyncio.to_thread(self._searcher.search, question)
+
+    async def embed(self, text: str) -> tuple[str, list[float]]:
+        """See ``Searcher``."""
+        return await asyncio.to_thread(self._searcher.embed, text)
+
+
+def _by_generation(asked: Iterable[Asked]) -> dict[Generation, list[Asked]]:
+    groups: dict[Generation, list[Asked]] = {}
+    for each in asked:
+        groups.setdefault(each[0], []).append(each)
+    return groups
+
+
+def _unit(vector: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(vector, dim=0)
+
+
+def _hit(point: Point, score: float, audio: float | None) -> Hit:
+    metadata = None if audio is None else score - audio
+    return Hit(point.id, point.payload["key"], score, audio, metadata, point.payload)
+
+
+def _unique(hits: Sequence[Hit]) -> list[Hit]:
+    """Return the best hit of each content, with the keys of the others."""
+    same: dict[str, list[Hit]] = {}
+    for hit in hits:
+        same.setdefault(hit.payload["content_hash"], []).append(hit)
+    return [
+        replace(best, copies=tuple(other.key for other in others))
+        for best, *others in same.values()
+    ]

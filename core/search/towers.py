@@ -1,0 +1,135 @@
+"""The encoders that questions are read with: loaded by version, asked by many threads at once."""
+
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from audiofuse.core.audio.recording import Samples
+from audiofuse.core.batcher import Combiner
+from audiofuse.core.encoder.encoder import Encoder
+from audiofuse.core.errors import QueryError
+from audiofuse.core.index.index import Point
+from audiofuse.core.query import EVEN
+
+log = logging.getLogger(__name__)
+
+TEXTS_AT_ONCE = 64
+Ranked = tuple[Point, float, float | None]  # with its score, and what audio gave to it
+NOTHING = 1e-4  # a vector this short, beside an item's own, is what rounding left
+
+
+class Tower:
+    """One encoder as questions use it. Texts that threads ask for at once are read as one batch."""
+
+    def __init__(self, encoder: Encoder, tell: Callable[[int], object] = int) -> None:
+        """Read and hear with ``encoder``; ``tell`` is told how many texts are read together."""
+        self._encoder = encoder
+        self._tell = tell
+        self._read = Combiner[str, Tensor](self._read_all, TEXTS_AT_ONCE)
+        self._hearing = threading.Lock()  # one sound at a time: the processors are shared
+
+    def read(self, text: str) -> Tensor:
+        """Return a text's vector ``(dim,)``, of unit length, on the CPU."""
+        return self._read(text)
+
+    def _read_all(self, texts: list[str]) -> Sequence[Tensor]:
+        self._tell(len(texts))
+        return list(torch.nn.functional.normalize(self._encoder.read(texts)).cpu())
+
+    def hear(self, windows: Iterable[Samples]) -> Tensor:
+        """Return the vector ``(dim,)`` that a sound without words has as an item, on the CPU."""
+        with self._hearing:
+            vector = self._encoder.fuse(self._encoder.hear(windows), [""]).vectors[0].cpu()
+        if not vector.isfinite().all():
+            raise QueryError("the live encoder does not hear: ask by words")
+        return vector
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether items are sums of audio and metadata, so that scores have parts."""
+        return self._encoder.fuses_stored_audio
+
+    def explained(self, points: Sequence[Point], query: Tensor) -> list[Ranked]:
+        """Return points as they are ranked, with their scores and the parts, if there are any."""
+        if not points or not self.is_sum:
+            return [(point, point.score, None) for point in points]
+        parts: list[float] = (self._projected(points) @ query / _norms(points)).tolist()
+        return [(point, point.score, part) for point, part in zip(points, parts, strict=True)]
+
+    def weighed(self, points: Sequence[Point], query: Tensor, balance: float) -> list[Ranked]:
+        """Fuse points anew, metadata by ``balance``, audio by the rest; return them best first.
+
+        Their item vectors are needed. An item of which nothing is left is left out.
+        """
+        if not points or balance == EVEN:
+            return self.explained(points, query)
+        audio, norms = self._projected(points), _norms(points)
+        heard = (1 - balance) * audio
+        words = balance * (torch.tensor([point.item for point in points]) * norms[:, None] - audio)
+        lengths = (heard + words).norm(dim=1)
+        scores: list[float] = ((heard + words) @ query / lengths).tolist()
+        parts: list[float] = (heard @ query / lengths).tolist()
+        left: list[bool] = (lengths > NOTHING * norms).tolist()
+        ranked = list(zip(points, scores, parts, strict=True))
+        return sorted(itertools.compress(ranked, left), key=lambda each: -each[1])
+
+    def _projected(self, points: Sequence[Point]) -> Tensor:
+        """Return what audio gave to items, ``(points, dim)``, where they are sums."""
+        audio = torch.tensor([point.audio for point in points], device=self._encoder.device)
+        projected = self._encoder.project_audio(audio)
+        assert projected is not None
+        return projected.cpu()
+
+
+def _norms(points: Sequence[Point]) -> Tensor:
+    return torch.tensor([point.payload["item_norm"] for point in points])
+
+
+class Towers:
+    """The towers that are loaded, by version."""
+
+    def __init__(
+        self,
+        load: Callable[[str], Encoder],
+        loaded: Mapping[str, Encoder] | None = None,
+        tell: Callable[[int], object] = int,
+    ) -> None:
+        """Begin with what is ``loaded``; ``load`` gets the encoder of another version.
+
+        ``tell`` is told how many texts are read together.
+        """
+        self._load = load
+        self._tell = tell
+        self._towers = {version: Tower(each, tell) for version, each in (loaded or {}).items()}
+        self._loading = threading.Lock()
+
+    def get(self, version: str) -> Tower | None:
+        """Return a tower if it is loaded."""
+        return self._towers.get(version)
+
+    @property
+    def versions(self) -> frozenset[str]:
+        """The versions that are loaded."""
+        return frozenset(self._towers)
+
+    def load(self, version: str) -> Tower:
+        """Return a tower; load it first if need be."""
+        with self._loading:
+            if version not in self._towers:
+                started = time.monotonic()
+                tower = Tower(self._load(version), self._tell)
+                tower.read("warm up")
+                self._towers = {**self._towers, version: tower}
+                log.info("encoder %s is loaded, in %.1f s", version, time.monotonic() - started)
+        return self._towers[version]
+
+    def keep(self, versions: Iterable[str]) -> None:
+        """Let go of all others."""
+        wanted = set(versions)
+        with self._loading:
+            self._towers = {v: tower for v, tower in self._towers.items() if v in wanted}

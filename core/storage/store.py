@@ -1,0 +1,333 @@
+"""Where the bytes are: a bucket behind the S3 protocol, or a folder that stands in for one."""
+
+import errno
+import hashlib
+import logging
+import math
+import os
+import shutil
+import tempfile
+import time
+import unicodedata
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
+from pathlib import Path
+from stat import S_ISREG
+from typing import TYPE_CHECKING, Any, Protocol
+
+import boto3
+from boto3.exceptions import Boto3Error
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from audiofuse.core.errors import ConfigurationError, ObjectChanged, Unavailable
+from audiofuse.core.items import ObjectInfo
+
+if TYPE_CHECKING:
+    from audiofuse.core.settings import Settings
+
+log = logging.getLogger(__name__)
+
+S3_SCHEME = "s3://"
+CANNOT_BE_SHOWN = {"Cc", "Cs"}  # control characters, and what stands for bytes that are no UTF-8
+NO_SUCH_NAME = {errno.ENAMETOOLONG, errno.ELOOP}
+BUCKET_SEEN_S = 60  # a bucket is looked at this often at the most
+CHANGED = frozenset({
+    "404", "NoSuchKey", "NotFound", "412", "PreconditionFailed",
+    "409", "ConditionalRequestConflict",  # two wrote at once: one has won
+})  # fmt: skip
+
+
+class Store(Protocol):
+    """One bucket, read only. Every method raises ``Unavailable`` when the bucket cannot answer."""
+
+    bucket: str
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """Look at an object as it is now; ``None`` when there is none."""
+
+    def read(self, info: ObjectInfo) -> bytes:
+        """Return the whole of a small object; ``ObjectChanged`` if it is no longer this one."""
+
+    def open(self, info: ObjectInfo) -> AbstractContextManager[Path]:
+        """Lend the object as a local file; ``ObjectChanged`` if it is no longer this one."""
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """List the objects whose key begins with ``prefix``, without their user metadata."""
+
+
+def open_store(settings: "Settings") -> Store:
+    """Open the bucket that the settings name: ``s3://name`` or a folder."""
+    name = bucket_name(settings)
+    if settings.bucket.startswith(S3_SCHEME):
+        client, public = s3_client(settings), settings.s3_public_url
+        seen = settings.model_copy(update={"s3_endpoint_url": public})
+        return S3Store(name, client, s3_client(seen) if public else client)
+    return FolderStore(Path(settings.bucket))
+
+
+def bucket_name(settings: "Settings") -> str:
+    """Return the name of the bucket that the settings name, without looking for it."""
+    if not settings.bucket:
+        msg = "no bucket is set: give AUDIOFUSE_BUCKET as s3://name or as a folder"
+        raise ConfigurationError(msg)
+    if not settings.bucket.startswith(S3_SCHEME):
+        return folder_root(Path(settings.bucket)).name
+    name = settings.bucket.removeprefix(S3_SCHEME).strip("/")
+    if not name or "/" in name:
+        msg = f"AUDIOFUSE_BUCKET names no bucket: {settings.bucket!r} (expected s3://name)"
+        raise ConfigurationError(msg)
+    return name
+
+
+def folder_root(folder: Path) -> Path:
+    """Return the folder that a user names, as the same path however it is spelled."""
+    return folder.expanduser().resolve()
+
+
+def content_hash(path: Path) -> str:
+    """Return the sha256 of a file's bytes in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class FolderStore:
+    """A folder as a bucket: keys are relative paths, an etag is modification time and size."""
+
+    def __init__(self, root: Path) -> None:
+        """Stand in for the bucket named like the folder; the folder must exist."""
+        self.root = folder_root(root)
+        if not self.root.is_dir():
+            msg = f"the bucket folder does not exist: {self.root}"
+            raise ConfigurationError(msg)
+        self.bucket = self.root.name
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """Look at the file; a key that leaves the folder, or names no plain file, is no object."""
+        path = os.path.join(self.root, key)  # noqa: PTH118 - most keys asked for are no object
+        try:
+            stat = os.stat(path)  # noqa: PTH116 - as above
+            if not S_ISREG(stat.st_mode) or not self._is_inside(key):
+                return None
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            self._check_root()
+            return None
+        except OSError as error:
+            if error.errno in NO_SUCH_NAME or not self._is_inside(key):
+                return None
+            raise Unavailable(f"cannot look at {path}: {error.strerror}") from error
+        return ObjectInfo(
+            key=key,
+            etag=f"{stat.st_mtime_ns:x}-{stat.st_size:x}",
+            size=stat.st_size,
+            modified_ms=stat.st_mtime_ns // 1_000_000,
+        )
+
+    def read(self, info: ObjectInfo) -> bytes:
+        """Return the file's bytes."""
+        with self.open(info) as path:
+            return path.read_bytes()
+
+    @contextmanager
+    def open(self, info: ObjectInfo) -> Iterator[Path]:
+        """Lend the file itself; whatever happens to a file that changed meanwhile is no verdict."""
+        path = self.root / info.key
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            self._check(info)
+            raise Unavailable(f"cannot read {path}: {error.strerror}") from error
+        try:
+            yield path
+        except Exception:
+            self._check(info)
+            raise
+        self._check(info)
+
+    def _is_inside(self, key: str) -> bool:
+        """Whether the key is spelled as the folder lists it and leads nowhere else."""
+        path = self.root / key
+        return (
+            path.as_posix() == f"{self.root.as_posix()}/{key}"
+            and os.path.realpath(path.parent) == str(path.parent)
+            and (not path.is_symlink() or Path(os.path.realpath(path)).is_relative_to(self.root))
+        )
+
+    def _check_root(self) -> None:
+        """Tell a missing object from a missing folder, lest the whole index be emptied."""
+        if not self.root.is_dir():
+            raise Unavailable(f"the bucket folder is gone: {self.root}")
+
+    def _check(self, info: ObjectInfo) -> None:
+        now = self.head(info.key)
+        if now is None or now.etag != info.etag:
+            raise ObjectChanged(f"{info.key} was replaced or deleted")
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Walk the folder, each folder's files in order; links to folders are not followed."""
+        self._check_root()
+        above = prefix.rpartition("/")[0]
+        if above and not self._is_inside(above):
+            return
+        for folder, folders, files in os.walk(self.root / above, onerror=_unreadable):
+            folders.sort()
+            for name in sorted(files):
+                key = self.key_of(Path(folder, name))
+                info = self.head(key) if key and key.startswith(prefix) else None
+                if info:
+                    yield info
+        self._check_root()  # what vanished on the way was not listed
+
+    def key_of(self, path: Path) -> str | None:
+        """Return the key of a path in the folder; ``None``, and a warning, if it can be none."""
+        key = path.relative_to(self.root).as_posix()
+        if not any(unicodedata.category(character) in CANNOT_BE_SHOWN for character in key):
+            return key
+        log.warning("%r is not indexed: its name has control characters or is no UTF-8", key)
+        return None
+
+
+def _unreadable(error: OSError) -> None:
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return  # a folder that is gone holds nothing
+    raise Unavailable(f"cannot list {error.filename}: {error.strerror}") from error
+
+
+class S3Store:
+    """A bucket of anything that speaks S3."""
+
+    def __init__(self, bucket: str, client: Any, links: Any = None) -> None:
+        """Read ``bucket`` through a boto3 S3 client; ``links`` is one that others can follow."""
+        self.bucket = bucket
+        self._client = client
+        self._links = links or client
+        self._bucket_seen = -math.inf  # when it was last known to exist, on the monotonic clock
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """Ask for the object's headers."""
+        try:
+            answer = self._call(self._client.head_object, Key=key)
+        except ObjectChanged:
+            self._check_bucket()
+            return None
+        return ObjectInfo(
+            key=key,
+            etag=answer["ETag"].strip('"'),
+            size=answer["ContentLength"],
+            modified_ms=_whole_seconds(answer["LastModified"]),
+            user_metadata={k.lower(): _decoded(v) for k, v in answer["Metadata"].items()},
+        )
+
+    def _check_bucket(self) -> None:
+        """Tell a missing object from a missing bucket, lest the whole index be emptied."""
+        if time.monotonic() > self._bucket_seen + BUCKET_SEEN_S:
+            self._call(self._client.head_bucket)
+            self._bucket_seen = time.monotonic()
+
+    def read(self, info: ObjectInfo) -> bytes:
+        """Get the object, provided that it is still this one."""
+        with self.open(info) as path:
+            return path.read_bytes()
+
+    @contextmanager
+    def open(self, info: ObjectInfo) -> Iterator[Path]:
+        """Download to a temporary file that is gone afterwards."""
+        answer = self._call(self._client.get_object, Key=info.key, IfMatch=info.etag)
+        with tempfile.NamedTemporaryFile(prefix="audiofuse-") as file:
+            try:
+                shutil.copyfileobj(answer["Body"], file)
+            except (BotoCoreError, OSError) as error:
+                raise Unavailable(f"reading s3://{self.bucket}/{info.key}: {error}") from error
+            file.flush()
+            yield Path(file.name)
+
+    def link(self, key: str, seconds: int) -> str:
+        """Return a URL by which anybody can get the object for so long."""
+        url: str = self._links.generate_presigned_url(
+            "get_object", Params={"Bucket": self.bucket, "Key": key}, ExpiresIn=seconds
+        )
+        return url
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """List page by page, in the order of keys."""
+        token: dict[str, str] = {}
+        while True:
+            page = self._call(self._client.list_objects_v2, Prefix=prefix, **token)
+            for entry in page.get("Contents", ()):
+                yield ObjectInfo(
+                    key=entry["Key"],
+                    etag=entry["ETag"].strip('"'),
+                    size=entry["Size"],
+                    modified_ms=_whole_seconds(entry["LastModified"]),
+                )
+            if not page.get("IsTruncated"):
+                return
+            token = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def _call(self, method: Callable[..., Any], **arguments: str) -> Any:
+        where = f"{method.__name__} s3://{self.bucket}/{arguments.get('Key', '')}"
+        with s3_errors(where, names_object="Key" in arguments):
+            return method(Bucket=self.bucket, **arguments)
+
+
+@contextmanager
+def s3_errors(where: str, *, names_object: bool = True) -> Iterator[None]:
+    """Raise what boto3 raises as ours: ``ObjectChanged`` or ``Unavailable``.
+
+    An object is changed if it is gone, or is not the one that was asked for. ``where`` is told.
+    """
+    try:
+        yield
+    except ClientError as error:
+        if names_object and error.response["Error"]["Code"] in CHANGED:
+            raise ObjectChanged(f"{where}: {error}") from error
+        raise Unavailable(f"{where}: {error}") from error
+    except (BotoCoreError, Boto3Error, OSError) as error:
+        raise Unavailable(f"{where}: {error}") from error
+
+
+def s3_client(settings: "Settings", service: str = "s3") -> Any:
+    """Make a boto3 client (``s3`` or ``sqs``) for the endpoint and credentials of the settings.
+
+    Credentials that are not set come from boto3's own chain (environment, profile, role).
+    """
+    secret = settings.s3_secret_access_key
+    try:
+        return boto3.client(
+            service,
+            endpoint_url=settings.s3_endpoint_url,
+            region_name=settings.s3_region,
+            aws_access_key_id=settings.s3_access_key_id,
+            aws_secret_access_key=secret.get_secret_value() if secret else None,
+            verify=str(settings.ca_file) if settings.ca_file else None,
+            config=Config(
+                signature_version="s3v4" if service == "s3" else None,  # of links, too
+                connect_timeout=5,
+                read_timeout=60,
+                max_pool_connections=settings.in_hand,  # a thread for each message
+                retries={"mode": "standard", "max_attempts": 3},
+                # Not every S3 server knows the newer default checksums.
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+        )
+    except (ValueError, BotoCoreError) as error:
+        raise ConfigurationError(
+            f"AUDIOFUSE_S3_ENDPOINT_URL or AUDIOFUSE_S3_REGION is wrong: {error}"
+        ) from error
+
+
+def _whole_seconds(modified: datetime) -> int:
+    """Return milliseconds. Some servers list fractions of a second that no header has."""
+    return int(modified.timestamp()) * 1000
+
+
+def _decoded(value: str) -> str:
+    """Undo RFC 2047, in which S3 returns user metadata that is not ASCII."""
+    try:
+        return str(make_header(decode_header(value)))
+    except (HeaderParseError, LookupError, ValueError):
+        return value

@@ -1,0 +1,227 @@
+"""The encoder: one vector for one item, whatever it is encoded beside."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from audiofuse.core.audio.recording import WINDOW_SAMPLES, Samples, open_recording
+from audiofuse.core.encoder.encoder import TINY, AudioConfig, Encoder, EncoderConfig
+from audiofuse.core.encoder.fusion import FramePooler, Heard
+
+SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+LONG, SHORT = "music/tabla-loop.m4a", "animals/duck-quack.wav"  # 10.7 s and 0.26 s
+
+
+def _windows(name: str) -> list[Samples]:
+    with open_recording(SOUNDS / name, max_duration_s=60) as recording:
+        return list(recording.windows())
+
+
+@pytest.mark.parametrize("name", [LONG, SHORT])
+def test_hearing_is_reproducible(tiny_encoder: Encoder, name: str) -> None:
+    """The same sound gives the same vector, bit for bit, and a finite one."""
+    first, second = (tiny_encoder.hear(_windows(name)) for _ in range(2))
+    assert torch.equal(first.pooled, second.pooled)
+    assert first.pooled.isfinite().all()
+
+
+def test_hearing_does_not_depend_on_how_windows_are_batched(
+    tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows heard eight at a time or one by one give the same vector."""
+    rng = np.random.default_rng(0)
+    windows = [rng.standard_normal(WINDOW_SAMPLES).astype("f4") / 10 for _ in range(9)]
+    windows.append(windows[0][:50_000])
+    together = tiny_encoder.hear(windows)
+    monkeypatch.setattr("audiofuse.core.encoder.encoder.WINDOWS_PER_BATCH", 1)
+    torch.testing.assert_close(tiny_encoder.hear(windows).pooled, together.pooled, **CLOSE)
+
+
+def test_padding_within_a_second_is_left_out(tiny_encoder: Encoder) -> None:
+    """Steps that hold only padding do not count: a quarter second weighs a quarter of a second."""
+    windows = _windows(LONG)
+    frames, valid = tiny_encoder._frames([windows[0][:8000]])
+    assert frames.shape[:2] == valid.shape
+    assert valid.sum() == 1  # of the four steps of one second
+
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "late": {},
+    "late, classes": {"audio": AudioConfig(width=0.1, head="classes")},
+    "late, the empty text for no metadata": {"absent": "empty"},
+    "late, separate tower": {"metadata": TINY.text},
+    "mid": {"fusion": "mid"},
+    "mid, separate tower": {"fusion": "mid", "metadata": TINY.text},
+    "audio": {"fusion": "audio"},
+    "metadata": {"fusion": "metadata"},
+    "metadata, separate tower": {"fusion": "metadata", "metadata": TINY.text},
+}
+
+
+def _tiny(**changes: Any) -> EncoderConfig:
+    return EncoderConfig.model_validate(TINY.model_dump() | changes)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradients_reach_every_trainable_parameter(shape: str) -> None:
+    """Whatever is to be trained takes part in some item or query vector."""
+    encoder = Encoder.random(_tiny(**SHAPES[shape]), seed=0)
+    items = encoder([_windows(LONG), _windows(SHORT)], ["a drum", "a duck"])
+    loss = (items * encoder.text_tower(["a drum loop", "a bird"])).sum()
+    loss.backward()
+    for name, parameter in encoder.named_parameters():
+        reached = parameter.grad is not None and bool(parameter.grad.isfinite().all())
+        assert reached == parameter.requires_grad, name
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_encodes_as_it_trains(shape: str) -> None:
+    """What ``hear`` and ``fuse`` give is what the differentiable pass gives, of unit length."""
+    encoder = Encoder.random(_tiny(**SHAPES[shape]), seed=0)
+    sounds = [encoder.hear(_windows(name)) for name in (LONG, SHORT)]
+    fused = encoder.fuse(Heard.stack(sounds), ["a drum", "a duck"])
+    with torch.no_grad():
+        items = encoder([_windows(LONG), _windows(SHORT)], ["a drum", "a duck"])
+    torch.testing.assert_close(fused.vectors * fused.norms[:, None], items, **CLOSE)
+    torch.testing.assert_close(fused.vectors.norm(dim=1), torch.ones(2), **CLOSE)
+
+
+def test_the_authors_add_the_empty_text() -> None:
+    """With ``absent`` empty, an item without metadata is its audio plus the empty text's vector."""
+    encoder = Encoder.random(_tiny(absent="empty"), seed=0)
+    heard = encoder.hear(_windows(SHORT))
+    audio = encoder.project_audio(heard.pooled)
+    assert audio is not None
+    expected = torch.nn.functional.normalize(audio + encoder.read([""]))
+    torch.testing.assert_close(encoder.fuse(heard, [""]).vectors, expected, **CLOSE)
+
+
+def test_metadata_alone_without_metadata_is_no_vector() -> None:
+    """An encoder that only reads gives NaN for an item without words, never zeros."""
+    encoder = Encoder.random(_tiny(fusion="metadata"), seed=0)
+    assert encoder.fuse(encoder.hear(_windows(SHORT)), [""]).vectors.isnan().all()
+
+
+def test_mid_fusion_hears_and_reads() -> None:
+    """In mid fusion other words, another order of the sound, or no words change the item."""
+    encoder = Encoder.random(_tiny(fusion="mid"), seed=0)
+    frames = torch.randn(1, 40, encoder.audio_dim, generator=torch.Generator().manual_seed(0))
+    valid = torch.ones(1, 40, dtype=torch.bool)
+    forwards, backwards = (Heard(f.mean(1), f, valid) for f in (frames, frames.flip(1)))
+    asked = ((forwards, "a"), (forwards, "b"), (forwards, ""), (backwards, "a"))
+    vectors = [encoder.fuse(heard, [text]).vectors for heard, text in asked]
+    for first, second in itertools.combinations(vectors, 2):
+        assert not torch.allclose(first, second, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("arrivals", [[1] * 1000, [1000], [7] * 142 + [6]])
+def test_long_sequences_are_averaged_down(arrivals: list[int]) -> None:
+    """However 1000 steps arrive, at most 192 frames are kept, each the mean of its steps."""
+    steps = torch.arange(1000.0).unsqueeze(1)
+    pooler = FramePooler(1, torch.device("cpu"))
+    for part in steps.split(arrivals):
+        pooler.add(part)
+    expected = steps[: 1000 // 8 * 8].view(-1, 8).mean(1, keepdim=True)
+    torch.testing.assert_close(pooler.frames(), expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "steps"),
+    [
+        ({"hop_samples": 160}, 63),
+        ({"hop_samples": 800}, 13),
+        ({"mel_bands": 40}, 32),
+        ({"mel_bands": 256}, 32),
+        ({"classifier": "fully_convolutional", "strides": (2, 2, 2, 1)}, 63),
+        ({"classifier": "fully_convolutional", "strides": (2, 2, 1, 1)}, 125),
+    ],
+)
+def test_released_variants_build_and_hear(shape: dict[str, Any], steps: int) -> None:
+    """Every released hop, mel and stride variant hears ten seconds in its own number of steps."""
+    audio = AudioConfig(width=0.1, head="classes", **shape)
+    encoder = Encoder.random(_tiny(audio=audio), seed=0)
+    window = np.zeros(WINDOW_SAMPLES, "f4")
+    assert encoder._frames([window])[0].shape[1] == steps
+    assert encoder.fuse(encoder.hear([window + 0.1]), ["a"]).vectors.isfinite().all()
+
+
+def test_a_clip_of_no_windows_is_an_error(tiny_encoder: Encoder) -> None:
+    """Nothing heard is an error, not a vector of zeros."""
+    with pytest.raises(ValueError, match="no windows"):
+        tiny_encoder.hear([])
+
+
+def test_an_item_is_the_sum_of_its_parts(tiny_encoder: Encoder) -> None:
+    """Late fusion adds the projections before they are normalised (arXiv 2406.15897)."""
+    heard = Heard.stack([tiny_encoder.hear(_windows(name)) for name in (LONG, SHORT)])
+    fused = tiny_encoder.fuse(heard, ["a drum", "a duck"])
+    audio = tiny_encoder.project_audio(heard.pooled)
+    assert audio is not None
+    expected = audio + tiny_encoder.read(["a drum", "a duck"])
+    torch.testing.assert_close(fused.vectors * fused.norms[:, None], expected, **CLOSE)
+    torch.testing.assert_close(fused.vectors.norm(dim=1), torch.ones(2), **CLOSE)
+
+
+@pytest.mark.parametrize("text", ["", "  ", "?!"])
+def test_an_item_without_words_is_its_audio(tiny_encoder: Encoder, text: str) -> None:
+    """Missing metadata, or metadata that is punctuation only, leaves the projected audio alone."""
+    heard = tiny_encoder.hear(_windows(SHORT))
+    audio = tiny_encoder.project_audio(heard.pooled)
+    assert audio is not None
+    expected = torch.nn.functional.normalize(audio)
+    torch.testing.assert_close(tiny_encoder.fuse(heard, [text]).vectors, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("fusion", ["late", "mid", "audio", "metadata"])
+@pytest.mark.parametrize("absent", ["audio", "empty"])
+def test_an_item_does_not_depend_on_its_neighbours(fusion: str, absent: str) -> None:
+    """Fused alone, in a batch, or in another order, an item has the same vector."""
+    encoder = Encoder.random(_tiny(fusion=fusion, absent=absent), seed=0)
+    sounds = [encoder.hear(_windows(name)) for name in (LONG, SHORT, SHORT)]
+    texts = ["a drum played for some time", "" if fusion != "metadata" else "b", "a duck"]
+    together = encoder.fuse(Heard.stack(sounds), texts).vectors
+    alone = torch.cat(
+        [encoder.fuse(sound, [text]).vectors for sound, text in zip(sounds, texts, strict=True)]
+    )
+    swapped = encoder.fuse(Heard.stack(sounds[::-1]), texts[::-1]).vectors.flip(0)
+    torch.testing.assert_close(alone, together, **CLOSE)
+    torch.testing.assert_close(swapped, together, **CLOSE)
+
+
+def test_fusing_leaves_the_stored_audio_alone(tiny_encoder: Encoder) -> None:
+    """Fusing does not write into the audio vectors that it is given."""
+    heard = tiny_encoder.hear(_windows(SHORT))
+    before = heard.pooled.clone()
+    tiny_encoder.fuse(heard, ["a duck"])
+    assert torch.equal(heard.pooled, before)
+
+
+@pytest.mark.parametrize("head", ["linear", "classes"])
+def test_both_audio_heads_build_from_the_configuration(head: str) -> None:
+    """Either head brings audio into the space of the words."""
+    config = TINY.model_copy(update={"audio": AudioConfig(width=0.1, head=head)})
+    encoder = Encoder.random(config, seed=0)
+    projected = encoder.project_audio(torch.rand(3, encoder.audio_dim))
+    assert projected is not None
+    assert projected.shape == (3, config.dim)
+
+
+def test_random_encoders_are_reproducible() -> None:
+    """The same seed gives the same weights, and leaves the caller's random numbers alone."""
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    first, second = (Encoder.random(TINY, seed=3).state_dict() for _ in range(2))
+    assert torch.equal(torch.rand(1), expected)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_configuration_refuses_what_it_does_not_know() -> None:
+    """A misspelt or future field is an error, not a silently different model."""
+    with pytest.raises(ValueError, match="fusoin"):
+        EncoderConfig.model_validate(TINY.model_dump() | {"fusoin": "late"})

@@ -1,0 +1,101 @@
+"""The encoders to begin with hear what words mean."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from audiofuse.core.audio.recording import open_recording
+from audiofuse.core.encoder.encoder import Encoder
+from audiofuse.core.encoder.mobilenet import AUDIOSET_CLASSES
+from audiofuse.core.encoder.starting import (
+    CLASS_SENTENCES,
+    TRAINED,
+    default_encoder,
+    from_pretrained,
+    minilm,
+    read_class_sentences,
+)
+from audiofuse.core.evaluation.clips import read_manifest, select_queries
+from audiofuse.core.evaluation.evaluation import Gallery, evaluate, hear_all
+from audiofuse.core.settings import Settings
+
+SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    """Return the encoder that the product ships."""
+    return default_encoder()
+
+
+def test_any_two_pretrained_towers_make_an_encoder(shared: Path, tmp_path: Path) -> None:
+    """Nothing trained, a checkpoint and a text model tell a rooster from the rain."""
+    shutil.copy(shared / "weights" / "mn04_as_mAP_432.pt", tmp_path)
+    shutil.copy(shared / "data" / "text" / "audioset_class_labels_indices.csv", tmp_path)
+    started = from_pretrained(Settings(pretrained=tmp_path), "mn04_as", minilm())
+    _assert_nearer(
+        started, "animals/field-recording-07.flac", "a rooster crowing", "rain on a roof"
+    )
+
+
+def test_the_trained_half_fits_the_limit() -> None:
+    """What is shipped of the default encoder has at most 8 MB, and is no copy of a download."""
+    assert TRAINED.stat().st_size < 8e6
+
+
+def test_every_class_is_described() -> None:
+    """Each of the 527 classes has ten different sentences, and no unknown class has any."""
+    lines = CLASS_SENTENCES.read_text().splitlines()
+    described = {name: text.split("|") for name, text in (line.split("\t") for line in lines)}
+    assert len(described) == AUDIOSET_CLASSES
+    assert {len(set(each)) for each in described.values()} == {10}
+    names = ["Bark", "no such class"]
+    assert read_class_sentences(names) == [described["Bark"], ["no such class"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "right", "wrong"),
+    [
+        ("animals/field-recording-07.flac", "a rooster crowing", "rain on a roof"),
+        ("people/take-3.mp3", "a baby crying", "an engine running"),
+        ("machines/clip-0012.opus", "a motorcycle passing by", "a violin"),
+        ("water/recording 2.ogg", "running water", "people laughing"),
+    ],
+)
+def test_a_sound_is_nearer_to_what_it_is(
+    encoder: Encoder, name: str, right: str, wrong: str
+) -> None:
+    """By its audio alone a sound is clearly nearer to a true sentence than to a wrong one."""
+    _assert_nearer(encoder, name, right, wrong)
+
+
+def _assert_nearer(encoder: Encoder, name: str, right: str, wrong: str) -> None:
+    with open_recording(SOUNDS / name, max_duration_s=60) as recording:
+        heard = encoder.hear(recording.windows())
+    item = encoder.fuse(heard, [""]).vectors[0]
+    near, far = torch.nn.functional.normalize(encoder.read([right, wrong])) @ item
+    assert near > far + 0.2
+
+
+@pytest.fixture(scope="module")
+def gallery(shared: Path, encoder: Encoder) -> Gallery:
+    """Return all human-described clips, heard by the shipped encoder."""
+    return hear_all(encoder, read_manifest(shared / "data" / "human.jsonl"))
+
+
+def test_it_finds_sounds_by_human_sentences(encoder: Encoder, gallery: Gallery) -> None:
+    """On held-out human sentences audio is far above random, and adds to metadata."""
+    metrics = evaluate(encoder, gallery, select_queries(gallery.clips, "val"))
+    found = {name: each.mean_average_precision for name, each in metrics.items()}
+    assert found["audio only"] > 0.4
+    assert found["hybrid"] > found["metadata only"]
+
+
+def test_audio_carries_items_without_metadata(encoder: Encoder, gallery: Gallery) -> None:
+    """With half of the metadata gone, both together are clearly above metadata alone."""
+    queries = select_queries(gallery.clips, "val")
+    metrics = evaluate(encoder, gallery, queries, blank=0.5, seed=0)
+    found = {name: each.mean_average_precision for name, each in metrics.items()}
+    assert found["hybrid"] > found["metadata only"] + 0.1

@@ -1,0 +1,291 @@
+"""docker-compose.yml and its neighbours: valid, least rights, every name and port agrees."""
+
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import compose
+import pytest
+import yaml
+
+from audiofuse.core.settings import PREFIX, Settings
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+BIN = Path(sys.executable).parent
+WORLD = {"qdrant": 6333, "prometheus": 9090, "grafana": 3000}  # ports that are their defaults
+ROOT_FOR_A_MOMENT = "volumes"
+METRICS_PORT = 9464
+Config = dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def env_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an .env as `make compose-env` writes it."""
+    path = tmp_path_factory.mktemp("compose") / ".env"
+    subprocess.run(["sh", str(DEPLOY / "compose-env.sh"), str(path)], check=True)
+    return path
+
+
+def _compose(env_file: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    # the package's own script ends with 0 whatever compose says
+    program = Path(compose.__file__).with_name("docker-compose")
+    command = [str(program), "--env-file", str(env_file), *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="session")
+def config(env_file: Path) -> Config:
+    """Return what compose makes of the file, all profiles."""
+    done = _compose(env_file, "--profile", "*", "config", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    # compose doubles dollars, so that what it prints could be read again
+    return dict(json.loads(done.stdout.replace("$$", "$")))
+
+
+@pytest.fixture(scope="session")
+def services(config: Config) -> dict[str, Config]:
+    """Return the services by name."""
+    return dict(config["services"])
+
+
+def _ours(services: dict[str, Config]) -> dict[str, Config]:
+    return {name: each for name, each in services.items() if each["image"].startswith("audiofuse:")}
+
+
+def _addresses(service: Config) -> Iterator[tuple[str, int]]:
+    """Yield host and port of each address that a service is given, itself aside."""
+    values = [*service.get("environment", {}).values(), *(service.get("command") or ())]
+    for value in values:
+        for url in re.findall(r"\w+://[^\s\"]+", value or ""):
+            parts = urlsplit(url)
+            if parts.port and parts.hostname not in {"0.0.0.0", "127.0.0.1"}:
+                yield str(parts.hostname), parts.port
+
+
+def _listens(name: str, service: Config) -> set[int]:
+    """Return the ports on which a service says that it listens, or that are its default."""
+    text = " ".join([*(service.get("command") or ()), *service.get("environment", {}).values()])
+    said = re.findall(r"(?:-s3\.port=|--port |0\.0\.0\.0:)(\d+)", text)
+    return {int(port) for port in said} | ({WORLD[name]} if name in WORLD else set())
+
+
+def test_without_an_env_file_compose_says_what_to_do(tmp_path: Path) -> None:
+    """Nothing starts with an empty or well-known password."""
+    (tmp_path / "none").touch()
+    done = _compose(tmp_path / "none", "config", "--quiet")
+    assert done.returncode != 0
+    assert "run make compose-env" in done.stderr
+
+
+def test_secrets_are_random_private_and_never_overwritten(env_file: Path, tmp_path: Path) -> None:
+    """Two deployments share no secret, nobody else reads the file, and it is written once."""
+    script = ["sh", str(DEPLOY / "compose-env.sh")]
+    other = tmp_path / ".env"
+    subprocess.run([*script, str(other)], check=True, capture_output=True)
+    assert stat.S_IMODE(other.stat().st_mode) == 0o600
+    secrets = [set(re.findall(r"[0-9a-f]{48}", path.read_text())) for path in (env_file, other)]
+    assert len(secrets[0]) == len(secrets[1]) == 7
+    assert not secrets[0] & secrets[1]
+    before = other.read_text()
+    assert subprocess.run([*script, str(other)], check=False, capture_output=True).returncode
+    assert other.read_text() == before
+
+
+def test_compose_file_holds_no_secret() -> None:
+    """Whatever is a password comes from .env, and compose refuses to go on without it."""
+    text = (ROOT / "docker-compose.yml").read_text()
+    for name in re.findall(r"\$\{(\w*(?:KEY|KEYS|PASSWORD|TOKEN))\b[^}]*\}", text):
+        assert f"${{{name}:?run make compose-env}}" in text
+        assert f"${{{name}}}" not in text
+    for line in text.splitlines():
+        if re.match(r"\s+\w*(KEY|KEYS|PASSWORD|TOKEN|REDISCLI_AUTH): ", line):
+            assert ":?run make compose-env}" in line, line
+
+
+def test_every_service_has_the_least_rights(services: dict[str, Config]) -> None:
+    """Not root, no capability, nothing to write but what is mounted, and a limit to all it takes.
+
+    One is root, for a moment, with the right to change owners and without a network.
+    """
+    for name, each in services.items():
+        assert each["read_only"], name
+        assert each["cap_drop"] == ["ALL"], name
+        assert each["security_opt"] == ["no-new-privileges:true"], name
+        assert {"mem_limit", "pids_limit"} <= set(each), name
+        if name == ROOT_FOR_A_MOMENT:
+            assert each["cap_add"] == ["CHOWN"]
+            assert each["network_mode"] == "none"
+        else:
+            assert each["user"].split(":")[0] not in {"0", "root"}, name
+            assert "cap_add" not in each, name
+            assert "cpus" in each, name
+
+
+def test_every_image_has_a_version(services: dict[str, Config]) -> None:
+    """What is pulled today is what is pulled next year."""
+    for name, each in services.items():
+        tag = each["image"].rpartition(":")[2]
+        assert re.match(r"v?\d+\.\d+", tag) or each["image"] == "audiofuse:cpu", name
+    bases = re.findall(r"^FROM (\S+)", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
+    assert len(set(bases)) == 1
+    assert re.match(r"python:\d+\.\d+\.\d+-", bases[0])
+
+
+def test_nothing_listens_beyond_the_loopback(services: dict[str, Config]) -> None:
+    """Every published port is this machine's only, and only what has one can reach out."""
+    for name, each in services.items():
+        for port in each.get("ports", ()):
+            assert port["host_ip"] == "127.0.0.1", name
+            assert int(port["published"]) == port["target"]
+            assert port["target"] in _listens(name, each), name
+        assert ("outside" in each.get("networks", {})) == bool(each.get("ports")), name
+
+
+def test_links_to_sounds_lead_to_the_published_port(services: dict[str, Config]) -> None:
+    """A browser reaches the storage where compose publishes it."""
+    (port,) = services["s3"]["ports"]
+    public = services["search"]["environment"]["AUDIOFUSE_S3_PUBLIC_URL"]
+    assert public == f"http://{port['host_ip']}:{port['published']}"
+
+
+def test_the_network_inside_has_no_way_out(config: Config) -> None:
+    """What decodes foreign files can send nothing to anybody."""
+    assert config["networks"]["inside"]["internal"]
+
+
+def test_every_address_is_that_of_a_service_that_listens_there(services: dict[str, Config]) -> None:
+    """Each host in a setting is a service on the same network, with that port, and waited for."""
+    for name, each in services.items():
+        for host, port in _addresses(each):
+            assert port in _listens(host, services[host]), f"{name} asks {host}:{port}"
+            assert set(each["networks"]) & set(services[host]["networks"])
+
+
+def test_who_asks_a_service_waits_for_its_health(services: dict[str, Config]) -> None:
+    """Nothing of ours starts before broker, index and storage answer."""
+
+    def waits_for(name: str) -> set[str]:
+        direct = set(services[name].get("depends_on", {}))
+        return direct.union(*(waits_for(other) for other in direct))
+
+    for name in set(_ours(services)) - {"operator"}:
+        asked = {host for host, _ in _addresses(services[name])} - {"search"}
+        missing = asked - waits_for(name) - ({"s3", "qdrant"} if name == "intake" else set())
+        assert not missing, name
+    for name, each in services.items():
+        for other, how in each.get("depends_on", {}).items():
+            if how["condition"] == "service_healthy":
+                assert "test" in services[other]["healthcheck"], f"{name} waits for {other}"
+
+
+def test_every_setting_exists_and_has_a_value_that_it_takes(services: dict[str, Config]) -> None:
+    """Each AUDIOFUSE_ variable of compose and the Dockerfile is a setting, and its value is one."""
+    for each in _ours(services).values():
+        given = {k: v for k, v in each["environment"].items() if k.startswith(PREFIX)}
+        names = {name.removeprefix(PREFIX).lower(): value for name, value in given.items()}
+        assert names.keys() <= Settings.model_fields.keys()
+        Settings(**names)
+    for name in re.findall(PREFIX + r"(\w+)=", (DEPLOY / "Dockerfile").read_text()):
+        assert name.lower() in Settings.model_fields
+
+
+def test_every_volume_belongs_to_who_writes_it(services: dict[str, Config], config: Config) -> None:
+    """Before anything starts each volume is given to the user of the services that mount it."""
+    mover = services[ROOT_FOR_A_MOMENT]
+    owners = {}
+    for part in mover["command"][0].split(";"):
+        _, owner, *paths = part.split()
+        owners |= {path.removeprefix("/"): owner for path in paths}
+    assert owners.keys() == config["volumes"].keys()
+    for name, each in services.items():
+        for volume in each.get("volumes", ()) if name != ROOT_FOR_A_MOMENT else ():
+            if volume["type"] == "bind":
+                assert volume["read_only"]
+                assert Path(volume["source"]).exists(), volume
+            else:
+                assert owners[volume["source"]] == each["user"], name
+
+
+def test_a_worker_may_finish_before_it_is_killed(services: dict[str, Config]) -> None:
+    """The time that compose gives is longer than the worker takes to hand back its messages."""
+    for name in ("worker", "worker-gpu"):
+        grace = services[name]["stop_grace_period"]
+        minutes, seconds = re.fullmatch(r"(?:(\d+)m)?(?:(\d+)s)?", grace).groups()  # type: ignore[union-attr]
+        assert int(minutes or 0) * 60 + int(seconds or 0) > Settings().grace_s + 15
+
+
+def test_the_gpu_is_asked_for_and_not_replaced_unseen(services: dict[str, Config]) -> None:
+    """The GPU profile reserves one, and its worker refuses to run on the CPU instead."""
+    worker = services["worker-gpu"]
+    devices = worker["deploy"]["resources"]["reservations"]["devices"]
+    assert (devices[0]["driver"], devices[0]["count"]) == ("nvidia", 1)
+    assert worker["environment"]["AUDIOFUSE_DEVICE"] == "cuda"
+
+
+def test_health_is_asked_where_the_command_listens(services: dict[str, Config]) -> None:
+    """Each check asks a port on which its own service listens."""
+    for name, each in services.items():
+        check = " ".join(each.get("healthcheck", {}).get("test", ()))
+        for port in re.findall(r"127\.0\.0\.1[:/](\d+)|-p (\d+)", check):
+            assert int(next(filter(None, port))) in _listens(name, each), name
+        assert check or name in {ROOT_FOR_A_MOMENT, "begin", "operator"}, name
+
+
+def test_prometheus_asks_every_process_that_tells(services: dict[str, Config]) -> None:
+    """Each service with metrics is scraped, at its port, under the name of its kind."""
+    prometheus = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    (scrape,) = prometheus["scrape_configs"]
+    (discovery,) = scrape["dns_sd_configs"]
+    tell = {name for name, each in _ours(services).items() if METRICS_PORT in _listens(name, each)}
+    assert set(discovery["names"]) == tell - {"operator"}
+    assert discovery["port"] == METRICS_PORT
+
+
+def test_grafana_asks_prometheus(services: dict[str, Config]) -> None:
+    """The provisioned data source is the Prometheus of this deployment, the folder is mounted."""
+    folder = DEPLOY / "grafana" / "provisioning"
+    (source,) = yaml.safe_load((folder / "datasources/prometheus.yml").read_text())["datasources"]
+    url = urlsplit(source["url"])
+    assert url.port in _listens(str(url.hostname), services[str(url.hostname)])
+    (provider,) = yaml.safe_load((folder / "dashboards/audiofuse.yml").read_text())["providers"]
+    mounted = {each["target"]: each["source"] for each in services["grafana"]["volumes"]}
+    assert provider["options"]["path"] in mounted
+    home = services["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert Path(mounted[str(Path(home).parent)], Path(home).name).exists()
+
+
+def test_the_dockerfile_is_clean() -> None:
+    """Hadolint has nothing to say."""
+    done = subprocess.run(
+        [BIN / "hadolint", DEPLOY / "Dockerfile"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_what_the_image_copies_is_let_in_and_exists() -> None:
+    """The ignore file lets in what the Dockerfile copies, and nothing else of the checkout."""
+    copied: set[str] = set()
+    for sources in re.findall(
+        r"^COPY (?!--from)(.+) \S+$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE
+    ):
+        copied |= set(sources.split())
+    lines = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
+    assert lines[0] == "*"
+    assert {line[1:] for line in lines if line.startswith("!")} == copied
+    assert not [name for name in copied if not (ROOT / name).exists()]
+
+
+def test_the_image_has_the_uv_that_was_tried() -> None:
+    """Packages of one version each: the constraints, and the installer itself."""
+    text = (DEPLOY / "Dockerfile").read_text()
+    assert re.search(r"uv==\d+\.\d+\.\d+", text)
+    assert text.count("--constraints constraints.txt") == 1
+    assert os.access(DEPLOY / "compose-env.sh", os.R_OK)

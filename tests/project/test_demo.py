@@ -1,0 +1,25 @@
+"""``make demo`` does what it shows."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.timeout(240)
+def test_the_demo_runs_from_drop_to_delete() -> None:
+    """The demo indexes every example, finds mute files by listening, and leaves nothing running."""
+    script = str(ROOT / "examples" / "demo.py")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rooster = done.stdout.split('"a rooster crowing at dawn"')[1].split("field-recording-07.flac")[
+        0
+    ]
+    assert len(rooster.splitlines()) <= 5  # the title, the table's head, and the first row
+    assert "owl.wav deleted: gone after" in done.stdout
+    commands = [" ".join(each.info["cmdline"] or []) for each in psutil.process_iter(["cmdline"])]
+    assert not [command for command in commands if str(ROOT / ".demo") in command]

@@ -1,0 +1,460 @@
+"""The paper's grid: its cells, each run once and tested by the rule, and what is claimed."""
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from rich.console import Console
+
+from audiofuse.core.encoder.encoder import TINY, Encoder
+from audiofuse.core.errors import ConfigurationError
+from audiofuse.core.evaluation.clips import Clip, Query
+from audiofuse.core.evaluation.evaluation import Gallery, evaluate
+from audiofuse.core.items import Metadata
+from audiofuse.trainer.data.cache import AudioCache
+from audiofuse.trainer.data.corpus import Corpus
+from audiofuse.trainer.data.gallery import hear_cached
+from audiofuse.trainer.data.metadata import Kind
+from audiofuse.trainer.study import paper
+from audiofuse.trainer.study.paper import (
+    CELLS,
+    PAPER,
+    RUNNING,
+    Cell,
+    Claim,
+    Measured,
+    Plan,
+    Results,
+    Watch,
+    as_markdown,
+    claims,
+    claims_table,
+    grid,
+    grid_table,
+    run_grid,
+)
+from audiofuse.trainer.training.fit import Fit, FitConfig
+
+SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"
+NAMES = ("animals/owl.wav", "animals/crow.flac", "home/typing.mp3", "water/bubbles.opus")
+KEYWORDS = ("bird; night", "black bird", "office; keys", "pond")
+CONFIG = PAPER.model_copy(
+    update={"epochs": 1, "batch_size": 4, "crop_s": 1.0, "mask_bands": 8, "mask_frames": 8}
+)
+AUDIO = Cell(fusion="audio")
+OS, FS = (Cell(fusion="late", kind=kind) for kind in (Kind.OS, Kind.FS))
+FEW = [AUDIO, OS]
+QUIET = Watch(say=lambda _: None)
+
+
+def _clip(name: str, split: str, keywords: str) -> Clip:
+    return Clip(
+        SOUNDS / name, f"{split} {name}", split, Metadata(keywords=tuple(keywords.split("; "))),
+        captions=(f"the sound of {name}", f"{keywords} can be heard", f"{name[::-1]} once more"),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """Return sounds to learn from and to find, decoded: the same files under two identities."""
+    clips = [
+        _clip(name, split, keywords)
+        for split in ("train", "val")
+        for name, keywords in zip(NAMES, KEYWORDS, strict=True)
+    ]
+    cache = AudioCache(tmp_path_factory.mktemp("cache"), 600, workers=1)
+    return Corpus(clips, cache.prepare(clips).entries)
+
+
+def _with(corpus: Corpus, **change: Any) -> Corpus:
+    return replace(corpus, clips=[replace(clip, **change) for clip in corpus.clips])
+
+
+def _make(fusion: Any, separate: bool, seed: int) -> Encoder:  # noqa: FBT001 - as it is called
+    config = TINY.model_copy(
+        update={"fusion": fusion, "absent": "empty", "metadata": TINY.text if separate else None}
+    )
+    encoder = Encoder.random(config, seed)
+    tower, texts = encoder.text_tower, [*NAMES, *KEYWORDS]
+    with torch.no_grad():  # an untrained tower says nearly the same of all: spread that out
+        tower.project.weight /= tower(texts).std(0).mean()
+        tower.project.bias -= tower(texts).mean(0)
+    return encoder
+
+
+def _plan(cells: Sequence[Cell] = FEW, seeds: int = 1, config: FitConfig = CONFIG) -> Plan:
+    return Plan(cells, seeds, config, {"audio": "tiny"})
+
+
+def _lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / CELLS).read_text().splitlines()]
+
+
+def test_the_grid_has_each_system_once() -> None:
+    """Audio alone has only its captions to vary, everything else all four axes."""
+    cells = grid()
+    assert len(set(cells)) == len(cells) == 2 + 3 * 4 * 2 * 2
+    assert [cell for cell in cells if cell.fusion == "audio"] == [
+        AUDIO,
+        Cell(fusion="audio", artificial=True),
+    ]
+    assert grid(["late"], [Kind.OS, Kind.FS], [False], [False]) == [OS, FS]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"fusion": "late"}, {"fusion": "audio", "kind": "os"}, {"fusion": "audio", "separate": True}],
+)
+def test_a_cell_that_is_no_system_is_refused(wrong: dict[str, Any]) -> None:
+    """Fusing needs a kind of metadata, and audio alone takes neither a kind nor a tower."""
+    with pytest.raises(ValidationError, match="audio alone"):
+        Cell.model_validate(wrong)
+
+
+def test_every_cell_is_run_once(corpus: Corpus, tmp_path: Path) -> None:
+    """Each shape of system trains and is tested; a second call runs none and returns the same."""
+    made = []
+
+    def make(*asked: Any) -> Encoder:
+        made.append(asked)
+        return _make(*asked)
+
+    cells = [
+        *grid(kinds=[Kind.OS], separate=[False], artificial=[False]),
+        Cell(fusion="late", kind=Kind.FS, separate=True, artificial=True),
+        Cell(fusion="mid", kind=Kind.FS, separate=True),
+    ]
+    said: list[str] = []
+    first = run_grid(_plan(cells), corpus, make, tmp_path, Watch(say=said.append))
+    assert made == [(cell.fusion, cell.separate, 0) for cell in cells]
+    assert [each.cell for each in first.measured] == cells
+    assert all(0 < each.metrics["mAP@10"] <= 1 for each in first.measured)
+    assert [line.split()[0] for line in said][-1] == "mid-fs-separate-real-0"
+    assert not list((tmp_path / RUNNING).iterdir())  # no checkpoint is left
+    told = json.loads((tmp_path / "results.json").read_text())
+    assert [cell["mAP@10"] for cell in told["cells"]] == [
+        each.metrics["mAP@10"] for each in first.measured
+    ]
+    assert len(told["claims"]) == len(claims(first))
+    assert run_grid(_plan(cells), corpus, make, tmp_path, QUIET) == first
+    assert len(made) == len(cells)
+
+
+def test_a_cell_decides_how_it_is_trained(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Metadata, captions and seed are the cell's, all else is the caller's; none is dropped."""
+    given = []
+
+    class Untrained(Fit):
+        def run(self, *, resume: bool) -> dict[str, float]:
+            assert resume
+            given.append(self._config)
+            self._run.mkdir(parents=True)
+            return {}
+
+    monkeypatch.setattr(paper, "Fit", Untrained)
+    made = Cell(fusion="late", kind=Kind.FS, artificial=True)
+    run_grid(_plan([AUDIO, made], seeds=2), corpus, _make, tmp_path, QUIET)
+    assert [(c.seed, c.artificial_captions) for c in given] == [
+        (0, False),
+        (0, True),
+        (1, False),
+        (1, True),
+    ]
+    assert given[1].metadata is Kind.FS
+    own = {"seed", "artificial_captions", "metadata"}
+    assert all(c.model_dump(exclude=own) == CONFIG.model_dump(exclude=own) for c in given)
+    assert given[0].drop_metadata == 0
+
+
+def _with_captions(corpus: Corpus, counts: Sequence[int]) -> Corpus:
+    """Give each clip so many captions, and a query of another kind."""
+    clips = [
+        replace(
+            clip,
+            captions=(*clip.captions, *(f"{each} again" for each in clip.captions))[:count],
+            queries=(Query("not asked", "", clip.identity),),
+        )
+        for clip, count in zip(corpus.clips, counts, strict=True)
+    ]
+    return replace(corpus, clips=clips)
+
+
+def test_a_cell_is_tested_by_the_papers_rule(corpus: Corpus, tmp_path: Path) -> None:
+    """Captions ask; descriptions are ranked once for each caption, by the caption after it."""
+    asking = _with_captions(corpus, (3, 3, 3, 3, 5, 1, 3, 2))
+    config = CONFIG.model_copy(update={"learning_rate": 1e-12, "final_learning_rate": 0})
+    measured = run_grid(_plan([AUDIO, OS, FS], config=config), asking, _make, tmp_path, QUIET)
+    found = [each.metrics for each in measured.measured]
+
+    clips = asking.gallery
+    encoders = {f: _make(f, separate=False, seed=0) for f in ("audio", "late")}
+    heard = {f: hear_cached(each, clips, corpus.entries).heard for f, each in encoders.items()}
+
+    def score(fusion: str, row: str, captions: range, carried: list[Clip]) -> dict[str, float]:
+        queries = [
+            Query(clip.captions[index], "", clip.identity)
+            for clip in clips
+            for index in captions
+            if index < len(clip.captions)
+        ]
+        scores = evaluate(encoders[fusion], Gallery(carried, heard[fusion]), queries)
+        return scores[row].as_dict()
+
+    def score_described(index: int) -> dict[str, float]:
+        after = [each.captions[(index + 1) % len(each.captions)] for each in clips]
+        after[1] = ""  # its only caption is the query
+        carried = [
+            replace(clip, metadata=Metadata(description=words))
+            for clip, words in zip(clips, after, strict=True)
+        ]
+        return score("late", "hybrid", range(index, index + 1), carried)
+
+    described, queries = [score_described(index) for index in range(5)], (4, 3, 2, 1, 1)
+    expected = [
+        score("audio", "audio only", range(5), clips),
+        score("late", "hybrid", range(5), clips),
+        {
+            name: sum(n * each[name] for n, each in zip(queries, described, strict=True)) / 11
+            for name in described[0]
+        },
+    ]
+    for metrics, wanted in zip(found, expected, strict=True):
+        assert metrics == pytest.approx(wanted)
+    for first, second in combinations(expected, 2):
+        assert first != pytest.approx(second)  # so that none could stand for another
+    for row in ("audio only", "metadata only"):
+        assert expected[1] != pytest.approx(score("late", row, range(5), clips))
+
+
+def test_val_is_set_aside_for_test(corpus: Corpus) -> None:
+    """Where test asks, its clips and distractors are ranked, and val is neither asked nor found."""
+    splits = ["train", "val", "test", "distractor"]
+    clips = [replace(corpus.clips[0], split=split, identity=split) for split in splits]
+    ranked = paper._ranked(replace(corpus, clips=clips))
+    assert ranked.split == "test"
+    assert [clip.split for clip in ranked.clips] == ["test", "distractor"]
+    clips[2] = replace(clips[2], captions=())
+    ranked = paper._ranked(replace(corpus, clips=clips))
+    assert ranked.split == "val"
+    assert [clip.split for clip in ranked.clips] == ["val", "test", "distractor"]
+
+
+def test_without_captions_nothing_is_tested(corpus: Corpus, tmp_path: Path) -> None:
+    """A dataset that asks nothing is refused before anything is trained."""
+    with pytest.raises(ConfigurationError, match="nothing to test by"):
+        run_grid(_plan(), replace(corpus, clips=corpus.train), _make, tmp_path, QUIET)
+
+
+def test_a_stopped_grid_goes_on(corpus: Corpus, tmp_path: Path) -> None:
+    """A grid that is stopped between and inside trainings ends as one that was not."""
+    config = CONFIG.model_copy(update={"epochs": 2})
+    shown = []
+
+    def stop(work: Any, _total: int, label: str) -> Any:
+        shown.append(label)
+        if len(shown) == 4:  # the second cell's second epoch
+            raise KeyboardInterrupt
+        return work
+
+    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
+    with pytest.raises(KeyboardInterrupt):
+        run_grid(_plan(config=config), corpus, _make, stopped, replace(QUIET, show=stop))
+    assert [line["cell"]["fusion"] for line in _lines(stopped)] == ["audio"]
+    (stopped / RUNNING / "audio-real-0").mkdir()  # as if it was killed before it was deleted
+    run_grid(_plan(config=config), corpus, _make, stopped, replace(QUIET, show=stop))
+    assert shown[4:] == ["epoch 2 of 2"]
+    run_grid(_plan(config=config), corpus, _make, whole, QUIET)
+    assert (stopped / CELLS).read_text() == (whole / CELLS).read_text()
+    assert not list((stopped / RUNNING).iterdir())
+
+
+def test_more_seeds_and_cells_are_added(corpus: Corpus, tmp_path: Path) -> None:
+    """A wider grid runs only what the folder lacks, seed by seed, and shows just that."""
+    run_grid(_plan([AUDIO]), corpus, _make, tmp_path, QUIET)
+    shown: list[Any] = []
+
+    def see(work: Sequence[Any]) -> Sequence[Any]:
+        shown.extend(work)
+        return work
+
+    run_grid(_plan(FEW, seeds=2), corpus, _make, tmp_path, replace(QUIET, progress=see))
+    assert shown == [(0, OS), (1, AUDIO), (1, OS)]
+    assert [line["seed"] for line in _lines(tmp_path)] == [0, 0, 1, 1]
+
+
+def test_a_folder_of_another_config_is_refused(corpus: Corpus, tmp_path: Path) -> None:
+    """Other options, facts or clips are named and never mixed with what the folder holds."""
+    run_grid(_plan([]), corpus, _make, tmp_path, QUIET)
+    other = CONFIG.model_copy(update={"epochs": 2, "seed": 7})  # the seed is the cells'
+    with pytest.raises(ConfigurationError, match="of another epochs: name another folder"):
+        run_grid(_plan(config=other), corpus, _make, tmp_path, QUIET)
+    facts = {"audio": "mn10_as", "text": "bert"}
+    with pytest.raises(ConfigurationError, match="of another audio, text:"):
+        run_grid(replace(_plan(), facts=facts), corpus, _make, tmp_path, QUIET)
+    with pytest.raises(ConfigurationError, match="of another clips:"):
+        run_grid(_plan(), _with(corpus, metadata=Metadata()), _make, tmp_path, QUIET)
+    line = Measured(cell=AUDIO, seed=0, metrics={}, config="strange").model_dump_json()
+    (tmp_path / CELLS).write_text(line)
+    with pytest.raises(ConfigurationError, match="lines of another config"):
+        run_grid(_plan(), corpus, _make, tmp_path, QUIET)
+
+
+def _left_out(corpus: Corpus, folder: Path) -> tuple[dict[str, str], list[Cell]]:
+    """Return what a grid that has everything leaves out, and what it would train."""
+    work: list[tuple[int, Cell]] = []
+
+    def see(each: Sequence[Any]) -> Sequence[Any]:
+        work.extend(each)
+        return []
+
+    plan = _plan(grid(["audio", "late"], separate=[False]))
+    results = run_grid(plan, corpus, _make, folder, replace(QUIET, progress=see))
+    return results.left_out, [cell for _, cell in work]
+
+
+def test_an_empty_kind_is_left_out(corpus: Corpus, tmp_path: Path) -> None:
+    """Keywords alone leave out closed-set tags, and both together, which are keywords once more."""
+    left_out, cells = _left_out(corpus, tmp_path)
+    assert left_out == {
+        "cs": "no clip to learn from has any",
+        "os+cs": "the same words as os",
+    }
+    assert {cell.kind for cell in cells} == {None, Kind.OS, Kind.FS}
+    claim = claims(Results([], left_out))[2]
+    assert claim.verdict == "cannot tell: cs: no clip to learn from has any"
+
+
+def test_what_one_side_lacks_is_left_out(corpus: Corpus, tmp_path: Path) -> None:
+    """Words on only one side of the split train or test nothing, nor do sentences made of none."""
+    clips = [
+        replace(clip, metadata=Metadata(), captions=clip.captions[:1])
+        if clip.split == "train"
+        else replace(clip, metadata=Metadata(labels=("Bird",)))
+        for clip in corpus.clips
+    ]
+    left_out, cells = _left_out(replace(corpus, clips=clips), tmp_path / "train")
+    assert set(left_out) == {"cs", "os", "fs", "os+cs", "artificial captions"}
+    assert cells == [AUDIO]
+    clips = [replace(c, captions=c.captions[: 1 + 2 * (c.split == "train")]) for c in corpus.clips]
+    left_out, cells = _left_out(replace(corpus, clips=clips), tmp_path / "val")
+    assert left_out["fs"] == "no clip of the split val has any"
+    assert {cell.artificial for cell in cells} == {False, True}
+
+
+def _results(**percent: dict[Cell, float]) -> Results:
+    """Make results of mAP@10 in percent, by ``seed0`` and so on."""
+    metrics = dict.fromkeys(("R@1", "R@5", "R@10", "MRR"), 0.5)
+    return Results(
+        [
+            Measured(
+                cell=cell, seed=int(seed[-1]), metrics={"mAP@10": value / 100} | metrics, config=""
+            )
+            for seed, cells in percent.items()
+            for cell, value in cells.items()
+        ],
+        {"cs": "no clip to learn from has any"},
+    )
+
+
+THREE = _results(
+    seed0={AUDIO: 20, OS: 22, FS: 30}, seed1={AUDIO: 21, OS: 22, FS: 28}, seed2={AUDIO: 22, OS: 25}
+)
+
+
+def test_claims_are_compared_seed_by_seed() -> None:
+    """A difference is that of cells of one seed, in percentage points, beside the paper's."""
+    keywords, descriptions, tags, *_ = claims(THREE)
+    assert keywords.differences == pytest.approx({0: 2, 1: 1, 2: 3})
+    assert (keywords.mean, keywords.deviation) == pytest.approx((2, 1))
+    assert descriptions.differences == pytest.approx({0: 10, 1: 7})
+    figures = [claim.paper_pp for claim in (keywords, descriptions, tags)]
+    assert figures == [2.36, 8.82, 3.69]
+    assert "ClothoV2: arXiv 2406.15897, abstract" in keywords.source
+    assert "second-hand" in descriptions.source
+    assert "AudioCaps" in tags.source
+    assert (tags.differences, tags.mean, tags.deviation) == ({}, None, None)
+
+
+def test_claims_over_several_kinds_are_their_mean() -> None:
+    """Such a claim takes the kinds that were measured, in the seeds that have all of them."""
+    changes: dict[str, dict[str, Any]] = {
+        "mid": {"fusion": "mid"},
+        "separate": {"separate": True},
+        "artificial": {"artificial": True},
+        "metadata only": {"fusion": "metadata"},
+    }
+    for statement, change in changes.items():
+        other, another = (cell.model_copy(update=change) for cell in (OS, FS))
+        results = _results(
+            seed0={OS: 20, other: 19, FS: 30, another: 27}, seed1={OS: 20, other: 15, FS: 30}
+        )
+        told = {claim.statement: claim for claim in claims(results) if claim.differences}
+        (name,) = told
+        assert statement in name
+        assert told[name].over == ("os", "fs")
+        assert told[name].differences == pytest.approx({0: 2})
+
+
+@pytest.mark.parametrize(
+    ("differences", "verdict"),
+    [
+        ({}, "cannot tell: it was not run"),
+        ({0: 5.0}, "cannot tell: a single seed"),
+        ({0: 2.0, 1: 2.1}, "borne out"),
+        ({0: -2.0, 1: -2.1}, "not borne out"),
+        ({0: 1.0, 1: 2.0, 2: 3.0}, "no clear difference"),  # 2 ± 2.48
+        ({0: 1.5, 1: 2.0, 2: 2.5}, "borne out"),  # 2 ± 1.24
+        (dict.fromkeys(range(8), 1.0) | {8: -8.0}, "no clear difference"),
+        ({number: 1.0 + number % 2 for number in range(20)}, "borne out"),
+    ],
+)
+def test_a_verdict_is_students(differences: dict[int, float], verdict: str) -> None:
+    """A difference counts when its 95 % interval, by Student's t over seeds, leaves out zero."""
+    claim = Claim("this over that", None, "", (), differences, "it was not run")
+    assert claim.verdict == verdict
+
+
+def test_cells_that_are_not_there_are_told() -> None:
+    """A claim names what the dataset has none of if that is all, else that cells are missing."""
+    missing = "cannot tell: no seed has its cells"
+    assert {claim.verdict for claim in claims(Results([], {}))} == {missing}
+    left_out = {"cs": "none", "artificial captions": "no words"}
+    told = {claim.statement: claim.verdict for claim in claims(Results([], left_out))}
+    assert told["closed-set tags, late, over audio only"] == "cannot tell: cs: none"
+    artificial = "cannot tell: cs: none; artificial captions: no words"
+    assert told["real captions over artificial, late"] == artificial
+    assert told["shared text tower over separate, late"] == missing
+
+
+def test_markdown_has_every_cell() -> None:
+    """Both tables are well formed and hold each cell, each claim and what was left out."""
+    text = as_markdown(THREE)
+    assert "| audio |  |  | real | 21.00 ± 1.00 | 50.00 | 50.00 | 50.00 | 3 |" in text
+    assert "| late | os | shared | real | 23.00 ± 1.73 |" in text
+    assert "| late | fs | shared | real | 29.00 ± 1.41 | 50.00 | 50.00 | 50.00 | 2 |" in text
+    assert "left out: cs: no clip to learn from has any" in text
+    assert "| keywords, late, over audio only | +2.36 | +2.00 ± 1.00 | 3 | os | no clear" in text
+    tables = [block for block in text.split("\n\n") if block.startswith("|")]
+    for table, rows in zip(tables, (3, len(claims(THREE))), strict=True):
+        lines = table.splitlines()
+        assert len(lines) == 2 + rows
+        assert len({line.count("|") for line in lines}) == 1
+
+
+def test_tables_show_what_markdown_does() -> None:
+    """On the terminal stand the same cells, claims and reasons."""
+    console = Console(width=250, record=True, file=io.StringIO())
+    console.print(grid_table(THREE), claims_table(claims(THREE)))
+    shown = " ".join(console.export_text().split())
+    assert "late fs shared real 29.00 ± 1.41 50.00 50.00 50.00 2" in shown
+    assert "left out: cs: no clip to learn from has any" in shown
+    assert "keywords, late, over audio only +2.36 +2.00 ± 1.00 3 os no clear difference" in shown

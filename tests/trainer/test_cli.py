@@ -1,0 +1,110 @@
+"""``audiofuse-train`` from a folder of sounds to a bundle and a page, and its errors."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from audiofuse.core.bundles.bundle import load_bundle, save_bundle
+from audiofuse.core.encoder.encoder import Encoder
+from audiofuse.trainer.cli import main
+
+ROOT = Path(__file__).parents[2]
+SOUNDS = ROOT / "examples" / "sounds"
+NAMES = ("animals/owl.wav", "animals/crow.flac", "home/typing.mp3", "water/bubbles.opus")
+
+
+@pytest.fixture
+def bucket(tmp_path: Path) -> Path:
+    """Return a bucket of sounds whose sidecars have captions: three to learn from, one to judge."""
+    folder = tmp_path / "bucket"
+    folder.mkdir()
+    for name in NAMES:
+        sound = folder / Path(name).name
+        shutil.copy(SOUNDS / name, sound)
+        stem = sound.stem
+        words = {"title": stem, "captions": [f"the sound of {stem}", f"a recording of {stem}"],
+                 "split": "val" if stem == "owl" else "train"}  # fmt: skip
+        Path(f"{sound}.json").write_text(json.dumps(words))
+    return folder
+
+
+class Done(NamedTuple):
+    """How a command ended, and what it said."""
+
+    code: object
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def train(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Done]:
+    """Return the command line, run in this process."""
+
+    def run(*arguments: str | Path) -> Done:
+        monkeypatch.setattr(sys, "argv", ["audiofuse-train", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return Done(ended.value.code or 0, *capfd.readouterr())
+
+    return run
+
+
+def test_a_bucket_becomes_a_better_documented_bundle(
+    bucket: Path,
+    tmp_path: Path,
+    tiny_encoder: Encoder,
+    train: Callable[..., Done],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """``fit`` on a bucket writes a bundle that loads, with metrics and card, and a page."""
+    (bucket / "broken.wav").write_text("no sound")
+    start = save_bundle(tiny_encoder, tmp_path, "tiny", "")
+    run = tmp_path / "run"
+    options = ("--epochs", "1", "--batch-size", "4", "--crop-s", "2", "--name", "mine")
+    done = train("fit", bucket, "--run", run, "--start", start, *options)
+    assert done.code == 0, done.stderr
+    assert "broken.wav: not_audio" in caplog.text
+    bundle = Path(done.stdout.splitlines()[-1])
+    load_bundle(bundle)
+    assert bundle.name.startswith("mine-")
+    assert "Trained on 3 sounds" in (bundle / "README.md").read_text()
+    assert set(json.loads((bundle / "metrics.json").read_text())["slices"]["all"]) >= {"random"}
+    assert "<audio" in (run / "report.html").read_text()
+    again = train("fit", bucket, "--run", run, "--start", start, *options)
+    assert again.code == 2
+    assert "--resume" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("fit", "nowhere.jsonl", "--run", "run"), "nowhere.jsonl"),
+        (("fit", "nowhere.jsonl", "--run", "run", "--epochs", "0"), "epochs"),
+        (("fit", "nowhere.jsonl", "--run", "run", "--metadata", "loud"), "loud"),
+    ],
+)
+def test_wrong_usage_is_one_clear_error(
+    arguments: tuple[str, ...], message: str, train: Callable[..., Done]
+) -> None:
+    """A missing source and bad options end with code 2 and a line that names them."""
+    done = train(*arguments)
+    assert done.code == 2
+    assert message in done.stderr
+
+
+def test_a_bucket_without_captions_says_what_is_missing(
+    bucket: Path, tmp_path: Path, train: Callable[..., Done]
+) -> None:
+    """Sounds that nobody described cannot be judged by, and the error says so."""
+    for sidecar in bucket.glob("*.json"):
+        sidecar.unlink()
+    done = train("fit", bucket, "--run", tmp_path / "run")
+    assert done.code == 2
+    assert "captions" in done.stderr

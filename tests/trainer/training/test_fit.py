@@ -1,0 +1,184 @@
+"""Training: it learns, it can be killed and resumed, it refuses what cannot work."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from audiofuse.core.encoder.encoder import TINY, Encoder
+from audiofuse.core.errors import ConfigurationError
+from audiofuse.core.evaluation.clips import Clip
+from audiofuse.core.items import Metadata
+from audiofuse.trainer.data.batches import Examples, training_rows
+from audiofuse.trainer.data.cache import AudioCache
+from audiofuse.trainer.training.fit import BEST, CHECKPOINT, LOG, Fit, FitConfig, Task
+
+SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"
+NAMES = ("animals/owl.wav", "animals/crow.flac", "home/typing.mp3", "water/bubbles.opus")
+CONFIG = FitConfig(
+    epochs=3, batch_size=4, chunk=2, learning_rate=1e-3, crop_s=1, mask_bands=8, mask_frames=8
+)
+
+
+def _examples(folder: Path, config: FitConfig = CONFIG) -> Examples:
+    clips = [
+        Clip(
+            SOUNDS / name, name, "train", Metadata(title=f"title {name}"),
+            captions=(f"the sound of {name}", f"{name} can be heard"),
+        )
+        for name in NAMES
+    ]  # fmt: skip
+    entries = AudioCache(folder, 600, workers=1).prepare(clips).entries
+    rows = training_rows(clips, every_caption=config.every_caption)
+    return Examples(rows, entries, config.reading)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder in which the sounds are decoded."""
+    folder = tmp_path_factory.mktemp("cache")
+    _examples(folder)
+    return folder
+
+
+def _fit(cache: Path, run: Path, config: FitConfig = CONFIG, **task: Any) -> Fit:
+    said: list[str] = []
+    given = {"score": lambda _: {}, "criterion": "epoch", "say": said.append} | task
+    examples = _examples(cache, config)
+    return Fit(Encoder.random(TINY, seed=0), Task(examples, **given), config, run)
+
+
+def test_training_brings_pairs_together(cache: Path, tmp_path: Path) -> None:
+    """A few epochs on a few sounds lower the loss well below where it began."""
+    plain = {"epochs": 12, "mask_bands": 0, "mask_frames": 0, "every_caption": False}
+    _fit(cache, tmp_path, CONFIG.model_copy(update=plain)).run(resume=False)
+    losses = [json.loads(line)["loss"] for line in (tmp_path / LOG).read_text().splitlines()]
+    assert len(losses) == 12
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_the_best_weights_are_kept(cache: Path, tmp_path: Path) -> None:
+    """The encoder ends with the weights of the epoch that scored best, and returns its scores."""
+    scores = iter([0.1, 0.9, 0.5])
+    states = []
+
+    def score(encoder: Encoder) -> dict[str, float]:
+        states.append({name: value.clone() for name, value in encoder.state_dict().items()})
+        return {"found": next(scores)}
+
+    fit = _fit(cache, tmp_path, score=score, criterion="found")
+    assert fit.run(resume=False)["epoch"] == 2
+    for name, value in fit.encoder.state_dict().items():
+        torch.testing.assert_close(value, states[1][name], rtol=0, atol=0)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+sys.path[:0] = [sys.argv[1]]
+from test_fit import _fit
+if __name__ == "__main__":
+    _fit(Path(sys.argv[2]), Path(sys.argv[3])).run(resume=len(sys.argv) > 4)
+"""
+
+
+def test_a_killed_run_resumes_to_the_same_weights(cache: Path, tmp_path: Path) -> None:
+    """After SIGKILL and resume the weights equal, bit for bit, those of an uninterrupted run."""
+    script = tmp_path / "train.py"
+    script.write_text(KILLED)
+    tests = Path(__file__).parent
+    command = [sys.executable, str(script), str(tests), str(cache)]
+    process = subprocess.Popen([*command, str(tmp_path / "killed")])
+    with process:
+        while not (tmp_path / "killed" / CHECKPOINT).exists():
+            assert process.poll() is None
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+    done = len((tmp_path / "killed" / LOG).read_text().splitlines())
+    assert done < CONFIG.epochs
+    subprocess.run([*command, str(tmp_path / "killed"), "resume"], check=True, timeout=100)
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, timeout=100)
+    whole, resumed = (load_file(tmp_path / name / BEST) for name in ("whole", "killed"))
+    for name, value in whole.items():
+        torch.testing.assert_close(resumed[name], value, rtol=0, atol=0, msg=name)
+    assert (tmp_path / "killed" / LOG).read_text() == (tmp_path / "whole" / LOG).read_text()
+
+
+def test_a_run_inside_an_epoch_resumes_there(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint written inside an epoch is gone on from, to the same weights."""
+    monkeypatch.setattr("audiofuse.trainer.training.fit.CHECKPOINT_S", 0.0)
+
+    def stop(work: Any, _total: int, _label: str) -> Any:
+        yield next(iter(work))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _fit(cache, tmp_path / "stopped", show=stop).run(resume=False)
+    resumed, whole = _fit(cache, tmp_path / "stopped"), _fit(cache, tmp_path / "whole")
+    resumed.run(resume=True)
+    whole.run(resume=False)
+    for name, value in whole.encoder.state_dict().items():
+        torch.testing.assert_close(resumed.encoder.state_dict()[name], value, rtol=0, atol=0)
+
+
+def test_a_run_is_not_overwritten(cache: Path, tmp_path: Path) -> None:
+    """A folder with a run is refused without --resume, and with it when the options differ."""
+    config = CONFIG.model_copy(update={"epochs": 1})
+    _fit(cache, tmp_path, config).run(resume=False)
+    with pytest.raises(ConfigurationError, match="--resume"):
+        _fit(cache, tmp_path, config).run(resume=False)
+    with pytest.raises(ConfigurationError, match="other options"):
+        _fit(cache, tmp_path, config.model_copy(update={"seed": 1})).run(resume=True)
+
+
+def test_what_is_frozen_stays(cache: Path, tmp_path: Path) -> None:
+    """A frozen part keeps its weights, and batch norms keep their statistics; the rest moves."""
+    fit = _fit(cache, tmp_path, frozen=frozenset({"text_tower.bert"}))
+    before = {name: value.clone() for name, value in fit.encoder.state_dict().items()}
+    fit.run(resume=False)
+    moved = {n for n, v in fit.encoder.state_dict().items() if not torch.equal(v, before[n])}
+    assert not [n for n in moved if n.startswith("text_tower.bert.") or "running_" in n]
+    assert {"audio_head.weight", "text_tower.project.weight"} <= moved
+
+
+def test_an_unknown_part_is_named(cache: Path, tmp_path: Path) -> None:
+    """Freezing what the encoder does not have is refused, and says what it has."""
+    with pytest.raises(ConfigurationError, match=r"'ears'; it has .*audio_tower"):
+        _fit(cache, tmp_path, frozen=frozenset({"ears"}))
+
+
+def test_too_few_pairs_for_a_batch_are_refused(cache: Path, tmp_path: Path) -> None:
+    """A batch larger than all pairs says what to do."""
+    with pytest.raises(ConfigurationError, match="lower --batch-size"):
+        _fit(cache, tmp_path, CONFIG.model_copy(update={"batch_size": 9}))
+
+
+def test_the_learning_rate_warms_up_and_falls(cache: Path, tmp_path: Path) -> None:
+    """The rate rises over the first epoch to its peak and falls as a cosine to its end."""
+    config = CONFIG.model_copy(update={"epochs": 11, "final_learning_rate": 1e-5})
+    fit = _fit(cache, tmp_path, config)
+    rates = [fit._rate(step) for step in range(22)]  # two steps an epoch
+    assert rates[:2] == pytest.approx([0.5e-3, 1e-3])
+    assert rates[11] == pytest.approx((1e-3 + 1e-5) / 2)
+    assert rates[-1] == pytest.approx(1e-5)
+    assert rates[1:] == sorted(rates[1:], reverse=True)
+
+
+def test_a_loss_that_is_no_number_ends_the_run(cache: Path, tmp_path: Path) -> None:
+    """A loss of NaN is reported and never becomes weights."""
+    nan = torch.tensor(float("nan"))
+    fit = _fit(cache, tmp_path)
+    with torch.no_grad():
+        fit.encoder.audio_head.weight.copy_(nan)
+    with pytest.raises(ConfigurationError, match="lower the learning rate"):
+        fit.run(resume=False)
+    assert not (tmp_path / BEST).exists()

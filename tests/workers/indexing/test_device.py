@@ -1,0 +1,379 @@
+"""The device makes full batches of many clips' windows, and each clip keeps its own fate."""
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+from audiofuse.core.audio.recording import SAMPLE_RATE, WINDOW_SAMPLES, Samples, open_recording
+from audiofuse.core.encoder.encoder import TINY, Encoder, Fused, HeardWindow
+from audiofuse.core.encoder.fusion import Heard
+from audiofuse.core.errors import Reason, Rejected
+from audiofuse.workers.indexing.device import device as device_module
+from audiofuse.workers.indexing.device.device import Device, Turn, best_batch_s
+from audiofuse.workers.telemetry.names import Lane
+
+SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"
+LIVE, BACKFILL = Lane.LIVE, Lane.BACKFILL
+MARK = 0.123  # how a bad window is told from others
+
+
+def clip(seconds: float, seed: int = 0) -> list[Samples]:
+    """Return noise in windows."""
+    noise = np.random.default_rng(seed).random(int(seconds * SAMPLE_RATE), np.float32) - 0.5
+    return np.split(noise, range(WINDOW_SAMPLES, noise.size, WINDOW_SAMPLES))
+
+
+class Spy:
+    """An encoder that notes its batches, and fails when told to."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+        self.batches: list[list[float]] = []  # the first sample of each window
+        self.texts: list[list[str]] = []
+        self.done: list[str] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.memory_windows = 10**9
+        self.broken = threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.encoder, name)
+
+    def hear_windows(self, windows: Sequence[Samples]) -> list[HeardWindow]:
+        """Hear; not before the gate is open, and no more than fits the memory."""
+        self.gate.wait(30)
+        if len(windows) > self.memory_windows:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        if any(window[0] == np.float32(MARK) for window in windows):
+            raise ValueError("a bad window")
+        self.batches.append([float(window[0]) for window in windows])
+        self.done.append("hear")
+        return self.encoder.hear_windows(windows)
+
+    def fuse(self, heard: Heard, metadata: Sequence[str]) -> Fused:
+        """Fuse."""
+        self.texts.append(list(metadata))
+        self.done.append("fuse")
+        return self.encoder.fuse(heard, metadata)
+
+
+class Paced:
+    """An encoder that takes a set time for each size of batch, and longer now and then."""
+
+    device = torch.device("cpu")
+    seconds: ClassVar = {1: 0.01, 2: 0.012, 4: 0.016, 8: 0.036, 16: 0.08}
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def hear_windows(self, windows: Sequence[Samples]) -> None:
+        """Sleep."""
+        self.sizes.append(len(windows))
+        disturbed = len(windows) == 4 and self.sizes.count(4) < 3
+        time.sleep(self.seconds[len(windows)] + 0.1 * disturbed)
+
+
+class Bench:
+    """A device around a spy, and threads that ask it."""
+
+    def __init__(self, encoder: Encoder, batch_s: float) -> None:
+        self.spy = Spy(encoder)
+        self.coming = 0
+        self.device = Device(self.spy, batch_s, lambda: self.coming)  # type: ignore[arg-type]
+        self.threads = ThreadPoolExecutor(64)
+
+    def hear(self, windows: Sequence[Samples], lane: Lane = LIVE) -> "Future[Heard]":
+        """Ask from a thread of its own."""
+        return self.threads.submit(self.device.hear, windows, lane)
+
+    def waiting(self) -> int:
+        """Return how many windows wait."""
+        return sum(map(len, self.device._windows.values()))
+
+
+@pytest.fixture
+def bench(tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    """Return a device with batches of 40 s that waits for more as long as a test may last."""
+    monkeypatch.setattr(device_module, "PATIENCE_S", dict.fromkeys(Lane, 60.0))
+    made = Bench(tiny_encoder, 40)
+    yield made
+    made.spy.gate.set()
+    made.coming = 0
+    with made.device._changed:
+        made.device._changed.notify()
+    made.threads.shutdown()
+    made.device.close()
+
+
+@pytest.mark.parametrize("fusion", ["late", "mid"])
+def test_a_clip_is_heard_as_if_it_were_alone(fusion: str) -> None:
+    """Real sounds of all lengths, heard together, get the vectors that hearing each alone gives."""
+    encoder = Encoder.random(TINY.model_copy(update={"fusion": fusion}), seed=0)
+    device = Device(encoder, 40)
+    clips = [clip(35), clip(1.2)]
+    for path in sorted(SOUNDS.rglob("*.wav")):
+        with open_recording(path, 60) as recording:
+            clips.append(list(recording.windows()))
+    with ThreadPoolExecutor(len(clips)) as threads:
+        together = list(threads.map(device.on(LIVE).hear, clips))
+        texts = [f"sound {number}" for number in range(len(clips))]
+        fused = list(threads.map(lambda h, t: device.on(LIVE).fuse(h, [t]), together, texts))
+    device.close()
+    for windows, heard, text, vector in zip(clips, together, texts, fused, strict=True):
+        alone = encoder.hear(windows)
+        torch.testing.assert_close(heard.pooled, alone.pooled, atol=1e-5, rtol=1e-5)
+        expected = encoder.fuse(alone, [text])
+        torch.testing.assert_close(vector.vectors, expected.vectors, atol=1e-5, rtol=0)
+        torch.testing.assert_close(vector.norms, expected.norms, atol=1e-3, rtol=1e-5)
+
+
+def test_a_long_clip_and_short_ones_fill_the_same_batches(bench: Bench) -> None:
+    """Batches are made of windows, whosever they are, and begin once they are full."""
+    bench.coming = 10**9
+    answers = [bench.hear(clip(60))] + [bench.hear(clip(10, seed)) for seed in range(1, 7)]
+    for answer in answers:
+        answer.result(30)
+    assert [len(batch) for batch in bench.spy.batches] == [4, 4, 4]
+    assert bench.device.stats.room_s == bench.device.stats.heard_s == 120
+
+
+def test_a_batch_begins_when_nothing_more_is_coming(bench: Bench) -> None:
+    """Once all that are in hand wait for the device, nobody waits for a full batch."""
+    bench.coming = 3
+    first = [bench.hear(clip(5, seed)) for seed in range(2)]
+    with pytest.raises(TimeoutError):
+        first[0].result(0.2)
+    bench.hear(clip(5, 2)).result(30)
+    assert [len(batch) for batch in bench.spy.batches] == [3]
+
+
+def test_the_oldest_window_waits_no_longer_than_its_patience(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch that does not fill begins when its oldest window has waited long enough."""
+    monkeypatch.setattr(device_module, "PATIENCE_S", {LIVE: 0.05, BACKFILL: 60.0})
+    bench.coming = 10**9
+    background = bench.hear(clip(3), BACKFILL)
+    bench.hear(clip(5)).result(30)
+    assert not background.done()
+
+
+def test_live_goes_first_and_backfill_fills_the_holes(
+    bench: Bench, eventually: Callable[..., Any]
+) -> None:
+    """Live windows that came later are heard before backfill, which takes the room that is left."""
+    bench.spy.gate.clear()
+    plug = bench.hear(clip(10, 99))  # keeps the device busy while others arrive
+    eventually(lambda: bench.device.stuck is False and bench.waiting() == 0)
+    back = [clip(10, seed) for seed in range(6)]
+    answers = [bench.hear(windows, BACKFILL) for windows in back]
+    eventually(lambda: bench.waiting() == 6)
+    live = [clip(10, seed) for seed in range(10, 13)]
+    answers += [bench.hear(windows, LIVE) for windows in live]
+    eventually(lambda: bench.waiting() == 9)
+    bench.spy.gate.set()
+    for answer in [plug, *answers]:
+        answer.result(30)
+    second = bench.spy.batches[1]
+    assert set(second[:3]) == {float(windows[0][0]) for windows in live}
+    assert len(second) == 4
+
+
+def test_backfill_has_its_turn(bench: Bench, eventually: Callable[..., Any]) -> None:
+    """However much live audio waits, every tenth batch begins with backfill."""
+    bench.spy.gate.clear()
+    bench.hear(clip(10, 999))
+    eventually(lambda: bench.waiting() == 0)
+    late = bench.hear(clip(7), BACKFILL)  # shares no batch with what is live
+    eventually(lambda: bench.waiting() == 1)
+    windows = [window for seed in range(3) for window in clip(100, seed)]
+    answers = [bench.hear([window]) for window in windows]
+    eventually(lambda: bench.waiting() > 20)
+    bench.device.stats.batches = 8  # the gate holds the ninth
+    bench.spy.gate.set()
+    late.result(30)
+    assert sum(answer.done() for answer in answers) < len(answers)
+    for answer in answers:
+        answer.result(30)
+
+
+def test_a_bad_window_fails_its_clip_alone(bench: Bench) -> None:
+    """One clip of a batch that the encoder cannot take costs the others nothing."""
+    bad = clip(10)
+    bad[0][0] = MARK
+    bench.coming = 4
+    answers = [bench.hear(windows) for windows in (bad, *(clip(10, n) for n in range(3)))]
+    with pytest.raises(ValueError, match="a bad window"):
+        answers[0].result(30)
+    for answer in answers[1:]:
+        assert answer.result(30).pooled.isfinite().all()
+
+
+def test_out_of_memory_halves_and_goes_on(bench: Bench) -> None:
+    """A batch that does not fit is heard in parts; later ones are smaller, and grow again."""
+    bench.spy.memory_windows = 2
+    bench.coming = 4
+    for answer in [bench.hear(clip(10, seed)) for seed in range(4)]:
+        assert answer.result(30).pooled.isfinite().all()
+    assert [len(batch) for batch in bench.spy.batches] == [2, 2]
+    shrunk = bench.device._batch_now_s
+    assert shrunk < 40
+    bench.spy.memory_windows = 100
+    bench.coming = 0
+    for seed in range(30):
+        bench.hear(clip(1, seed)).result(30)
+    assert shrunk < bench.device._batch_now_s <= 40
+
+
+def test_a_clip_that_never_fits_is_rejected(bench: Bench) -> None:
+    """What does not fit the device even alone gets a verdict; the device goes on."""
+    bench.spy.memory_windows = 0
+    with pytest.raises(Rejected) as caught:
+        bench.hear(clip(10)).result(30)
+    assert caught.value.reason is Reason.NO_MEMORY
+    bench.spy.memory_windows = 100
+    assert bench.hear(clip(10)).result(30)
+
+
+def test_audio_that_waits_is_bounded(bench: Bench, eventually: Callable[..., Any]) -> None:
+    """While the device is busy no more than some batches of audio are taken from the decoders."""
+    bench.spy.gate.clear()
+    read = []
+
+    def windows() -> Iterator[Samples]:
+        for window in clip(600):
+            read.append(window)
+            yield window
+
+    answer = bench.threads.submit(bench.device.hear, windows(), LIVE)
+    eventually(lambda: bench.device._buffer.exhausted)
+    time.sleep(0.05)
+    assert len(read) * 10 <= (device_module.BUFFERED_BATCHES + 1) * 40
+    bench.spy.gate.set()
+    assert answer.result(30)
+    assert len(read) == 60
+
+
+def test_a_clip_that_proves_bad_leaves_nothing_behind(bench: Bench) -> None:
+    """Windows of a clip whose decoding failed do not take the device's time."""
+    bench.coming = 10**9
+
+    def fails() -> Iterator[Samples]:
+        yield from clip(10)
+        raise Rejected(Reason.DAMAGED, "cut off")
+
+    with pytest.raises(Rejected, match="cut off"):
+        bench.device.hear(fails(), LIVE)
+    for answer in [bench.hear(clip(10, seed)) for seed in range(1, 4)]:
+        assert answer.result(30)
+    assert len(bench.spy.batches[0]) == 3
+
+
+def test_texts_are_fused_together(
+    bench: Bench, tiny_encoder: Encoder, eventually: Callable[..., None]
+) -> None:
+    """What waits to be fused while the device is busy is fused at once, each with its own text."""
+    heard = tiny_encoder.hear(clip(2))
+    bench.spy.gate.clear()
+    plug = bench.hear(clip(10))
+    eventually(lambda: bench.device._busy_since < math.inf)
+    texts = [f"text {number}" for number in range(32)]
+    answers = [bench.threads.submit(bench.device.fuse, heard, text) for text in texts]
+    eventually(lambda: len(bench.device._texts) == len(texts))
+    bench.spy.gate.set()
+    plug.result(30)
+    expected = tiny_encoder.fuse(Heard(heard.pooled.expand(32, -1)), texts).vectors
+    for answer, vector in zip(answers, expected, strict=True):
+        torch.testing.assert_close(answer.result(30)[0], vector, atol=1e-5, rtol=0)
+    assert list(map(len, bench.spy.texts)) == [16, 16]
+
+
+def test_texts_of_a_batch_are_of_like_length(
+    bench: Bench, tiny_encoder: Encoder, eventually: Callable[..., None]
+) -> None:
+    """What waits is sorted before it is cut into batches, so that little of them is padding."""
+    heard = tiny_encoder.hear(clip(2))
+    bench.spy.gate.clear()
+    bench.hear(clip(10))
+    eventually(lambda: bench.device._busy_since < math.inf)
+    texts = ["x" * (length * 7 % 32 + 1) for length in range(32)]
+    answers = [bench.threads.submit(bench.device.fuse, heard, text) for text in texts]
+    eventually(lambda: len(bench.device._texts) == len(texts))
+    bench.spy.gate.set()
+    for answer in answers:
+        answer.result(30)
+    assert [text for batch in bench.spy.texts for text in batch] == sorted(texts)
+
+
+def test_texts_let_one_full_batch_pass_and_no_more(
+    bench: Bench, tiny_encoder: Encoder, eventually: Callable[..., None]
+) -> None:
+    """Under load texts gather while one batch of windows is heard, and then go before the next."""
+    heard = tiny_encoder.hear(clip(2))
+    bench.spy.gate.clear()
+    windows = [bench.hear(clip(10, seed)) for seed in range(12)]
+    bench.coming = 10**9
+    eventually(lambda: bench.device._busy_since < math.inf and bench.waiting() >= 8)
+    text = bench.threads.submit(bench.device.fuse, heard, "a text")
+    eventually(lambda: bench.device._texts)
+    bench.spy.gate.set()
+    text.result(30)
+    assert bench.spy.done[:3] == ["hear", "hear", "fuse"]
+    bench.coming = 0  # what is left makes no full batch
+    for window in windows:
+        window.result(30)
+
+
+def test_a_text_does_not_wait_for_windows_that_wait(
+    bench: Bench, tiny_encoder: Encoder, eventually: Callable[..., None]
+) -> None:
+    """While windows wait for company the device has nothing else to do, so a text is read."""
+    bench.coming = 10**9
+    bench.hear(clip(10))
+    eventually(lambda: bench.waiting() == 1)
+    bench.threads.submit(bench.device.fuse, tiny_encoder.hear(clip(2)), "a text").result(30)
+    assert bench.spy.done == ["fuse"]
+
+
+def test_a_batch_size_is_found(tiny_encoder: Encoder) -> None:
+    """The size is whole windows, and never more than the device can hold."""
+    spy = Spy(tiny_encoder)
+    spy.memory_windows = 2
+    assert best_batch_s(spy) in {10, 20}  # type: ignore[arg-type]
+
+
+def test_the_smallest_batch_that_is_nearly_as_fast_is_chosen() -> None:
+    """Neither a larger batch that gains nothing nor a busy moment of the machine decides."""
+    paced = Paced()
+    assert best_batch_s(paced) == 40  # type: ignore[arg-type]
+    assert max(paced.sizes) == 16
+
+
+def test_turns_are_taken_in_order() -> None:
+    """Whoever always has work does not keep another from its turn."""
+    turn, stop = Turn(), threading.Event()
+    waits: list[float] = []
+
+    def greedy() -> None:
+        while not stop.is_set():
+            with turn:
+                time.sleep(0.01)
+
+    thread = threading.Thread(target=greedy)
+    thread.start()
+    for _ in range(5):
+        time.sleep(0.002)
+        started = time.monotonic()
+        with turn:
+            waits.append(time.monotonic() - started)
+    stop.set()
+    thread.join()
+    assert max(waits) < 0.1

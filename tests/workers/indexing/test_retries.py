@@ -1,0 +1,307 @@
+"""A message's fate: an error's class decides it."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from redis import Redis, RedisError
+
+from audiofuse.core.errors import Reason, Rejected, Unavailable
+from audiofuse.core.items import ObjectInfo
+from audiofuse.workers.indexing import retries as fates
+from audiofuse.workers.indexing.retries import (
+    MAX_DELIVERIES,
+    TRIES_IN_HAND,
+    Fates,
+    Turns,
+    quarantine,
+)
+from audiofuse.workers.indexing.sync import Synced
+from audiofuse.workers.queue.dead_letters import Deliveries
+from audiofuse.workers.telemetry.names import Lane, Outcome
+
+KEY = "owl.wav"
+
+
+class Script:
+    """A syncer that does what it is told, one act for each call: the fault to inject."""
+
+    def __init__(self, *acts: Synced | Exception) -> None:
+        self.acts = list(acts)
+        self.keys: list[str] = []
+        self.given_up: list[tuple[str, Rejected]] = []
+        self.cannot_give_up: list[Exception] = []
+
+    @property
+    def store(self) -> "Script":
+        """Stand in for the bucket too."""
+        return self
+
+    def head(self, key: str) -> ObjectInfo:
+        """Know one state of each object."""
+        return ObjectInfo(key, "state-1", size=1, modified_ms=0)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """List sounds, some of which a sidecar may describe."""
+        yield from map(self.head, (f"{prefix}wav", f"{prefix}flac", f"{prefix}txt"))
+
+    def sync(self, key: str) -> Synced:
+        """Return or raise the next act."""
+        self.keys.append(key)
+        act = self.acts.pop(0)
+        if isinstance(act, Exception):
+            raise act
+        return act
+
+    def give_up(self, key: str, verdict: Rejected) -> None:
+        """Take note, or fail as told."""
+        if self.cannot_give_up:
+            raise self.cannot_give_up.pop(0)
+        self.given_up.append((key, verdict))
+
+    def add(self, key: str, verdict: Rejected) -> None:
+        """Stand in for the letters too."""
+        self.given_up.append((key, verdict))
+
+    @property
+    def letters(self) -> "Script":
+        """Return what keeps the letters."""
+        return self
+
+
+class Sent:
+    """A dispatcher that keeps what it is given; it fails as often as it is told."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[str, Lane]] = []
+        self.failures = 0
+
+    def sync(self, key: str, lane: Lane) -> None:
+        """Take a message."""
+        if self.failures:
+            self.failures -= 1
+            raise Unavailable("the broker is away")
+        self.messages.append((key, lane))
+
+
+class Bench:
+    """The fates of messages, with everything around them."""
+
+    def __init__(self) -> None:
+        self.sent = Sent()
+        self.stopping = threading.Event()
+        self.script = Script()
+
+    def settle(self, *acts: Synced | Exception, key: str = KEY) -> bool:
+        """Settle one message whose syncs do as told."""
+        self.script.acts = list(acts)
+        syncers = dict.fromkeys(Lane, self.script)
+        subject = Fates(syncers, self.sent, self.stopping)  # type: ignore[arg-type]
+        return subject.settle(key, Lane.BACKFILL)
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """Return fates that do not wait."""
+    monkeypatch.setattr(fates, "FIRST_BACKOFF_S", 0.0)
+    monkeypatch.setattr(fates, "LATE_WRITE_S", 0.0)
+    return Bench()
+
+
+def test_a_rejection_is_settled_at_once(bench: Bench) -> None:
+    """Rejected, which sync has recorded, is never tried again."""
+    assert bench.settle(Rejected(Reason.SILENT, "all 2.0 s are silent"), Synced(Outcome.CREATED))
+    assert len(bench.script.acts) == 1
+
+
+def test_unavailable_is_tried_until_it_works(bench: Bench) -> None:
+    """What is away is asked again, and that is not held against the object."""
+    away = [Unavailable("the bucket is away"), RedisError("so are the letters")] * 2
+    assert bench.settle(*away, Synced(Outcome.CREATED), Synced(Outcome.UNCHANGED))
+    assert bench.script.acts == []
+    assert not bench.script.given_up
+
+
+def test_a_write_that_comes_late_is_made_up_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What worked only after something was away is looked at again, after a while."""
+    monkeypatch.setattr(fates, "LATE_WRITE_S", 0.2)
+    started = time.monotonic()
+    assert bench.settle(Unavailable("no answer"), *[Synced(Outcome.UPDATED)] * 2)
+    assert time.monotonic() - started >= 0.2
+    assert bench.script.acts == []
+
+
+def test_what_stays_unavailable_makes_room_for_others(bench: Bench) -> None:
+    """After some tries a message goes to the end of its lane, however long the broker is away."""
+    bench.sent.failures = 2
+    assert bench.settle(*[Unavailable("denied")] * TRIES_IN_HAND)
+    assert bench.sent.messages == [(KEY, Lane.BACKFILL)]
+
+
+def test_a_stopping_worker_hands_back_what_is_not_begun(bench: Bench) -> None:
+    """Once the worker stops no work begins, and nothing unfinished is acknowledged."""
+    bench.stopping.set()
+    assert not bench.settle(Synced(Outcome.CREATED))
+    assert len(bench.script.acts) == 1
+
+
+def test_a_stopping_worker_waits_for_nothing_that_is_away(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message that waits for its next try is handed back at once."""
+    monkeypatch.setattr(fates, "FIRST_BACKOFF_S", 30.0)
+    threading.Timer(0.1, bench.stopping.set).start()
+    started = time.monotonic()
+    assert not bench.settle(Unavailable("away"), Synced(Outcome.CREATED))
+    assert time.monotonic() - started < 5
+
+
+def test_a_bug_is_tried_three_times(bench: Bench) -> None:
+    """An unexpected exception is tried three times, then the object is given up with its words."""
+    assert bench.settle(*[KeyError("oops")] * MAX_DELIVERIES, Synced(Outcome.CREATED))
+    assert len(bench.script.acts) == 1
+    ((key, verdict),) = bench.script.given_up
+    assert (key, verdict.reason, verdict.detail) == (KEY, Reason.BUG, "KeyError: 'oops'")
+
+
+def test_a_bug_in_giving_up_is_recorded_too(bench: Bench) -> None:
+    """Whatever is broken, a message ends as a letter, and the worker lives on."""
+    bench.script.cannot_give_up = [Unavailable("away"), ValueError("no such collection")]
+    bugs = [KeyError("oops")] * MAX_DELIVERIES
+    assert bench.settle(*bugs, *bugs, Synced(Outcome.UNCHANGED))
+    assert [key for key, _ in bench.script.given_up] == [KEY]
+
+
+def test_a_sidecar_stands_for_all_it_may_describe(bench: Bench) -> None:
+    """A sidecar's message becomes one for every sound that it may belong to, and nothing else."""
+    assert bench.settle(key="owl.json")
+    assert bench.sent.messages == [("owl.wav", Lane.BACKFILL), ("owl.flac", Lane.BACKFILL)]
+    assert not bench.script.keys
+
+
+def test_a_sidecar_named_like_a_sound_stands_for_that_sound_too(bench: Bench) -> None:
+    """owl.mp3.json may describe owl.mp3, and also owl.mp3.wav."""
+    assert bench.settle(key="owl.mp3.json")
+    keys = [key for key, _ in bench.sent.messages]
+    assert keys == ["owl.mp3", "owl.mp3.wav", "owl.mp3.flac"]
+
+
+def test_an_object_that_kills_its_worker_is_given_up(redis: Redis) -> None:
+    """Decodings are counted before they begin: after three that never ended it is not tried."""
+    deliveries = Deliveries(redis)
+    for _ in range(MAX_DELIVERIES):
+        deliveries.begin(KEY)  # as by a worker that died at once
+    guard = quarantine(deliveries)
+    with pytest.raises(Rejected, match="died 3 times") as caught:
+        list(guard(KEY, iter([])))
+    assert caught.value.reason is Reason.BUG
+    assert list(guard(KEY, iter([]))) == []  # replayed later, it has its chances again
+
+
+def test_what_ends_is_not_counted(redis: Redis) -> None:
+    """Neither success nor failure of a decoding brings an object nearer to being given up."""
+    guard = quarantine(Deliveries(redis))
+
+    def fails() -> Iterator[object]:
+        raise Rejected(Reason.DAMAGED, "cut off")
+        yield
+
+    for _ in range(2 * MAX_DELIVERIES):
+        with pytest.raises(Rejected, match="cut off"):
+            list(guard(KEY, fails()))  # type: ignore[arg-type]
+
+
+class Bursts:
+    """Many messages at once, about a syncer that takes as long as it is told."""
+
+    def __init__(self) -> None:
+        self.script = Script()
+        self.may_go_on, self.begun = threading.Event(), threading.Semaphore(0)
+        self.error: Exception | None = None
+        self.stopping = threading.Event()
+        self.settled: dict[str, list[bool]] = {}
+        self.fates = Fates(dict.fromkeys(Lane, self), Sent(), self.stopping)  # type: ignore[arg-type]
+        self._threads: list[threading.Thread] = []
+
+    def sync(self, key: str) -> Synced:
+        """Sync, slowly."""
+        self.script.keys.append(key)
+        self.begun.release()
+        assert self.may_go_on.wait(10)
+        if error := self.error:
+            self.error = None
+            raise error
+        return Synced(Outcome.UPDATED)
+
+    def send(self, *keys: str) -> None:
+        """Send messages; return once each waits or works."""
+        for key in keys:
+            thread = threading.Thread(target=self._settle, args=(key,))
+            thread.start()
+            self._threads.append(thread)
+        time.sleep(0.1)
+
+    def _settle(self, key: str) -> None:
+        settled = self.fates.settle(key, Lane.LIVE)
+        self.settled.setdefault(key, []).append(settled)
+
+    def end(self) -> None:
+        """Wait for all messages."""
+        for thread in self._threads:
+            thread.join(10)
+
+
+def test_messages_that_wait_share_one_turn() -> None:
+    """Of ten messages about a key that come while the first is worked on one look serves all."""
+    bursts = Bursts()
+    bursts.send(KEY)
+    bursts.send(*[KEY] * 9, "other.wav")
+    assert bursts.script.keys == [KEY, "other.wav"]  # another key does not wait
+    bursts.may_go_on.set()
+    bursts.end()
+    assert bursts.script.keys == [KEY, "other.wav", KEY]
+    assert bursts.settled == {KEY: [True] * 10, "other.wav": [True]}
+
+
+def test_who_comes_after_a_turn_began_has_another() -> None:
+    """A message never shares a look that may have been before it."""
+    bursts = Bursts()
+    for _ in range(3):
+        bursts.send(KEY)
+    bursts.may_go_on.set()
+    bursts.end()
+    assert len(bursts.script.keys) == 2
+    bursts.send(KEY)
+    bursts.end()
+    assert len(bursts.script.keys) == 3
+
+
+def test_a_shared_turn_that_fails_settles_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that shared a turn are not acknowledged unless it ended well: they try again."""
+    monkeypatch.setattr(fates, "FIRST_BACKOFF_S", 30.0)
+    bursts = Bursts()
+    bursts.send(KEY)
+    bursts.error = Unavailable("away")  # for the first
+    bursts.may_go_on.set()
+    bursts.send()
+    bursts.may_go_on.clear()
+    bursts.send(KEY)
+    bursts.send(KEY, KEY)  # share the turn after
+    bursts.stopping.set()
+    bursts.may_go_on.set()
+    bursts.end()
+    assert sorted(bursts.settled[KEY]) == [False, False, False, True]
+    assert len(bursts.script.keys) == 2
+
+
+def test_turns_leave_nothing_behind() -> None:
+    """What is remembered of a key goes with its last message."""
+    turns = Turns()
+    turns.take(KEY, lambda: None)
+    with pytest.raises(KeyError):
+        turns.take(KEY, lambda: {}[KEY])
+    assert not turns._now
+    assert not turns._next

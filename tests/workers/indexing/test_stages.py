@@ -1,0 +1,160 @@
+"""What many threads ask at once becomes one call, and what they take is bounded."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis, RedisError
+
+from audiofuse.core.batcher import Combiner
+from audiofuse.core.encoder.encoder import Encoder
+from audiofuse.core.errors import AudiofuseError, Unavailable
+from audiofuse.core.index.index import Index, Point, connect_embedded
+from audiofuse.core.items import point_id
+from audiofuse.core.storage.store import FolderStore
+from audiofuse.workers.indexing.device.budget import Budget
+from audiofuse.workers.indexing.stages import BoundedStore, CombinedIndex
+from audiofuse.workers.queue.dead_letters import Deliveries
+
+
+def _ask_all(combiner: Combiner[int, int], questions: range) -> list[Any]:
+    """Ask from a thread for each question; return answers and errors."""
+
+    def ask(question: int) -> object:
+        try:
+            return combiner(question)
+        except Exception as error:  # noqa: BLE001 - it is compared
+            return error
+
+    with ThreadPoolExecutor(len(questions)) as threads:
+        return list(threads.map(ask, questions))
+
+
+def test_each_asker_gets_its_own_answer() -> None:
+    """Questions that wait are asked together, and nobody gets another one's answer."""
+    calls: list[int] = []
+
+    def double(numbers: list[int]) -> list[int]:
+        calls.append(len(numbers))
+        time.sleep(0.01)
+        return [2 * number for number in numbers]
+
+    assert _ask_all(Combiner(double, 16), range(64)) == [2 * number for number in range(64)]
+    assert sum(calls) == 64
+    assert max(calls) <= 16
+    assert len(calls) < 32
+
+
+def test_a_bad_question_fails_alone() -> None:
+    """An error that one question may have caused reaches that one only."""
+
+    def refuse_seven(numbers: list[int]) -> list[int]:
+        time.sleep(0.01)
+        if 7 in numbers:
+            raise ValueError("seven")
+        return numbers
+
+    answers = _ask_all(Combiner(refuse_seven, 64), range(16))
+    assert isinstance(answers[7], ValueError)
+    assert answers[:7] + answers[8:] == [number for number in range(16) if number != 7]
+
+
+@pytest.mark.parametrize("error", [Unavailable("away"), RedisError("away")])
+def test_what_is_away_is_away_for_all(error: Exception) -> None:
+    """When the other side is away everybody learns it, and it is not asked for each alone."""
+    calls = []
+
+    def away(numbers: list[int]) -> list[int]:
+        calls.append(numbers)
+        time.sleep(0.01)
+        raise error
+
+    answers = _ask_all(Combiner(away, 64, (AudiofuseError, RedisError)), range(32))
+    assert answers == [error] * 32
+    assert len(calls) < 32
+
+
+def test_points_of_many_threads_are_written_and_found(tiny_encoder: Encoder) -> None:
+    """The combined index does what the index does, for each thread."""
+    index = Index(connect_embedded(), "audiofuse")
+    generation = index.create("tiny-000000", tiny_encoder)
+    combined = CombinedIndex(index, generation)
+
+    def sync(number: int) -> int:
+        id_ = str(point_id("bucket", str(number)))
+        payload = {"number": number}
+        vectors = [1.0] * tiny_encoder.dim, [1.0] * tiny_encoder.audio_dim
+        combined.upsert(generation, [Point(id_, payload, *vectors)])
+        if number % 2:
+            combined.remove(generation, [id_])
+        found = combined.get(generation, [id_], vectors=True)
+        return len(found[id_].audio) if found else 0
+
+    with ThreadPoolExecutor(16) as threads:
+        lengths = list(threads.map(sync, range(32)))
+    assert lengths == [tiny_encoder.audio_dim, 0] * 16
+    assert index.count(generation) == 16
+
+
+def test_deliveries_of_many_threads_are_each_counted(redis: Redis) -> None:
+    """What goes to Redis together is counted as if each thread had gone by itself."""
+    deliveries = Deliveries(redis)
+    keys = [f"{number % 8}.wav" for number in range(64)]
+    with ThreadPoolExecutor(16) as threads:
+        counts = list(threads.map(deliveries.begin, keys))
+        assert sorted(counts) == sorted(list(range(1, 9)) * 8)
+        list(threads.map(deliveries.finish, keys[:7]))
+    assert redis.keys() == ["audiofuse:deliveries:7.wav"]
+
+
+def test_a_budget_bounds_what_is_taken() -> None:
+    """Who asks for more than is left waits; what is larger than all is given alone."""
+    budget = Budget(10)
+    budget.take(8)
+    taken = threading.Event()
+
+    def take() -> None:
+        budget.take(25)
+        taken.set()
+
+    threading.Thread(target=take, daemon=True).start()
+    assert not taken.wait(0.05)
+    assert budget.exhausted
+    budget.give_back(8)
+    assert taken.wait(5)
+    assert not budget.exhausted
+
+
+def test_downloads_wait_for_disk(tmp_path: Path, eventually: Callable[..., Any]) -> None:
+    """While lent files fill the disk that is allowed, the next one is not fetched."""
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(b"12345678")
+    store = BoundedStore(FolderStore(tmp_path), 10)
+    a, b = map(store.head, "ab")
+    assert a
+    assert b
+    opened = threading.Event()
+
+    def open_b() -> None:
+        with store.open(b) as path:
+            assert path.read_bytes() == b"12345678"
+            opened.set()
+
+    thread = threading.Thread(target=open_b)
+    with store.open(a):
+        thread.start()
+        assert not opened.wait(0.05)
+    eventually(opened.is_set)
+    thread.join()
+
+
+def test_another_generation_is_refused(tiny_encoder: Encoder) -> None:
+    """What is combined for one generation never reaches another."""
+    index = Index(connect_embedded(), "audiofuse")
+    combined = CombinedIndex(index, index.create("tiny-000000", tiny_encoder))
+    with pytest.raises(ValueError, match="made for"):
+        combined.get(index.generation("other-111111"), ["x"])

@@ -1,0 +1,386 @@
+"""The worker as a process: it loses nothing, however it ends."""
+
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from redis import Redis, RedisError
+
+from audiofuse.core.audio.recording import open_recording
+from audiofuse.core.bundles.bundle import load_bundle, save_bundle
+from audiofuse.core.encoder.encoder import Encoder
+from audiofuse.core.errors import ConfigurationError, Unavailable
+from audiofuse.core.index.index import Index, Point, connect_embedded, open_index
+from audiofuse.core.items import point_id
+from audiofuse.core.settings import PREFIX, Settings, environment
+from audiofuse.workers.deployment.local import Part, free_port
+from audiofuse.workers.indexing.app import live_generation
+from audiofuse.workers.queue.broker import Dispatcher, LiveFirst, create_celery, queue_lengths
+from audiofuse.workers.queue.dead_letters import DeadLetters
+from audiofuse.workers.queue.transport import acknowledge
+from audiofuse.workers.telemetry.names import Lane
+
+Eventually = Callable[..., Any]
+SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"
+SHORT = [  # real sounds of up to 3 s in every format
+    SOUNDS / name
+    for name in (
+        "animals/owl.wav", "animals/duck-quack.wav", "animals/crow.flac", "animals/sea-lion.mp3",
+        "home/typing.mp3", "music/bell.opus", "music/gong.ogg", "music/tabla-loop.m4a",
+    )
+]  # fmt: skip
+WORKER = [
+    sys.executable,
+    "-m",
+    "celery",
+    "-A",
+    "audiofuse.workers.indexing.app",
+    "worker",
+    "--without-gossip",
+]
+REDELIVERY_S = 5
+
+
+class Rig:
+    """Real worker processes between a bucket folder, the suite's Valkey and an embedded Qdrant."""
+
+    def __init__(self, root: Path, redis: Redis, settings: Settings) -> None:
+        self.root = root
+        self.redis = redis
+        self.settings = settings
+        self.bucket = Path(settings.bucket)
+        self.index = open_index(settings)
+        self.letters = DeadLetters(redis, "bucket")
+        self._dispatcher = Dispatcher(create_celery(settings))
+        self._parts: list[Part] = []
+
+    def start(self, **changes: Any) -> Part:
+        """Start a worker."""
+        settings = Settings(**(self.settings.model_dump(exclude_unset=True) | changes))
+        log = self.root / f"worker-{len(self._parts)}.log"
+        variables = os.environ | environment(settings)
+        self._parts.append(Part("worker", WORKER, variables, log))
+        return self._parts[-1]
+
+    def put(self, key: str, source: Path | bytes) -> None:
+        """Write an object, without telling."""
+        path = self.bucket / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(source if isinstance(source, bytes) else source.read_bytes())
+
+    def send(self, *keys: str, lane: Lane = Lane.LIVE) -> None:
+        """Send a message for each key."""
+        for key in keys:
+            self._dispatcher.sync(key, lane)
+
+    def fill(self, count: int) -> list[str]:
+        """Put many sounds and send their messages; return their keys."""
+        keys = [f"{number:04}{SHORT[number % len(SHORT)].suffix}" for number in range(count)]
+        for number, key in enumerate(keys):
+            self.put(key, SHORT[number % len(SHORT)])
+        self.send(*keys)
+        return keys
+
+    def points(self) -> dict[str, Point]:
+        """Return what is indexed, by key, with vectors."""
+        live = self.index.live()
+        if live is None:
+            return {}
+        ids = [point.id for point in self.index.scroll(live, ["key"])]
+        found = self.index.get(live, ids, vectors=True).values()
+        return {point.payload["key"]: point for point in found}
+
+    def idle(self) -> bool:
+        """Whether no message waits or is in hand."""
+        return not any(queue_lengths(self.redis).values())
+
+    def stop(self) -> None:
+        """Kill whatever still runs."""
+        for part in self._parts:
+            part.process.kill()
+            part.process.wait()
+
+
+@pytest.fixture(scope="module")
+def index_url(tmp_path_factory: pytest.TempPathFactory, eventually: Eventually) -> Iterator[str]:
+    """Run the owner of an embedded Qdrant and return its URL."""
+    home, port = tmp_path_factory.mktemp("index"), free_port()
+    variables = os.environ | {PREFIX + "HOME": str(home), PREFIX + "QDRANT_API_KEY": "secret"}
+    command = [
+        sys.executable,
+        "-m",
+        "audiofuse.workers.commands.main",
+        "serve-index",
+        "--port",
+        str(port),
+    ]
+    part = Part("index", command, variables, home / "log")
+    url = f"http://127.0.0.1:{port}"
+    index = open_index(Settings(qdrant_url=url, qdrant_api_key="secret"))
+    eventually(lambda: _answers(index))
+    yield url
+    part.stop()
+
+
+@pytest.fixture
+def rig(
+    tmp_path: Path, redis: Redis, valkey_url: str, index_url: str, tiny_encoder: Encoder
+) -> Iterator[Rig]:
+    """Return a rig with an empty bucket and an index of its own; no worker runs yet."""
+    (tmp_path / "bucket").mkdir()
+    settings = Settings(
+        bucket=str(tmp_path / "bucket"),
+        broker_url=valkey_url,
+        qdrant_url=index_url,
+        qdrant_api_key="secret",
+        index_name=f"index-{random.randrange(10**9)}",
+        encoder=save_bundle(tiny_encoder, tmp_path, "tiny", ""),
+        redelivery_s=REDELIVERY_S,
+        decoders=2,
+    )
+    running = Rig(tmp_path, redis, settings)
+    yield running
+    running.stop()
+
+
+def _answers(index: Index) -> bool:
+    try:
+        index.live()
+    except Unavailable:
+        return False
+    return True
+
+
+def _assert_vectors(rig: Rig, keys: list[str]) -> None:
+    """Each key has one point, and its audio vector is the one that hearing it alone gives."""
+    assert rig.settings.encoder is not None
+    encoder = load_bundle(rig.settings.encoder)
+    points = rig.points()
+    assert sorted(points) == sorted(keys)
+    for key in keys[: len(SHORT)]:
+        with open_recording(rig.bucket / key, 60) as recording:
+            alone = encoder.hear(recording.windows()).pooled[0].tolist()
+        assert list(points[key].audio) == pytest.approx(alone, rel=1e-5, abs=1e-5)
+        assert points[key].id == str(point_id(rig.bucket.name, key))
+
+
+def test_messages_share_batches_and_keep_their_fates(rig: Rig, eventually: Eventually) -> None:
+    """Many messages, bad ones among them: each sound its own vector, each bad one its letter."""
+    good = rig.fill(40)
+    bad = {"empty.wav": b"", "text.mp3": b"no sound", "cut.flac": SHORT[2].read_bytes()[:9000]}
+    for key, content in bad.items():
+        rig.put(key, content)
+    rig.put("long.wav", SOUNDS / "animals/crickets.wav")
+    rig.put("0000.wav.json", b'{"title": "An owl"}')
+    rig.send(*bad, "long.wav", "0001.json", *good[:5])  # duplicates, and a sidecar that is not
+    rig.start()
+    eventually(lambda: rig.idle() and len(rig.points()) == 41)
+    _assert_vectors(rig, [*good, "long.wav"])
+    assert rig.points()["0000.wav"].payload["title"] == "An owl"
+    letters = {letter.key: letter.reason for letter in rig.letters.latest(10)}
+    assert letters == {"empty.wav": "empty", "text.mp3": "not_audio", "cut.flac": "damaged"}
+
+
+def test_a_worker_that_is_asked_to_stop_loses_nothing(rig: Rig, eventually: Eventually) -> None:
+    """After SIGTERM in full swing the worker exits with 0; another one does what is left."""
+    keys = rig.fill(300)
+    worker = rig.start()
+    eventually(lambda: len(rig.points()) > 20)
+    worker.process.terminate()
+    assert worker.process.wait(20) == 0
+    lengths = queue_lengths(rig.redis)
+    assert lengths["unacknowledged"] == 0  # handed back at once, not after the timeout
+    assert lengths["live"] + len(rig.points()) >= 300
+    rig.start()
+    eventually(lambda: rig.idle() and len(rig.points()) == 300)
+    _assert_vectors(rig, keys)
+
+
+def test_a_killed_worker_loses_nothing(rig: Rig, eventually: Eventually) -> None:
+    """After SIGKILL every message in hand is worked on again, soon after the timeout."""
+    keys = rig.fill(300)
+    worker = rig.start()
+    eventually(lambda: len(rig.points()) > 20)
+    decoders = psutil.Process(worker.process.pid).children()
+    worker.process.kill()
+    worker.process.wait()
+    assert queue_lengths(rig.redis)["unacknowledged"] > 0
+    listen = f"127.0.0.1:{free_port()}"
+    rig.start(metrics_listen=listen)
+    eventually(lambda: "batches of" in (rig.root / "worker-1.log").read_text())
+    started = time.monotonic()
+    eventually(lambda: queue_lengths(rig.redis)["live"] == 0)
+    eventually(lambda: rig.idle() and len(rig.points()) == 300)
+    assert time.monotonic() - started < REDELIVERY_S + 20  # and time for the work itself
+    _assert_vectors(rig, keys)
+    told = httpx.get(f"http://{listen}/metrics").text
+    assert re.search(r'^audiofuse_redeliveries_total\{lane="live"\} [1-9]', told, re.MULTILINE)
+    _, alive = psutil.wait_procs(decoders, timeout=5)
+    assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_what_is_worked_on_for_long_is_not_delivered_twice(
+    rig: Rig, eventually: Eventually
+) -> None:
+    """A message outlives the visibility timeout in hand: the worker keeps its hold on it."""
+    worker = rig.start()
+    eventually(lambda: "batches of" in (rig.root / "worker-0.log").read_text())
+    shutil.move(rig.bucket, rig.bucket.with_name("away"))
+    rig.send("owl.wav")
+    eventually(lambda: "again in" in (rig.root / "worker-0.log").read_text())
+    for _ in range(12):  # 6 s
+        assert queue_lengths(rig.redis) == {"live": 0, "backfill": 0, "unacknowledged": 1}
+        time.sleep(0.5)
+    shutil.move(rig.bucket.with_name("away"), rig.bucket)
+    rig.put("owl.wav", SHORT[0])
+    eventually(lambda: rig.idle() and "owl.wav" in rig.points())
+    worker.process.terminate()
+    assert worker.process.wait(20) == 0
+
+
+def test_a_dead_stage_ends_the_process(rig: Rig) -> None:
+    """When the device's thread dies the worker exits with a code of its own, and keeps nothing."""
+    rig.fill(5)
+    script = (
+        "import sys\n"
+        "from workers import device\n"
+        "device.Device._hear = lambda *_: sys.exit('the device is gone')\n"
+        "from celery.__main__ import main\n"
+        "sys.argv = ['celery', '-A', 'audiofuse.workers.indexing.app', 'worker']\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | environment(rig.settings),
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 70
+    assert "the thread device died" in done.stderr
+    assert queue_lengths(rig.redis)["unacknowledged"] == 5
+
+
+def test_cuda_that_is_asked_for_and_absent_is_refused(rig: Rig) -> None:
+    """A worker never runs on the CPU unseen."""
+    variables = os.environ | environment(rig.settings)
+    variables |= {PREFIX + "DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(WORKER, env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "cuda" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_worker_for_another_encoder_does_not_start(tiny_encoder: Encoder) -> None:
+    """A worker never fills an index that nobody asks: its encoder must be the live one's."""
+    index = Index(connect_embedded(), "audiofuse")
+    index.create("other-111111", tiny_encoder)
+    with pytest.raises(ConfigurationError, match="other-111111"):
+        live_generation(index, "tiny-000000", tiny_encoder)
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["audiofuse.workers.commands.main worker", "celery -A audiofuse.workers.indexing.app worker"],
+)
+def test_a_misconfigured_worker_exits_with_one_clear_error(command: str) -> None:
+    """Without an encoder the worker ends before it takes a message, exit code 2, no traceback."""
+    done = subprocess.run(
+        [sys.executable, "-m", *command.split()], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "the worker does not start: no encoder is set" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_messages_wait_in_their_lane(redis: Redis, valkey_url: str) -> None:
+    """A key handed over is one JSON message in the queue of its lane."""
+    dispatcher = Dispatcher(create_celery(Settings(broker_url=valkey_url)))
+    dispatcher.sync("owl.wav", Lane.LIVE)
+    dispatcher.sync("other.wav", Lane.BACKFILL)
+    dispatcher.sync("third.wav", Lane.BACKFILL)
+    assert queue_lengths(redis) == {"live": 1, "backfill": 2, "unacknowledged": 0}
+    assert b"application/json" in str(redis.lrange("live", 0, 0)).encode()
+
+
+@contextmanager
+def _five_taken(valkey_url: str) -> Iterator[list[Any]]:
+    """Take five messages in hand, which is as many as one may."""
+    app = create_celery(Settings(broker_url=valkey_url))
+    for number in range(5):
+        Dispatcher(app).sync(f"{number}.wav", Lane.LIVE)
+    taken: list[Any] = []
+    queue = app.amqp.queues[Lane.LIVE.value]
+    with app.connection_for_read() as connection, connection.Consumer(
+        queue, callbacks=[lambda _, message: taken.append(message)], prefetch_count=5
+    ):  # fmt: skip
+        while len(taken) < 5:
+            connection.drain_events(timeout=10)
+        yield taken
+
+
+def test_messages_acknowledged_in_one_go_are_acknowledged_each(
+    redis: Redis, valkey_url: str
+) -> None:
+    """Those that are finished are gone from the broker, the others are handed back in the end."""
+    with _five_taken(valkey_url) as taken:
+        acknowledge([taken[1], taken[3]])
+        assert queue_lengths(redis)["unacknowledged"] == 3
+    waiting = map(json.loads, redis.lrange("live", 0, -1))
+    left = [message["properties"]["delivery_tag"] for message in waiting]
+    assert sorted(left) == sorted(taken[number].delivery_tag for number in (0, 2, 4))
+    assert queue_lengths(redis)["unacknowledged"] == 0
+
+
+def test_an_acknowledgement_that_fails_keeps_nobody_from_working(
+    redis: Redis, valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The messages come again after the timeout, and until then others have their places."""
+
+    def away(*_: object, **__: object) -> None:
+        raise RedisError("away")
+
+    with _five_taken(valkey_url) as taken:
+        held = taken[0].channel.qos
+        assert not held.can_consume()
+        monkeypatch.setattr(held, "pipe_or_acquire", away)
+        with pytest.raises(RedisError):
+            acknowledge(taken)
+        assert held.can_consume()
+        assert queue_lengths(redis)["unacknowledged"] == 5
+
+
+def test_handing_over_fails_loudly() -> None:
+    """When the broker is away the caller learns it, so that it keeps the event."""
+    app = create_celery(Settings(broker_url="redis://127.0.0.1:1/0"))
+    app.conf.task_publish_retry = False
+    with pytest.raises(Unavailable, match="broker"):
+        Dispatcher(app).sync("owl.wav", Lane.LIVE)
+
+
+def test_live_goes_first_and_backfill_never_starves() -> None:
+    """Of ten times that the broker is asked, live is the first to be asked nine times."""
+    cycle = LiveFirst()
+    cycle.update(["backfill", "live"])
+    first = [cycle.consume(2)[0] for _ in range(20)]
+    assert first.count("live") == 18
+    assert first.count("backfill") == 2
+    assert sorted(cycle.consume(2)) == ["backfill", "live"]
+
+
+def test_a_message_that_names_no_key_is_dropped(rig: Rig, eventually: Eventually) -> None:
+    """What no intake of ours sent does not stop the worker, nor come back."""
+    create_celery(rig.settings).send_task("sync", args=["odd"], queue="live")
+    keys = rig.fill(1)
+    rig.start()
+    eventually(lambda: rig.idle() and list(rig.points()) == keys)
+    assert "must name a key" in (rig.root / "worker-0.log").read_text()

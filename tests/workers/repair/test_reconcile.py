@@ -1,0 +1,438 @@
+"""Reconcile finds every difference between bucket and index, and nothing else."""
+
+import os
+import sqlite3
+import tracemalloc
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from redis import Redis
+
+from audiofuse.core.errors import Reason, Rejected, Unavailable
+from audiofuse.core.index.index import SCROLL_PAGE, Generation, Index, Point, connect_embedded
+from audiofuse.core.items import ObjectInfo, point_id, sidecar_keys
+from audiofuse.core.settings import Settings
+from audiofuse.core.storage.store import FolderStore, S3Store, Store, s3_client
+from audiofuse.workers.queue.dead_letters import DeadLetters
+from audiofuse.workers.repair.reconcile import BATCH, Finding, LastRun, Run, compare, differences
+
+if TYPE_CHECKING:
+    from audiofuse.core.encoder.encoder import Encoder
+
+SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The widths of vectors that nobody compares here."""
+
+    dim: int = 2
+    audio_dim: int = 2
+
+
+class World:
+    """A bucket folder, an index in memory, and dead letters; nothing works on them by itself."""
+
+    def __init__(self, root: Path, redis: Redis) -> None:
+        self.root = root
+        self.store: Store = FolderStore(root)
+        self.index = Index(connect_embedded(), "audiofuse")
+        self.generation: Generation | None = self.index.create("tiny-000000", Sizes())
+        self.redis = redis
+        self.letters = DeadLetters(redis, root.name)
+        self.ticks = 0
+
+    def put(self, *keys: str) -> None:
+        """Write objects, each with a modification time of its own."""
+        for key in keys:
+            path = self.root / key
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"x")
+            self.ticks += 1
+            os.utime(path, (1e9 + self.ticks, 1e9 + self.ticks))
+
+    def index_as_seen(self, *keys: str) -> None:
+        """Write the points that syncing the keys would write."""
+        assert self.generation is not None
+        points = []
+        for key in keys:
+            audio = self.store.head(key)
+            assert audio is not None
+            sidecar = next(filter(None, map(self.store.head, sidecar_keys(key))), None)
+            payload = {
+                "bucket": self.store.bucket,
+                "key": key,
+                "etag": audio.etag,
+                "sidecar_etag": sidecar.etag if sidecar else "",
+                "modified": audio.modified_ms,
+            }
+            points.append(Point(str(point_id(self.store.bucket, key)), payload, (1, 0), (1, 0)))
+        self.index.upsert(self.generation, points)
+
+    def reject(self, key: str) -> None:
+        """Write the letter of an object that was rejected in its present state."""
+        info = self.store.head(key)
+        assert info is not None
+        verdict = Rejected(Reason.SILENT, "all is silent")
+        verdict.etag = info.etag
+        self.letters.add(key, verdict)
+
+    def delete(self, key: str) -> None:
+        """Delete an object."""
+        (self.root / key).unlink()
+
+    def differences(self, prefix: str = "") -> list[str]:
+        """Return what differs, sorted; each key must come once."""
+        found = list(differences(self.store, self.index, self.generation, self.letters, prefix))
+        assert len(set(found)) == len(found)
+        return sorted(found)
+
+    def counts(self) -> dict[str, int]:
+        """Return how many sounds there are of each finding."""
+        with compare(self.store, self.index, self.generation, self.letters) as comparison:
+            return comparison.run.found
+
+
+@pytest.fixture
+def world(tmp_path: Path, redis: Redis) -> World:
+    """Return a bucket of two sounds, one with words, and an index that agrees with it."""
+    (tmp_path / "bucket").mkdir()
+    world = World(tmp_path / "bucket", redis)
+    world.put("owl.wav", "night/crow + 100%é.wav", "night/crow + 100%é.wav.json", "notes.txt")
+    world.index_as_seen("owl.wav", "night/crow + 100%é.wav")
+    return world
+
+
+CHANGES: dict[str, tuple[Callable[[World], None], list[str]]] = {
+    "nothing": (lambda _: None, []),
+    "new sound": (lambda w: w.put("new.wav"), ["new.wav"]),
+    "new sound with words": (lambda w: w.put("new.wav", "new.json"), ["new.wav"]),
+    "replaced sound": (lambda w: w.put("owl.wav"), ["owl.wav"]),
+    "deleted sound": (lambda w: w.delete("owl.wav"), ["owl.wav"]),
+    "new words": (lambda w: w.put("owl.wav.json"), ["owl.wav"]),
+    "new words by the stem": (lambda w: w.put("owl.json"), ["owl.wav"]),
+    "other words": (lambda w: w.put("night/crow + 100%é.wav.json"), ["night/crow + 100%é.wav"]),
+    "better words": (lambda w: w.put("night/crow + 100%é.json"), []),  # the longer name still wins
+    "no more words": (
+        lambda w: w.delete("night/crow + 100%é.wav.json"),
+        ["night/crow + 100%é.wav"],
+    ),
+    "deleted with its words": (
+        lambda w: (w.delete("night/crow + 100%é.wav"), w.delete("night/crow + 100%é.wav.json"))[0],
+        ["night/crow + 100%é.wav"],
+    ),
+    "other files": (lambda w: w.put("notes.txt", ".hidden.wav", "night/lonely.json"), []),
+    "several": (
+        lambda w: (w.put("a.wav", "owl.json"), w.delete("night/crow + 100%é.wav"))[1],
+        ["a.wav", "night/crow + 100%é.wav", "owl.wav"],
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_each_difference_is_found_and_nothing_else(world: World, change: str) -> None:
+    """Missing, outdated and orphaned points are named by their audio keys, each once."""
+    apply, expected = CHANGES[change]
+    apply(world)
+    assert world.differences() == expected
+
+
+def test_words_move_to_the_sidecar_that_wins(world: World) -> None:
+    """When the winning sidecar goes, the one behind it counts, which is a difference too."""
+    world.put("owl.json")
+    world.put("owl.wav.json")
+    world.index_as_seen("owl.wav")
+    assert world.differences() == []
+    world.delete("owl.wav.json")
+    assert world.differences() == ["owl.wav"]
+    world.index_as_seen("owl.wav")
+    assert world.differences() == []
+
+
+def test_a_change_of_headers_alone_is_found(world: World) -> None:
+    """An object copied onto itself with other user metadata has a new time, if not a new etag."""
+    before = world.store.head("owl.wav")
+    assert before is not None
+    payload = {
+        "bucket": "bucket",
+        "key": "owl.wav",
+        "etag": before.etag,
+        "sidecar_etag": "",
+        "modified": before.modified_ms - 1,
+    }
+    assert world.generation is not None
+    point = Point(str(point_id("bucket", "owl.wav")), payload, (1, 0), (1, 0))
+    world.index.upsert(world.generation, [point])
+    assert world.differences() == ["owl.wav"]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "expected"),
+    [
+        ("", ["gone.wav", "night/gone.wav", "night/new.wav", "night2/new.wav", "owl.wav"]),
+        ("night", ["night/gone.wav", "night/new.wav", "night2/new.wav"]),
+        ("night/", ["night/gone.wav", "night/new.wav"]),
+        ("night/n", ["night/new.wav"]),
+        ("day/", []),
+    ],
+)
+def test_a_prefix_limits_what_is_compared(world: World, prefix: str, expected: list[str]) -> None:
+    """Neither bucket nor index is looked at outside the prefix: nothing there seems orphaned."""
+    world.put("gone.wav", "night/gone.wav")
+    world.index_as_seen("gone.wav", "night/gone.wav")
+    world.delete("gone.wav")
+    world.delete("night/gone.wav")
+    world.put("night/new.wav", "night2/new.wav", "owl.json")
+    assert world.differences(prefix) == expected
+
+
+def test_what_was_rejected_as_it_is_now_is_left_alone(world: World) -> None:
+    """A hopeless object is not tried at each comparison, but again once it changed."""
+    world.put("silent.wav")
+    world.reject("silent.wav")
+    assert world.differences() == []
+    world.put("silent.wav")
+    assert world.differences() == ["silent.wav"]
+
+
+def test_a_letter_about_no_known_state_does_not_stand_in_the_way(world: World) -> None:
+    """Only a verdict on the very object that is there now keeps it from being tried."""
+    world.put("crash.wav")
+    world.letters.add("crash.wav", Rejected(Reason.BUG, "its worker died"))
+    assert world.differences() == ["crash.wav"]
+
+
+def test_a_point_of_a_rejected_object_is_still_an_orphan_when_it_is_gone(world: World) -> None:
+    """A letter never keeps a point alive whose object was deleted."""
+    world.reject("owl.wav")
+    world.delete("owl.wav")
+    assert world.differences() == ["owl.wav"]
+
+
+def test_a_letter_whose_object_is_gone_is_told(world: World) -> None:
+    """An object deleted unnoticed is named once, so that its letter is cleared."""
+    world.put("silent.wav", "night/silent.wav")
+    world.reject("silent.wav")
+    world.reject("night/silent.wav")
+    assert world.differences() == []
+    world.delete("silent.wav")
+    world.delete("night/silent.wav")
+    assert world.differences() == ["night/silent.wav", "silent.wav"]
+    assert world.differences("night/") == ["night/silent.wav"]
+    world.generation = None
+    assert world.differences("s") == ["silent.wav"]
+
+
+def test_points_of_another_bucket_are_left_alone(
+    world: World, tmp_path: Path, redis: Redis
+) -> None:
+    """An index that served another bucket before holds nothing to be synced for this one."""
+    (tmp_path / "other").mkdir()
+    other = World(tmp_path / "other", redis)
+    other.index, other.generation = world.index, world.generation
+    other.put("owl.wav", "elsewhere.wav")
+    other.index_as_seen("owl.wav", "elsewhere.wav")
+    assert world.differences() == []
+    world.delete("owl.wav")
+    assert world.differences() == ["owl.wav"]
+
+
+def test_lost_letters_cost_one_more_try(world: World, redis: Redis) -> None:
+    """Losing Redis loses no sound: what was rejected is found to be missing."""
+    world.put("silent.wav")
+    world.reject("silent.wav")
+    redis.flushall()
+    assert world.differences() == ["silent.wav"]
+
+
+def test_without_a_generation_everything_is_missing(world: World) -> None:
+    """Before anything was indexed every sound is named, but for what was rejected."""
+    world.put("silent.wav")
+    world.reject("silent.wav")
+    world.generation = None
+    assert world.differences() == ["night/crow + 100%é.wav", "owl.wav"]
+
+
+def test_large_buckets_are_compared_in_whole(world: World) -> None:
+    """More objects, points and letters than one answer holds are all seen."""
+    rejected = [f"rejected/{number}.wav" for number in range(BATCH + 1)]
+    indexed = [f"indexed/{number}.wav" for number in range(SCROLL_PAGE + 1)]
+    world.put(*rejected, *indexed, "one/new.wav")
+    world.index_as_seen(*indexed)
+    for key in rejected:
+        world.reject(key)
+    assert world.differences() == ["one/new.wav"]
+    world.put("indexed/99.wav", "rejected/99.wav")  # the last of each
+    assert world.differences() == ["indexed/99.wav", "one/new.wav", "rejected/99.wav"]
+
+
+def test_every_sound_is_counted_once(world: World) -> None:
+    """The summary says how many sounds are missing, outdated, orphaned, rejected, and agreed."""
+    world.put("gone.wav", "was-silent.wav")
+    world.index_as_seen("gone.wav")
+    world.reject("was-silent.wav")
+    world.put("new.wav", "silent.wav", "owl.json")
+    world.reject("silent.wav")
+    world.reject("gone.wav")
+    world.delete("gone.wav")
+    world.delete("was-silent.wav")
+    found = {"missing": 1, "outdated": 1, "orphaned": 2, "rejected": 1, "agreed": 1}
+    assert world.counts() == found
+    world.generation = None
+    assert world.counts() == found | {"missing": 3, "outdated": 0, "agreed": 0}
+
+
+def test_findings_can_be_chosen(world: World) -> None:
+    """Who asks for what was rejected, or agrees, gets just that."""
+    world.put("new.wav", "silent.wav")
+    world.reject("silent.wav")
+    with compare(world.store, world.index, world.generation, world.letters) as comparison:
+        assert list(comparison.keys(Finding.REJECTED)) == ["silent.wav"]
+        assert len(list(comparison.keys(*Finding))) == 4
+
+
+def test_a_listing_that_is_cut_short_finds_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bucket that stops answering on the way makes no point an orphan."""
+
+    def listing(_: str) -> Iterator[ObjectInfo]:
+        yield ObjectInfo("new.wav", "e1", 1, 1)
+        raise Unavailable("the bucket is away")
+
+    monkeypatch.setattr(world.store, "list", listing)
+    found = differences(world.store, world.index, world.generation, world.letters)
+    with pytest.raises(Unavailable, match="the bucket is away"):
+        next(found)
+
+
+def test_a_full_disk_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without room for its temporary file a comparison ends as something to try again later."""
+    connect = sqlite3.connect
+
+    def connect_to_little(name: str) -> sqlite3.Connection:
+        database = connect(name)
+        database.execute("PRAGMA max_page_count = 2")
+        return database
+
+    monkeypatch.setattr(sqlite3, "connect", connect_to_little)
+    world.put(*(f"{number:0200}.wav" for number in range(100)))
+    with pytest.raises(Unavailable, match="temporary file: database or disk is full"):
+        world.differences()
+
+
+def test_a_second_run_finds_what_is_left(world: World) -> None:
+    """A run that dies half-way costs nothing: what was synced is done, the rest is found again."""
+    names = [f"{number}.wav" for number in range(20)]
+    world.put(*names)
+    found = differences(world.store, world.index, world.generation, world.letters)
+    synced = [next(found) for _ in range(8)]
+    found.close()
+    world.index_as_seen(*synced)
+    assert world.differences() == sorted(set(names) - set(synced))
+
+
+def test_changes_on_the_way_are_at_worst_named_in_vain(
+    world: World, tiny_encoder: "Encoder", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Objects that came, or that the bucket forgot to list, keep their points: sync looks again."""
+    from audiofuse.workers.indexing.sync import Limits, Syncer
+    from audiofuse.workers.telemetry.names import Outcome
+
+    generation = world.generation = world.index.create("tiny-111111", tiny_encoder)
+    limits = Limits(duration_s=60, object_bytes=10_000_000)
+    syncer = Syncer(world.store, world.index, generation, tiny_encoder, limits)
+    for key in ("owl.wav", "night/crow + 100%é.wav"):
+        (world.root / key).write_bytes((SOUNDS / "animals" / "owl.wav").read_bytes())
+    syncer.sync("owl.wav")
+    monkeypatch.setattr(world.store, "list", lambda _: iter(()))
+    found = differences(world.store, world.index, generation, world.letters)
+    syncer.sync("night/crow + 100%é.wav")  # while the listing is taken
+    named = list(found)
+    assert sorted(named) == ["night/crow + 100%é.wav", "owl.wav"]
+    assert [syncer.sync(key).outcome for key in named] == [Outcome.UNCHANGED] * 2
+    assert world.index.count(generation) == 2
+
+
+def test_s3_and_index_are_compared(world: World, aws_settings: Settings) -> None:
+    """A bucket behind S3, which lists by the bytes of keys, is compared as a folder is."""
+    client, bucket = s3_client(aws_settings), aws_settings.bucket.removeprefix("s3://")
+    world.store = S3Store(bucket, client)
+    world.letters = DeadLetters(world.redis, bucket)
+    keys = ["a.wav", "a/b.wav", "a-.wav", "ä.wav", "z z+%.wav", "😀.wav", "\uffee.wav", "A//b.wav"]
+    for key in [*keys, "a.wav.json", "a-.json", "ä.json", "ä.wav.json"]:
+        client.put_object(Bucket=bucket, Key=key, Body=key.encode())
+    assert world.differences() == sorted(keys)
+    world.index_as_seen(*keys)
+    assert world.differences() == []
+    client.put_object(Bucket=bucket, Key="a-.json", Body=b"other words")
+    client.put_object(Bucket=bucket, Key="ä.json", Body=b"behind the one that wins")
+    client.delete_object(Bucket=bucket, Key="😀.wav")
+    client.delete_object(Bucket=bucket, Key="a.wav.json")
+    assert world.differences() == ["a-.wav", "a.wav", "😀.wav"]
+
+
+def test_memory_does_not_grow_with_the_bucket(world: World) -> None:
+    """Five times as many objects and points take no more of Python's memory."""
+
+    class Many:
+        bucket = "bucket"
+
+        def __init__(self, count: int) -> None:
+            self.number = count
+
+        def list(self, _: str) -> Iterator[ObjectInfo]:
+            return (ObjectInfo(f"{n:09}.wav", "e1", 1, 1) for n in range(self.number))
+
+        def count(self, _: Generation) -> int:
+            return self.number
+
+        def scroll(self, _: Generation, fields: Sequence[str]) -> Iterator[Point]:
+            values = dict.fromkeys(fields, "bucket") | {"etag": "e1", "modified": 1}
+            names = (f"{n:09}.wav" for n in range(1, 2 * self.number, 2))  # every other one is gone
+            return (Point("", values | {"key": name}) for name in names)
+
+    def peak(count: int) -> int:
+        many: Any = Many(count)
+        tracemalloc.start()
+        found = differences(many, many, world.generation, world.letters)
+        assert sum(1 for _ in found) == 3 * count // 2
+        reached = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return reached
+
+    assert peak(10_000) < 1.2 * peak(2_000)
+
+
+def test_the_last_run_is_kept_for_each_bucket(redis: Redis) -> None:
+    """Whoever asks learns when a bucket was last compared, how long that took, and the findings."""
+    found = dict.fromkeys(Finding, 0) | {"missing": 3}
+    run = Run(at=1000.5, seconds=2.5, found=found)
+    assert LastRun(redis, "sounds").read() is None
+    LastRun(redis, "sounds").write(run)
+    assert LastRun(redis, "sounds").read() == replace(run, in_a_row=1)
+    LastRun(redis, "sounds").write(run)
+    assert LastRun(redis, "sounds").read() == replace(run, in_a_row=2)
+    assert LastRun(redis, "other").read() is None
+
+
+def test_what_sync_wrote_is_no_difference(world: World, tiny_encoder: "Encoder") -> None:
+    """Comparison and sync agree on what a point's state is, so reconciling comes to an end."""
+    from audiofuse.workers.indexing.sync import Limits, Syncer
+
+    for name in ("animals/owl.wav", "animals/owl.json", "animals/crow.flac"):
+        world.put(name)
+        (world.root / name).write_bytes((SOUNDS / name).read_bytes())
+    world.delete("owl.wav")
+    world.delete("night/crow + 100%é.wav")
+    generation = world.generation = world.index.create("tiny-111111", tiny_encoder)
+    limits = Limits(duration_s=60, object_bytes=10_000_000)
+    syncer = Syncer(world.store, world.index, generation, tiny_encoder, limits)
+    found = world.differences()
+    assert found == ["animals/crow.flac", "animals/owl.wav"]
+    for key in found:
+        syncer.sync(key)
+    assert world.differences() == []

@@ -1,0 +1,130 @@
+"""Traces: one from the event to the point, through the queue; nothing while they are off."""
+
+import base64
+import json
+import queue
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from redis import Redis
+
+from audiofuse.core.encoder.encoder import Encoder
+from audiofuse.core.errors import ConfigurationError
+from audiofuse.core.index.index import Index, connect_embedded
+from audiofuse.core.settings import Settings
+from audiofuse.core.storage.store import FolderStore
+from audiofuse.workers.indexing.decoding.decoders import Decoders
+from audiofuse.workers.indexing.device.device import Device
+from audiofuse.workers.indexing.message_threads import Crew, Held
+from audiofuse.workers.indexing.retries import Fates
+from audiofuse.workers.indexing.stages import BoundedStore, CombinedIndex
+from audiofuse.workers.indexing.sync import Limits, Syncer
+from audiofuse.workers.intake.handover import Handover
+from audiofuse.workers.queue.broker import Dispatcher
+from audiofuse.workers.telemetry.metrics import Process
+from audiofuse.workers.telemetry.names import Lane, Source
+from audiofuse.workers.telemetry.tracing import carry, happened, span, start_tracing, trace_with
+
+SOUND = Path(__file__).parents[3] / "examples" / "sounds" / "animals" / "owl.wav"
+
+Eventually = Callable[..., Any]
+
+
+@pytest.fixture
+def spans() -> Iterator[InMemorySpanExporter]:
+    """Return where spans are kept during the test."""
+    kept = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(kept))
+    trace_with(provider)
+    yield kept
+    trace_with(None)
+
+
+@pytest.fixture
+def settle(
+    tiny_encoder: Encoder, dispatcher: Dispatcher, tmp_path: Path
+) -> Iterator[Callable[[str, Lane], bool]]:
+    """Return what works on messages about a bucket with one sound, as a worker does."""
+    (tmp_path / "bucket").mkdir()
+    (tmp_path / "bucket" / "owl.wav").write_bytes(SOUND.read_bytes())
+    store = BoundedStore(FolderStore(tmp_path / "bucket"), 10**9)
+    index = Index(connect_embedded(), "test")
+    generation = index.create("tiny-1", tiny_encoder)
+    device, decoders = (
+        Device(tiny_encoder, 10.0),
+        Decoders(1, 30, tell=lambda s, _: happened("decode", s)),
+    )
+    points = CombinedIndex(index, generation)
+    syncer = Syncer(
+        store, points, generation, device.on(Lane.LIVE), Limits(60, 10**7), decoders.open
+    )  # type: ignore[arg-type]
+    yield Fates(dict.fromkeys(Lane, syncer), dispatcher, threading.Event()).settle
+    device.close()
+    decoders.close()
+
+
+def test_one_trace_leads_from_the_event_to_the_point(
+    spans: InMemorySpanExporter,
+    settle: Callable[[str, Lane], bool],
+    dispatcher: Dispatcher,
+    redis: Redis,
+) -> None:
+    """The worker goes on with the trace that the intake began; each stage is a span in it."""
+    record = {"eventName": "s3:ObjectCreated:Put", "s3": {"bucket": {"name": "bucket"}}}
+    record["s3"]["object"] = {"key": "owl.wav"}  # type: ignore[index]
+    Handover("bucket", dispatcher, Source.SQS).hand_over([json.dumps({"Records": [record]})])
+    message = json.loads(redis.rpop("live"))  # type: ignore[arg-type]
+    assert json.loads(base64.b64decode(message["body"]))[1] == {"key": "owl.wav"}
+    done: queue.SimpleQueue[None] = queue.SimpleQueue()
+    crew = Crew(1, settle, lambda: done.put(None))
+    crew.take(Held("owl.wav", Lane.LIVE, SimpleNamespace(), message["headers"]))
+    done.get(timeout=60)
+    found = {each.name: each for each in spans.get_finished_spans()}
+    parents = {name: _parent(each, found) for name, each in found.items()}
+    assert parents == {
+        "event": "",
+        "sync": "event",
+        "fetch": "sync",
+        "encode": "sync",
+        "decode": "encode",
+        "fuse": "sync",
+        "upsert": "sync",
+    }
+    assert len({each.context.trace_id for each in found.values() if each.context}) == 1
+    assert dict(found["event"].attributes or {}) == {"source": "sqs", "key": "owl.wav"}
+    assert dict(found["sync"].attributes or {}) == {
+        "key": "owl.wav",
+        "lane": "live",
+        "outcome": "created",
+    }
+
+
+def _parent(child: ReadableSpan, spans: dict[str, ReadableSpan]) -> str:
+    names = {each.context.span_id: name for name, each in spans.items() if each.context}
+    return names[child.parent.span_id] if child.parent else ""
+
+
+def test_without_a_collector_nothing_is_traced(dispatcher: Dispatcher, redis: Redis) -> None:
+    """By default a span is nothing, and no message carries anything."""
+    start_tracing(Settings(), Process.WORKER)
+    with span("event", key="a.wav") as nothing:
+        dispatcher.sync("a.wav", Lane.LIVE)
+    assert nothing is None
+    assert carry() == {}
+    assert "traceparent" not in json.loads(redis.rpop("live"))["headers"]  # type: ignore[arg-type]
+
+
+def test_traces_without_the_extra_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks for traces and has not installed what sends them is told what to install."""
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
+    with pytest.raises(ConfigurationError, match=r"audiofuse\[otel\]"):
+        start_tracing(Settings(traces_url="http://127.0.0.1:1/v1/traces"), Process.WORKER)

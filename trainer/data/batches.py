@@ -1,0 +1,135 @@
+"""Training examples, read from the cache: which, in which order, cut and blanked by chance.
+
+Everything random is a function of the seed, the epoch and the row, so that a resumed run reads what
+an uninterrupted one would have, and several processes divide one and the same batch.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from audiofuse.core.audio.recording import SAMPLE_RATE, WINDOW_SAMPLES, Samples
+from audiofuse.core.evaluation.clips import Clip
+from audiofuse.trainer.data.cache import Entry, read
+from audiofuse.trainer.data.metadata import Kind, artificial_caption, metadata_text
+
+IDENTITY_BITS = 63
+
+
+@dataclass(frozen=True)
+class Row:
+    """A clip and the index of one of its captions, or ``None`` for any: what makes a pair."""
+
+    clip: Clip
+    caption: int | None
+
+
+@dataclass(frozen=True)
+class Example:
+    """A training pair: windows of at most 10 s with a metadata text, and a sentence for both."""
+
+    windows: list[Samples]
+    metadata: str
+    sentence: str
+    identity: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How rows become examples.
+
+    Sounds longer than ``crop_s`` are cut at random. ``drop_metadata`` is the share of examples that
+    go without; with ``artificial`` the sentences are made from metadata instead of written.
+    """
+
+    kind: Kind
+    crop_s: float
+    drop_metadata: float
+    artificial: bool
+    seed: int
+
+
+def training_rows(clips: Sequence[Clip], *, every_caption: bool) -> list[Row]:
+    """Return what an epoch is made of: each caption of each clip, or each clip once, by any."""
+    if every_caption:
+        return [Row(clip, index) for clip in clips for index in range(len(clip.captions))]
+    return [Row(clip, None) for clip in clips if clip.captions]
+
+
+def cut(samples: Samples) -> list[Samples]:
+    """Cut a waveform into windows of 10 s, the last one shorter."""
+    return [samples[at : at + WINDOW_SAMPLES] for at in range(0, samples.size, WINDOW_SAMPLES)]
+
+
+class Examples(Dataset[Example]):
+    """Rows as examples, by epoch and number."""
+
+    def __init__(self, rows: Sequence[Row], entries: Mapping[Path, Entry], how: Reading) -> None:
+        """Read rows whose clips are in the cache."""
+        self.rows = rows
+        self.how = how
+        self._entries = entries
+
+    def __getitem__(self, place: tuple[int, int]) -> Example:
+        """Read the example of an epoch and a row."""
+        epoch, number = place
+        row, chance = self.rows[number], np.random.default_rng([self.how.seed, epoch, number])
+        caption = chance.integers(len(row.clip.captions)) if row.caption is None else row.caption
+        dropped = chance.random() < self.how.drop_metadata
+        return Example(
+            windows=cut(self._crop(row.clip, chance)),
+            metadata="" if dropped else metadata_text(row.clip, int(caption), self.how.kind),
+            sentence=self._sentence(row.clip, int(caption), chance),
+            identity=_number(row.clip.identity),
+        )
+
+    def _crop(self, clip: Clip, chance: np.random.Generator) -> Samples:
+        entry = self._entries[clip.path]
+        length = min(entry.samples, round(self.how.crop_s * SAMPLE_RATE))
+        return read(entry, int(chance.integers(entry.samples - length + 1)), length)
+
+    def _sentence(self, clip: Clip, caption: int, chance: np.random.Generator) -> str:
+        artificial = artificial_caption(clip, chance) if self.how.artificial else ""
+        return artificial or clip.captions[caption]
+
+
+@dataclass(frozen=True)
+class Dealing:
+    """How an epoch's rows come in batches.
+
+    ``size`` is that of the whole batch, dealt out among ``processes``; this is number ``rank``.
+    ``workers`` processes read ahead, or none.
+    """
+
+    size: int
+    rank: int = 0
+    processes: int = 1
+    workers: int = 0
+
+
+def batches(
+    examples: Examples, epoch: int, first: int, dealing: Dealing
+) -> Iterator[list[Example]]:
+    """Yield this process's share of an epoch's batches, from batch number ``first`` on.
+
+    The last rows that fill no batch are left to chance in another epoch.
+    """
+    size, workers = dealing.size, dealing.workers
+    order = np.random.default_rng([examples.how.seed, epoch]).permutation(len(examples.rows))
+    dealt = [
+        [(epoch, int(row)) for row in order[at + dealing.rank : at + size : dealing.processes]]
+        for at in range(first * size, len(order) - size + 1, size)
+    ]
+    yield from DataLoader(
+        examples, batch_sampler=dealt, num_workers=workers, collate_fn=list,
+        multiprocessing_context="spawn" if workers else None,
+    )  # fmt: skip
+
+
+def _number(identity: str) -> int:
+    digest = hashlib.sha256(identity.encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> (64 - IDENTITY_BITS)

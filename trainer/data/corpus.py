@@ -1,0 +1,76 @@
+"""Everything a run works on: clips of all sources, decoded, divided, checked for leaks."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from audiofuse.core.errors import ConfigurationError
+from audiofuse.core.evaluation.clips import Clip, Query, ask_for_captions, select_queries
+from audiofuse.core.settings import Settings
+from audiofuse.trainer.data.cache import AudioCache, Entry, Progress, unseen
+from audiofuse.trainer.data.datasets import TRAIN, VAL, assign_splits, check_leakage, read_dataset
+
+log = logging.getLogger(__name__)
+
+MAX_DURATION_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Clips that can be heard, and where their samples are."""
+
+    clips: list[Clip]
+    entries: dict[Path, Entry]
+
+    @property
+    def train(self) -> list[Clip]:
+        """The clips to learn from."""
+        return [clip for clip in self.clips if clip.split == TRAIN]
+
+    @property
+    def gallery(self) -> list[Clip]:
+        """The clips to find: none of those to learn from."""
+        return [clip for clip in self.clips if clip.split != TRAIN]
+
+    @property
+    def queries(self) -> list[Query]:
+        """What is asked for the clips of the validation split."""
+        return select_queries(self.clips, VAL)
+
+
+@dataclass(frozen=True)
+class Division:
+    """How clips without a split are divided: the share of identities for validation, by a seed."""
+
+    val_share: float = 0.1
+    seed: int = 0
+
+
+def prepare_corpus(
+    sources: Sequence[str],
+    settings: Settings,
+    folder: Path,
+    division: Division,
+    progress: Progress = unseen,
+) -> Corpus:
+    """Read and decode sources; what cannot be used is logged by name, and left out.
+
+    ``folder`` keeps the decoded audio. Raises ``ConfigurationError`` when a sound is in several
+    splits.
+    """
+    clips = []
+    for source in sources:
+        dataset = read_dataset(source, settings, folder / "downloads", progress)
+        clips += [ask_for_captions(clip) for clip in dataset.clips]
+        for key, error in dataset.rejected:
+            log.warning("left out: %s: %s", key, error)
+    prepared = AudioCache(folder / "decoded", MAX_DURATION_S).prepare(clips, progress)
+    for clip, error in prepared.rejected:
+        log.warning("left out: %s: %s", clip.path, error)
+    heard = [clip for clip in clips if clip.path in prepared.entries]
+    divided = assign_splits(heard, division.val_share, division.seed)
+    check_leakage(divided, prepared.contents)
+    if not divided:
+        raise ConfigurationError("no clip can be decoded")
+    return Corpus(divided, prepared.entries)

@@ -1,0 +1,5 @@
+"""How weights change.
+
+``start`` (what is trained), ``loss`` (NT-Xent), ``step``, ``fit`` (epochs, checkpoints),
+``default`` (the shipped encoder's recipe).
+"""

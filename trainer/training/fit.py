@@ -1,0 +1,364 @@
+"""Training: epochs over pairs, a log line and a checkpoint after each, and what to resume from.
+
+run/  config.json      what the run was asked for; a resumed run must be asked the same
+      checkpoint.pt    weights, optimiser, position; after each epoch and every quarter of an hour
+      best.safetensors the weights with the best score on the validation split so far
+      log.jsonl        a line an epoch
+      events.*         the same for TensorBoard
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.torch import load_file, save_file
+from torch import Tensor, distributed, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from audiofuse.core.encoder.encoder import Encoder
+from audiofuse.core.encoder.frontend import MelFrontEnd
+from audiofuse.core.encoder.inference import keep_freed_memory
+from audiofuse.core.errors import ConfigurationError
+from audiofuse.trainer.data.augment import Augmentation, AugmentedFrontEnd
+from audiofuse.trainer.data.batches import Dealing, Example, Examples, Reading, batches
+from audiofuse.trainer.data.metadata import Kind
+from audiofuse.trainer.training.step import (
+    Learner,
+    Precision,
+    contrastive_step,
+    sum_gradients,
+    world,
+)
+
+CONFIG, CHECKPOINT, BEST, LOG = "config.json", "checkpoint.pt", "best.safetensors", "log.jsonl"
+LAST = "epoch"  # the criterion by which the last weights are the best
+CHECKPOINT_S = 15 * 60.0
+
+
+class FitConfig(BaseModel):
+    """How to train. ``[A]`` marks the authors' code default, ``[E]`` EfficientAT's, ``[us]`` ours.
+
+    Sources: arXiv 2406.15897 and its code at 8d97913; EfficientAT at a425fdc.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    epochs: int = Field(default=20, ge=1, description="Epochs. [A] The cosine ends at 20.")
+    every_caption: bool = Field(
+        default=True,
+        description="An epoch sees every caption of a clip; else each clip once, by any. [A] yes",
+    )
+    batch_size: int = Field(default=64, ge=2, description="Pairs that see each other. [A]")
+    chunk: int = Field(
+        default=64,
+        ge=1,
+        description="Pairs encoded at once; lower it when memory is short, the gradient stays that "
+        "of the whole batch. [us]",
+    )
+    learning_rate: float = Field(default=2e-5, gt=0, description="Peak, after the warm-up. [A]")
+    final_learning_rate: float = Field(default=1e-7, ge=0, description="At the cosine's end. [A]")
+    warmup_epochs: float = Field(default=1.0, ge=0, description="Linear from 0. [A]")
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's; 0 makes it Adam. [A]")
+    audio_rate: float = Field(default=1.0, ge=0, description="Audio tower's rate, relative. [A] 1")
+    text_rate: float = Field(default=1.0, ge=0, description="BERT's rate, relative. [A] 1")
+    head_rate: float = Field(default=1.0, ge=0, description="Rate of the heads, relative. [A] 1")
+    clip_norm: float = Field(default=0.0, ge=0, description="Longest gradient; 0: any. [A]")
+    temperature: float = Field(default=0.05, gt=0, description="Of the loss. [A]")
+    learn_temperature: bool = Field(default=False, description="Train it too. [A] no")
+    metadata: Kind = Field(
+        default=Kind.ALL,
+        description="Words that items carry: cs labels, os keywords and title, fs another caption, "
+        "or all, as when indexing. [us]",
+    )
+    drop_metadata: float = Field(
+        default=0.3,
+        ge=0,
+        le=1,
+        description="Share of examples without, so that items without are found too. [us]; [A] 0",
+    )
+    artificial_captions: bool = Field(
+        default=False, description="Sentences made from metadata, not written. [A] no"
+    )
+    crop_s: float = Field(
+        default=30.0, gt=0, description="Longer sounds are cut at random. [A] for Clotho"
+    )
+    mask_bands: int = Field(default=48, ge=0, description="SpecAugment, mel bands. [E]")
+    mask_frames: int = Field(default=192, ge=0, description="SpecAugment, frames of 10 ms. [E]")
+    jitter_bands: bool = Field(default=True, description="Vary the lowest and highest Hz. [E]")
+    seed: int = Field(default=0, ge=0, description="Of everything random. [us]")
+    bf16: bool = Field(default=False, description="Towers in bfloat16. [us]; [A] fp16")
+    workers: int = Field(default=0, ge=0, description="Processes that read ahead. [us]")
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """What happens to the mel picture."""
+        return Augmentation(
+            mask_bands=self.mask_bands,
+            mask_frames=self.mask_frames,
+            jitter_bands=self.jitter_bands,
+        )
+
+    @property
+    def reading(self) -> Reading:
+        """How rows become examples."""
+        return Reading(
+            self.metadata, self.crop_s, self.drop_metadata, self.artificial_captions, self.seed
+        )
+
+
+class Auxiliary(Protocol):
+    """A further loss, such as one that keeps the towers near where they began."""
+
+    def __call__(self, encoder: Encoder, examples: Sequence[Example], step: int, /) -> Tensor:
+        """Return the loss of a batch."""
+
+
+Score = Callable[[Encoder], Mapping[str, float]]
+Show = Callable[[Iterable[list[Example]], int, str], Iterable[list[Example]]]
+
+
+def unshown(work: Iterable[list[Example]], _total: int, _label: str) -> Iterable[list[Example]]:
+    """Show no progress."""
+    return work
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be learned, and who tells how well it was.
+
+    ``score`` judges the encoder after each epoch; the best of ``criterion`` is kept, or by ``LAST``
+    simply the last. ``frozen`` names parts of the encoder, such as "text_tower.bert".
+    """
+
+    examples: Examples
+    score: Score
+    criterion: str
+    auxiliaries: Sequence[Auxiliary] = ()
+    frozen: frozenset[str] = frozenset()
+    show: Show = unshown
+    say: Callable[[str], None] = print
+
+
+class Fit:
+    """One training run in a folder."""
+
+    def __init__(self, encoder: Encoder, task: Task, config: FitConfig, run: Path) -> None:
+        """Prepare to train ``encoder``, in place, on the device where it is."""
+        self._task, self._config, self._run = task, config, run
+        self._steps = len(task.examples.rows) // config.batch_size
+        rank, processes = world()
+        if not self._steps:
+            raise ConfigurationError(
+                f"{len(task.examples.rows)} pairs fill no batch of {config.batch_size}: "
+                "lower --batch-size"
+            )
+        if config.batch_size % processes:
+            raise ConfigurationError(
+                f"a batch of {config.batch_size} cannot be divided among {processes} processes"
+            )
+        self._dealing = Dealing(config.batch_size, rank, processes, config.workers)
+        self._precision = Precision(encoder.device.type, config.bf16)
+        self._learner = Learner(encoder, config.temperature, learned=config.learn_temperature)
+        self._learner.to(encoder.device)
+        encoder.audio_tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        keep_freed_memory()
+        for name in task.frozen:
+            _part(encoder, name).requires_grad_(requires_grad=False)
+        self._optimizer = torch.optim.AdamW(self._groups(), weight_decay=config.weight_decay)
+        self._step = 0
+        self._best = -math.inf
+        self._saved = time.monotonic()
+
+    @property
+    def encoder(self) -> Encoder:
+        """What is trained."""
+        return self._learner.encoder
+
+    def run(self, *, resume: bool) -> Mapping[str, float]:
+        """Train to the end; leave the encoder with its best weights and return their scores.
+
+        With ``resume`` it goes on from the folder's checkpoint, if there is one.
+        """
+        front_end = self.encoder.front_end
+        assert isinstance(front_end, MelFrontEnd)
+        self._begin(resume=resume)
+        self.encoder.front_end = AugmentedFrontEnd(front_end, self._config.augmentation)
+        try:
+            with _writer(self._run) as writer:
+                for epoch in range(self._step // self._steps, self._config.epochs):
+                    self._train_epoch(epoch, writer)
+        finally:
+            self.encoder.front_end = front_end
+            self.encoder.eval()
+        _barrier()
+        self.encoder.load_state_dict(load_file(self._run / BEST, str(self.encoder.device)))
+        lines = [json.loads(line) for line in (self._run / LOG).read_text().splitlines()]
+        return max(lines, key=lambda line: float(line[self._task.criterion]))
+
+    def _begin(self, *, resume: bool) -> None:
+        config, asked = self._run / CONFIG, self._config.model_dump_json(indent=2) + "\n"
+        rank, _ = world()
+        if resume and (self._run / CHECKPOINT).exists():
+            if config.read_text() != asked:
+                raise ConfigurationError(
+                    f"{self._run} was trained with other options: see {config}"
+                )
+            self._restore()
+        elif rank == 0:
+            if (self._run / CHECKPOINT).exists():
+                raise ConfigurationError(
+                    f"{self._run} holds a run already: go on with --resume, or name another folder"
+                )
+            self._run.mkdir(parents=True, exist_ok=True)
+            config.write_text(asked)
+            (self._run / LOG).write_text("")
+        _barrier()
+
+    def _train_epoch(self, epoch: int, writer: SummaryWriter | None) -> None:
+        label = f"epoch {epoch + 1} of {self._config.epochs}"
+        done = self._step - epoch * self._steps  # not 0 where a run was resumed
+        read = batches(self._task.examples, epoch, done, self._dealing)
+        self._set_training()
+        losses = []
+        for batch in self._task.show(read, self._steps - done, label):
+            losses.append(self._train(batch))
+            if writer and time.monotonic() - self._saved > CHECKPOINT_S:
+                self._save()
+        self.encoder.eval()
+        if writer is None:
+            _barrier()
+            return
+        scores = dict(self._task.score(self.encoder))
+        line = {
+            "epoch": epoch + 1, "loss": float(torch.stack(losses).mean()),
+            "learning_rate": self._rate(self._step - 1),
+            "temperature": float(self._learner.temperature.abs()),
+        } | scores  # fmt: skip
+        if not math.isfinite(line["loss"]):
+            raise ConfigurationError(f"the loss of epoch {epoch + 1} is {line['loss']}: lower the "
+                                     "learning rate, or give --clip-norm")  # fmt: skip
+        for name, value in line.items():
+            writer.add_scalar(name, value, epoch + 1)
+        writer.flush()
+        self._task.say("  ".join(f"{name} {value:.4g}" for name, value in line.items()))
+        self._keep(line)
+        _barrier()
+
+    def _set_training(self) -> None:
+        """Switch dropout and augmentation on, but batch norm to the statistics it was trained with.
+
+        Statistics of the batch would make a vector depend on its neighbours, and the gradient of
+        chunks differ from that of the whole batch.
+        """
+        self.encoder.train()
+        for module in self.encoder.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+
+    def _train(self, examples: Sequence[Example]) -> Tensor:
+        config = self._config
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._rate(self._step) * group["relative_rate"]
+        self._optimizer.zero_grad()
+        seed = hash((config.seed, self._step))
+        loss = contrastive_step(self._learner, examples, config.chunk, seed, self._precision)
+        for auxiliary in self._task.auxiliaries:
+            extra = auxiliary(self.encoder, examples, self._step) / self._dealing.processes
+            extra.backward()  # type: ignore[no-untyped-call]
+        sum_gradients(self._learner)
+        if config.clip_norm:
+            nn.utils.clip_grad_norm_(self._learner.parameters(), config.clip_norm)
+        self._optimizer.step()
+        self._step += 1
+        return loss
+
+    def _rate(self, step: int) -> float:
+        """Return the learning rate: linear up over the warm-up, then a cosine down to the end."""
+        config, epoch = self._config, (step + 1) / self._steps
+        if epoch < config.warmup_epochs:
+            return config.learning_rate * epoch / config.warmup_epochs
+        done = (epoch - config.warmup_epochs) / max(config.epochs - config.warmup_epochs, 1e-9)
+        share = (1 + math.cos(math.pi * min(done, 1.0))) / 2
+        return config.final_learning_rate + share * (
+            config.learning_rate - config.final_learning_rate
+        )
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Divide what is trained by how fast: audio tower, BERT, and the heads that join them."""
+        groups: dict[float, list[nn.Parameter]] = {}
+        for name, parameter in self._learner.named_parameters():
+            if parameter.requires_grad:
+                groups.setdefault(self._relative_rate(name), []).append(parameter)
+        return [{"params": each, "relative_rate": rate} for rate, each in groups.items()]
+
+    def _relative_rate(self, name: str) -> float:
+        if ".audio_tower." in name:
+            return self._config.audio_rate
+        return self._config.text_rate if ".bert." in name else self._config.head_rate
+
+    def _keep(self, line: Mapping[str, float]) -> None:
+        """Keep an epoch's line, its weights if they are the best, and the run's state."""
+        if line[self._task.criterion] > self._best:
+            self._best = line[self._task.criterion]
+            state = {name: value.contiguous() for name, value in self.encoder.state_dict().items()}
+            save_file(state, self._run / (BEST + ".part"))
+            (self._run / (BEST + ".part")).replace(self._run / BEST)
+        with (self._run / LOG).open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")
+        self._save()
+
+    def _save(self) -> None:
+        """Write what a resumed run needs, whole or not at all."""
+        state = {
+            "learner": self._learner.state_dict(), "optimizer": self._optimizer.state_dict(),
+            "step": self._step, "best": self._best, "log": (self._run / LOG).read_text(),
+        }  # fmt: skip
+        part = self._run / (CHECKPOINT + ".part")
+        with part.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(self._run / CHECKPOINT)
+        self._saved = time.monotonic()
+
+    def _restore(self) -> None:
+        state = torch.load(
+            self._run / CHECKPOINT, map_location=self.encoder.device, weights_only=True
+        )
+        self._learner.load_state_dict(state["learner"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._step, self._best = state["step"], state["best"]
+        rank, _ = world()
+        if rank == 0:  # a line written after the checkpoint is written again
+            (self._run / LOG).write_text(state["log"])
+
+
+def _part(encoder: Encoder, name: str) -> nn.Module:
+    try:
+        return encoder.get_submodule(name)
+    except AttributeError:
+        parts = ", ".join(part for part, _ in encoder.named_children())
+        raise ConfigurationError(f"the encoder has no part {name!r}; it has {parts}") from None
+
+
+def _barrier() -> None:
+    if world()[1] > 1:
+        distributed.barrier()
+
+
+@contextmanager
+def _writer(run: Path) -> Iterator[SummaryWriter | None]:
+    """Write for TensorBoard, in the first process only."""
+    rank, _ = world()
+    if rank:
+        yield None
+        return
+    with SummaryWriter(str(run)) as writer:
+        yield writer

@@ -1,0 +1,113 @@
+"""One training step on a batch larger than memory, on one process or many.
+
+NT-Xent needs every vector of the batch at once, but not every activation. So the batch is encoded
+in chunks without gradients, the loss gives each vector its gradient, and each chunk is encoded once
+more to carry that gradient into the weights (gradient caching, arXiv 2101.06983). The gradient is
+exactly that of the whole batch. Across processes only the vectors travel, and the gradients' sum.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed, nn
+
+from audiofuse.core.encoder.encoder import Encoder
+from audiofuse.trainer.data.batches import Example
+from audiofuse.trainer.training.loss import nt_xent
+
+
+class Learner(nn.Module):
+    """What is trained: an encoder and, if it is learned, the temperature."""
+
+    def __init__(self, encoder: Encoder, temperature: float, *, learned: bool) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.temperature = nn.Parameter(torch.tensor(temperature), requires_grad=learned)
+
+    def forward(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+        """Encode items and sentences of examples: twice ``(examples, dim)``."""
+        items = self.encoder([each.windows for each in examples], [e.metadata for e in examples])
+        return items, self.encoder.text_tower([each.sentence for each in examples])
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Where the numbers are computed: ``bf16`` by autocast, or float32."""
+
+    device: str
+    bf16: bool
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which the towers run; the loss is always float32."""
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.bf16)
+
+
+def world() -> tuple[int, int]:
+    """Return this process's number and how many there are."""
+    if not distributed.is_initialized():
+        return 0, 1
+    return distributed.get_rank(), distributed.get_world_size()
+
+
+def contrastive_step(
+    learner: Learner, examples: Sequence[Example], chunk: int, seed: int, precision: Precision
+) -> Tensor:
+    """Add to each weight the gradient of the NT-Xent loss of the global batch; return that loss.
+
+    Each process brings the same number of ``examples``. At most ``chunk`` of them are encoded at a
+    time; ``seed`` makes a chunk's dropout and augmentation the same both times.
+    """
+    chunks = [examples[at : at + chunk] for at in range(0, len(examples), chunk)]
+    rank, _ = world()
+    identities = torch.tensor([e.identity for e in examples], device=learner.temperature.device)
+
+    def encode(number: int) -> tuple[Tensor, Tensor]:
+        torch.manual_seed(hash((seed, rank, number)))
+        with precision.autocast():
+            items, sentences = learner(chunks[number])
+        return items.float(), sentences.float()
+
+    if len(chunks) == 1:  # then nothing is encoded twice
+        encoded = [encode(0)]
+    else:
+        with torch.no_grad():
+            encoded = [encode(number) for number in range(len(chunks))]
+    items, sentences = (
+        torch.cat(parts).detach().requires_grad_() for parts in zip(*encoded, strict=True)
+    )
+    loss = nt_xent(
+        _gathered(items), _gathered(sentences), _gathered(identities), learner.temperature
+    )
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert items.grad is not None
+    assert sentences.grad is not None
+    for number in range(len(chunks)):
+        vectors = encoded[0] if len(chunks) == 1 else encode(number)
+        rows = slice(number * chunk, (number + 1) * chunk)
+        for vector, gradient in zip(vectors, (items.grad[rows], sentences.grad[rows]), strict=True):
+            if vector.requires_grad:  # not where all that made it is frozen
+                vector.backward(gradient)  # type: ignore[no-untyped-call]
+    return loss.detach()
+
+
+def sum_gradients(learner: Learner) -> None:
+    """Add up the processes' gradients; a weight that no example needed has none: zero."""
+    _, processes = world()
+    for parameter in learner.encoder.parameters():
+        if parameter.requires_grad:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            if processes > 1:
+                distributed.all_reduce(parameter.grad)
+
+
+def _gathered(mine: Tensor) -> Tensor:
+    """Return the rows of all processes; gradients reach only the own ones."""
+    rank, processes = world()
+    if processes == 1:
+        return mine
+    parts = [torch.empty_like(mine) for _ in range(processes)]
+    distributed.all_gather(parts, mine.detach().contiguous())
+    parts[rank] = mine
+    return torch.cat(parts)

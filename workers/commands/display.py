@@ -1,0 +1,165 @@
+"""What people see: tables of hits, of the deployment's state, of settings and of evaluations."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from statistics import median
+from typing import Any, TypeVar
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from audiofuse.core.bundles.document import Step
+from audiofuse.workers.queue.dead_letters import DeadLetter
+
+T = TypeVar("T")
+
+
+def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
+    """Columns whose name begins with ``>`` are numbers and flush right."""
+    table = Table(title=title or None, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        number = name.startswith(">")
+        table.add_column(
+            name.removeprefix(">"), justify="right" if number else "left", overflow="fold"
+        )
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+    return table
+
+
+def hits_table(
+    query: str, hits: Sequence[Mapping[str, Any]], offset: int = 0, *, wide: bool = False
+) -> Table:
+    """Show hits with the parts of their scores, which add up; ``wide``: as bars, and lengths."""
+    columns: dict[str, list[str | Text]] = {
+        ">#": [str(rank) for rank, _ in enumerate(hits, offset + 1)],
+        ">score": [f"{hit['score']:.3f}" for hit in hits],
+        ">audio": [_part(hit["audio"]) for hit in hits],
+        ">metadata": [
+            _part(hit["metadata"]) if hit["payload"]["has_text"] == "yes" else "none"
+            for hit in hits
+        ],
+    }
+    if wide:
+        columns[""] = [_bar(hit["audio"], hit["metadata"]) for hit in hits]
+        columns[">length"] = [_length(hit["payload"]["duration_s"]) for hit in hits]
+    columns["file"] = [hit["key"] for hit in hits]
+    columns["title"] = [hit["payload"]["title"] or _tags(hit["payload"]) for hit in hits]
+    return _table(f'"{query}"', list(columns), zip(*columns.values(), strict=True))
+
+
+def _part(value: float | None) -> str:
+    return "" if value is None else f"{value:+.3f}"
+
+
+def _bar(audio: float | None, metadata: float | None) -> Text:
+    """Draw the parts of a score that speak for a hit, a cell for each tenth."""
+    bar = Text()
+    for part, colour in ((audio, "cyan"), (metadata, "magenta")):
+        bar.append("█" * round(10 * max(0.0, part or 0.0)), style=colour)
+    return bar
+
+
+def _length(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02}" if minutes else f"{seconds:.1f} s"
+
+
+def _tags(payload: Mapping[str, Any]) -> Text:
+    return Text(", ".join([*payload["keywords"], *payload["labels"]]), style="dim")
+
+
+def drops_table(seconds: Mapping[str, float], errors: Mapping[str, str]) -> Table:
+    """Show how long each dropped file took to be searchable, or what went wrong with it."""
+    rows = [(key, f"{took:.2f}", "") for key, took in sorted(seconds.items())]
+    rows += [(key, "", error) for key, error in sorted(errors.items())]
+    if seconds:
+        rows.append(("median", f"{median(seconds.values()):.2f}", ""))
+        rows.append(("longest", f"{max(seconds.values()):.2f}", ""))
+    return _table("", ("file", ">seconds until searchable", "what went wrong"), rows)
+
+
+def letters_table(title: str, letters: Iterable[DeadLetter]) -> Table:
+    """Show what is wrong with which object, newest first."""
+    rows = (
+        (
+            moment(each.at),
+            each.key,
+            each.reason,
+            each.detail,
+            str(each.count),
+        )
+        for each in letters
+    )
+    return _table(title, ("when", "object", "reason", "detail", ">times"), rows)
+
+
+def moment(at: float) -> str:
+    """Return a Unix time as people here read it."""
+    return f"{datetime.fromtimestamp(at, UTC).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def facts_table(title: str, facts: Mapping[str, object]) -> Table:
+    """Show names and values."""
+    return _table(title, ("", ""), ((name, str(value)) for name, value in facts.items()))
+
+
+def gates_table(gates: Iterable[tuple[str, str, str]]) -> Table:
+    """Show each gate, what became of it, and what was found."""
+    return _table("", ("gate", "", "found"), gates)
+
+
+def steps_table(steps: Iterable[Step]) -> Table:
+    """Show what was done in a rollout, when and by whom."""
+    rows = ((moment(each.at), each.what, each.by) for each in steps)
+    return _table("last steps", ("when", "step", "by"), rows)
+
+
+def settings_rows(rows: Iterable[tuple[str, str, str, str]]) -> Table:
+    """Show each setting with its value, where that comes from, and what it means."""
+    return _table("", ("setting", "value", "from", "meaning"), rows)
+
+
+def metrics_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> Table:
+    """Show metrics, one row for each system."""
+    names = list(next(iter(rows.values())))
+    return _table(
+        title,
+        ("system", *(f">{name}" for name in names)),
+        ((system, *(f"{values[name]:.3f}" for name in names)) for system, values in rows.items()),
+    )
+
+
+class Bars(Progress):
+    """Progress bars with count, rate and the time that is left."""
+
+    def __init__(self) -> None:
+        """Show them on standard error."""
+        super().__init__(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(),
+            TimeRemainingColumn(), console=Console(stderr=True),
+        )  # fmt: skip
+
+    def over(self, steps: Iterable[T], what: str, total: int | None, /) -> Iterable[T]:
+        """Show a walk as a bar."""
+        return self.track(steps, total, description=what)
+
+
+class _Rate(ProgressColumn):
+    """Steps a second, lately."""
+
+    def render(self, task: Task) -> Text:
+        """Show nothing before anything moved."""
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.1f}/s" if speed else "", style="progress.data.speed")

@@ -1,0 +1,84 @@
+"""The command that asks: ``audiofuse search --help``."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from audiofuse.core.errors import QueryError
+from audiofuse.core.items import point_id
+from audiofuse.core.query import check_words
+from audiofuse.core.settings import Settings
+from audiofuse.core.storage.store import bucket_name
+from audiofuse.workers.commands.options import Json, Prefix, print_json
+
+WIDE = 110  # columns of a terminal that has room for bars
+
+Tags = Annotated[list[str] | None, typer.Option(help="A keyword that hits have; may be repeated.")]
+Day = Annotated[
+    datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Modified since this day.")
+]
+
+
+def search(
+    query: Annotated[str, typer.Argument(help="A sentence that describes the sound.")] = "",
+    sound: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A sound that hits sound like.")
+    ] = None,
+    like: Annotated[str, typer.Option(metavar="KEY", help="An item that hits are like.")] = "",
+    without: Annotated[str, typer.Option(help="Words for what hits are not like.")] = "",
+    balance: Annotated[
+        float | None, typer.Option(min=0, max=1, help="0: audio alone counts, 1: metadata alone.")
+    ] = None,
+    keyword: Tags = None,
+    label: Annotated[list[str] | None, typer.Option(help="A label that hits have.")] = None,
+    min_duration: Annotated[float | None, typer.Option(min=0, help="Seconds.")] = None,
+    max_duration: Annotated[float | None, typer.Option(min=0, help="Seconds.")] = None,
+    since: Day = None,
+    until: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Modified until this day.")
+    ] = None,
+    prefix: Prefix = "",
+    has_text: Annotated[
+        bool | None, typer.Option("--with-text/--without-text", help="Only with, without metadata.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many sounds to show.")] = 10,
+    offset: Annotated[int, typer.Option(min=0, help="How many to pass over.")] = 0,
+    *,
+    unique: Annotated[bool, typer.Option("--unique", help="Same content only once.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Find sounds by a sentence, by a sound (--sound), by an item (--like), or by several."""
+    from audiofuse.workers.commands.display import hits_table
+    from audiofuse.workers.service.client import find
+
+    if query or not (sound or like):
+        check_words(query)
+    if sound and like:
+        raise QueryError("--sound and --like exclude each other")
+    current = Settings()
+    options: dict[str, Any] = {
+        "q": query, "without": without, "balance": balance, "keyword": keyword, "label": label,
+        "min_duration": min_duration, "max_duration": max_duration, "since": _day(since),
+        "until": _day(until), "prefix": prefix, "limit": limit, "offset": offset,
+        "has_text": None if has_text is None else "yes" if has_text else "no",
+        "like": str(point_id(bucket_name(current), like)) if like else None,
+        "unique": "true" if unique else None,
+    }  # fmt: skip
+    given = {name: value for name, value in options.items() if value not in (None, "")}
+    hits = find(current.search_url, given, sound, current.search_key)
+    if as_json:
+        print_json({"query": query, "hits": hits})
+        return
+    console = Console()
+    if hits:
+        title, wide = query or (sound.name if sound else like), console.width >= WIDE
+        console.print(hits_table(title, hits, offset, wide=wide))
+    else:
+        console.print("nothing is found: other words, or fewer conditions?")
+
+
+def _day(moment: datetime | None) -> str | None:
+    return moment.date().isoformat() if moment else None

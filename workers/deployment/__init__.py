@@ -1,0 +1,4 @@
+"""What looks at a whole deployment.
+
+``local`` (all of it on one machine), ``exporter`` (its metrics), ``status``.
+"""

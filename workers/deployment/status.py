@@ -1,0 +1,51 @@
+"""The state of a deployment at a glance, gathered from its queue and its index."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from audiofuse.core.index.index import open_index
+from audiofuse.core.settings import Settings
+from audiofuse.core.storage.store import bucket_name
+from audiofuse.workers.queue.broker import connect_redis, queue_lengths
+from audiofuse.workers.queue.dead_letters import DeadLetter, DeadLetters
+from audiofuse.workers.repair.reconcile import LastRun, Run
+
+LETTERS_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Status:
+    """Queue lengths by name, the live encoder version and its points, what was rejected.
+
+    ``reasons`` counts the ``dead_letters``; ``reconciled`` is the last comparison of all.
+    """
+
+    queue: dict[str, int]
+    version: str | None
+    items: int
+    dead_letters: int
+    reasons: dict[str, int]
+    latest: list[DeadLetter]
+    reconciled: Run | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
+        return asdict(self)
+
+
+def read_status(settings: Settings) -> Status:
+    """Ask queue and index; raises ``Unavailable`` or ``RedisError`` when they are away."""
+    redis = connect_redis(settings)
+    bucket = bucket_name(settings)
+    letters = DeadLetters(redis, bucket)
+    index = open_index(settings)
+    live = index.live()
+    return Status(
+        queue=queue_lengths(redis),
+        version=live.version if live else None,
+        items=index.count(live) if live else 0,
+        dead_letters=letters.count(),
+        reasons={str(reason): count for reason, count in letters.reasons().items()},
+        latest=letters.latest(LETTERS_SHOWN),
+        reconciled=LastRun(redis, bucket).read(),
+    )

@@ -1,0 +1,1 @@
+"""One thread owns the GPU and batches across messages: ``device``; ``budget`` bounds what waits."""

@@ -1,0 +1,140 @@
+"""The crew: one thread for each message in hand, so that a message's way is a plain function."""
+
+import logging
+import math
+import queue
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from audiofuse.core.threads import vital_thread
+from audiofuse.workers.telemetry.names import Lane
+from audiofuse.workers.telemetry.tracing import span
+
+log = logging.getLogger(__name__)
+
+CALM_S = 10.0  # without a live message, and all places are the backfill's
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """A message in hand: the key it names, its lane, and the broker's ``receipt`` for it.
+
+    ``trace`` is what goes on in it; see ``tracing.py``.
+    """
+
+    key: str
+    lane: Lane
+    receipt: Any
+    trace: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A message that nobody works on any more, and whether it may be acknowledged."""
+
+    held: Held
+    settled: bool
+
+
+class Crew:
+    """Threads that settle messages, live ones first.
+
+    While live messages keep coming few of the backfill lane are worked on at once: each one more
+    would lengthen every line that a live one stands in, for the bucket, the device, the index.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        settle: Callable[[str, Lane], bool],
+        report: Callable[[], None],
+        beside_live: int | None = None,
+    ) -> None:
+        """Let ``size`` threads ``settle``; ``report`` is called when something has finished.
+
+        ``beside_live`` bounds how many messages of the backfill lane they work on at once while
+        live ones come.
+        """
+        self._settle = settle
+        self._report = report
+        self._size = size
+        self._beside_live = beside_live or size
+        self._changed = threading.Condition()
+        self._waiting: dict[Lane, deque[Held]] = {lane: deque() for lane in Lane}
+        self._working = Counter[Lane]()
+        self._last_live = -math.inf  # a monotonic time
+        self._finished: queue.SimpleQueue[Finished] = queue.SimpleQueue()
+        self._held: set[Held] = set()  # changed by atomic calls only
+        for number in range(size):
+            vital_thread(f"message-{number}", self._run)
+
+    @property
+    def held(self) -> frozenset[Held]:
+        """What is in hand: taken, and not reported as finished."""
+        return frozenset(self._held.copy())
+
+    def in_hand(self) -> int:
+        """Return how many messages are in hand."""
+        return len(self._held)
+
+    def at_work(self) -> int:
+        """Return how many of them are worked on."""
+        return self._working.total()
+
+    def take(self, held: Held) -> None:
+        """Take a message in hand; never blocks."""
+        self._held.add(held)
+        with self._changed:
+            if held.lane is Lane.LIVE:
+                self._last_live = time.monotonic()
+            self._waiting[held.lane].append(held)
+            self._changed.notify()
+
+    def finished(self, patience_s: float = 0.0) -> list[Finished]:
+        """Return what has finished since the last call; wait for the first of them if told to."""
+        found: list[Finished] = []
+        try:
+            found.append(self._finished.get(timeout=patience_s) if patience_s else self._next())
+            while True:
+                found.append(self._next())
+        except queue.Empty:
+            return found
+
+    def _next(self) -> Finished:
+        return self._finished.get_nowait()
+
+    def _run(self) -> None:
+        while True:
+            held = self._begin()
+            with span("sync", held.trace, key=held.key, lane=held.lane):
+                settled = self._settle(held.key, held.lane)
+            self._end(held)
+            self._finished.put(Finished(held, settled))
+            self._report()
+
+    def _begin(self) -> Held:
+        with self._changed:
+            self._changed.wait_for(self._startable)
+            held = self._waiting[self._startable()[0]].popleft()
+            self._working[held.lane] += 1
+        return held
+
+    def _startable(self) -> list[Lane]:
+        """Return the lanes of which a message may be begun, the first first."""
+        room = self._room() - self._working[Lane.BACKFILL]
+        return [lane for lane in Lane if self._waiting[lane] and (lane is Lane.LIVE or room > 0)]
+
+    def _room(self) -> int:
+        """Return how many messages of the backfill lane may be worked on now."""
+        calm = time.monotonic() - self._last_live > CALM_S
+        return self._size if calm else self._beside_live
+
+    def _end(self, held: Held) -> None:
+        with self._changed:
+            self._working[held.lane] -= 1
+            self._held.remove(held)
+            self._changed.notify(max(1, self._room() - self._working[Lane.BACKFILL]))

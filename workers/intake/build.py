@@ -1,0 +1,69 @@
+"""Builds from the settings what light processes run: intakes and the comparison behind them."""
+
+from redis import Redis
+
+from audiofuse.core.errors import ConfigurationError
+from audiofuse.core.settings import PREFIX, Settings
+from audiofuse.core.storage.store import FolderStore, Store, open_store, s3_client
+from audiofuse.workers.intake.folder import FolderIntake
+from audiofuse.workers.intake.handover import Handover, Intake
+from audiofuse.workers.intake.redis_list import RedisListIntake
+from audiofuse.workers.intake.sqs import SqsIntake
+from audiofuse.workers.intake.webhook import WebhookIntake
+from audiofuse.workers.queue.broker import Dispatcher, create_celery, tls_options
+from audiofuse.workers.repair.reconcile import build_reconcile
+from audiofuse.workers.telemetry.metrics import known_source
+from audiofuse.workers.telemetry.names import Source
+
+
+def build_intake(settings: Settings, source: Source) -> Intake:
+    """Build the intake of a source; ``ConfigurationError`` when the settings do not suit it."""
+    store = open_store(settings)
+    dispatcher = Dispatcher(create_celery(settings))
+    known_source(source)
+    if source is Source.FOLDER:
+        if not isinstance(store, FolderStore):
+            raise ConfigurationError(f"{PREFIX}BUCKET is no folder: {settings.bucket}")
+        return FolderIntake(store, dispatcher, build_reconcile(settings, store))
+    handover = Handover(store.bucket, dispatcher, source)
+    match source:
+        case Source.SQS:
+            return _sqs(settings, handover)
+        case Source.REDIS:
+            return _redis_list(settings, handover)
+        case Source.WEBHOOK:
+            return _webhook(settings, handover)
+
+
+def _sqs(settings: Settings, handover: Handover) -> SqsIntake:
+    if not settings.sqs_queue_url:
+        raise ConfigurationError(f"{PREFIX}SQS_QUEUE_URL is not set")
+    return SqsIntake(s3_client(settings, "sqs"), settings.sqs_queue_url, handover)
+
+
+def _redis_list(settings: Settings, handover: Handover) -> RedisListIntake:
+    if not settings.redis_events_key:
+        raise ConfigurationError(f"{PREFIX}REDIS_EVENTS_KEY is not set")
+    url = (settings.redis_events_url or settings.broker_url).get_secret_value()
+    tls = tls_options(url, settings) or {}
+    redis: Redis = Redis.from_url(url, socket_connect_timeout=5, socket_timeout=30, **tls)
+    return RedisListIntake(redis, settings.redis_events_key, handover)
+
+
+def _webhook(settings: Settings, handover: Handover) -> WebhookIntake:
+    if settings.webhook_token is None:
+        raise ConfigurationError(f"{PREFIX}WEBHOOK_TOKEN is not set: whoever has it may post")
+    host, _, port = settings.webhook_listen.rpartition(":")
+    token = settings.webhook_token.get_secret_value()
+    return WebhookIntake(handover, token, host.strip("[]"), int(port))
+
+
+def choose_source(settings: Settings, store: Store) -> Source:
+    """Return the source that the settings speak of; without any SQS, which says what it misses."""
+    if isinstance(store, FolderStore):
+        return Source.FOLDER
+    if settings.sqs_queue_url:
+        return Source.SQS
+    if settings.redis_events_key:
+        return Source.REDIS
+    return Source.WEBHOOK if settings.webhook_token else Source.SQS

@@ -1,0 +1,98 @@
+"""Intake: what every event source shares. No torch is reached.
+
+A source is a class with ``run``; it takes messages, has ``Handover`` hand them over, and lets go of
+them only then. What no event tells, ``audiofuse reconcile`` finds.
+"""
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from redis import RedisError
+
+from audiofuse.core.errors import AudiofuseError
+from audiofuse.workers.intake.events import Dropped, Event, key_to_sync, parse
+from audiofuse.workers.queue.broker import Dispatcher
+from audiofuse.workers.telemetry.metrics import EVENTS, HANDED_OVER, IGNORED, INTAKE_FAILURES
+from audiofuse.workers.telemetry.names import Flaw, Lane, Source
+from audiofuse.workers.telemetry.tracing import span
+
+log = logging.getLogger(__name__)
+
+RETRY_PAUSE_S = 5.0
+LOG_PAUSE_S = 60.0  # between two lines about the same flaw
+
+AWAY = (AudiofuseError, RedisError, OSError)
+
+
+class Intake(Protocol):
+    """An event source of the bucket."""
+
+    def run(self, stop: threading.Event) -> None:
+        """Hand over what the source tells until ``stop`` is set."""
+
+
+def persist(run: Callable[[threading.Event], None], stop: threading.Event, source: Source) -> None:
+    """Run a source until ``stop`` is set; while something it needs is away, begin it again."""
+    while not stop.is_set():
+        try:
+            run(stop)
+        except AWAY as error:
+            INTAKE_FAILURES.labels(source).inc()
+            log.warning("intake pauses for %.0f s: %s", RETRY_PAUSE_S, error)
+            stop.wait(RETRY_PAUSE_S)
+
+
+class Handover:
+    """Hands what messages tell of one bucket over to the workers; drops and counts the rest.
+
+    Many threads may use it at once. ``dropped`` counts what was dropped, by its flaw.
+    """
+
+    def __init__(self, bucket: str, dispatcher: Dispatcher, source: Source) -> None:
+        """Hand over the events of ``bucket``, which come from ``source``."""
+        self.dropped: Counter[Flaw] = Counter()
+        self._source = source
+        self._bucket = bucket
+        self._dispatcher = dispatcher
+        self._lock = threading.Lock()
+        self._quiet_until: dict[Flaw, float] = {}
+
+    def hand_over(self, bodies: Iterable[str | bytes]) -> None:
+        """Hand over the messages' keys, each once; when this returns the broker has them all.
+
+        Raises ``Unavailable`` when the broker takes none: then no message may be let go of.
+        """
+        keys = Counter(self._key(each) for body in bodies for each in parse(body))
+        for key, events in keys.items():
+            if key:
+                with span("event", source=self._source, key=key):
+                    self._dispatcher.sync(key, Lane.LIVE)
+                EVENTS.labels(self._source, HANDED_OVER).inc(events)
+
+    def _key(self, found: Event | Dropped) -> str | None:
+        if isinstance(found, Dropped):
+            self.drop(found)
+            return None
+        if found.bucket != self._bucket:
+            self.drop(Dropped(Flaw.FOREIGN_BUCKET, f"an event of {found.bucket[:100]!r}"))
+            return None
+        key = key_to_sync(found.key) if found.changes_sound else None
+        if key is None:
+            EVENTS.labels(self._source, IGNORED).inc()
+        return key
+
+    def drop(self, dropped: Dropped) -> None:
+        """Count it, and log it unless the same flaw was logged a moment ago."""
+        flaw, now = dropped.flaw, time.monotonic()
+        EVENTS.labels(self._source, flaw).inc()
+        with self._lock:
+            self.dropped[flaw] += 1
+            count = self.dropped[flaw]
+            if now < self._quiet_until.get(flaw, now):
+                return
+            self._quiet_until[flaw] = now + LOG_PAUSE_S
+        log.warning("dropped, %d of this kind so far: %s", count, dropped)

@@ -1,0 +1,211 @@
+"""The steps of a rollout, as an operator takes them.
+
+    step ──> document, if it is still the one looked at ──> alias ──> document again: the same?
+
+The document decides (``core/bundles/document.py``), and the alias follows it. So an operator's
+process that dies between the two is finished by the next command, and of two that race the document
+knows the winner. The checkpoint of a backfill is the index itself: whoever resumes compares again.
+"""
+
+import getpass
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from audiofuse.core.bundles.document import POLL_S, Phase, Rollout
+from audiofuse.core.bundles.registry import Registry, open_registry
+from audiofuse.core.errors import AudiofuseError, ConfigurationError, ObjectChanged
+from audiofuse.core.index.index import GenerationGone, Index, VectorSizes, open_index
+from audiofuse.core.settings import Settings
+from audiofuse.core.storage.store import open_store
+from audiofuse.workers.queue.broker import connect_redis
+from audiofuse.workers.queue.dead_letters import DeadLetters
+from audiofuse.workers.repair.agreement import Agreement, build, rejected_alone
+from audiofuse.workers.repair.backfill import LaneFeed
+from audiofuse.workers.telemetry.names import Lane
+
+log = logging.getLogger(__name__)
+
+SEEN_S = 2 * POLL_S  # after so long every worker has seen the document
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The document as it was looked at, and its tag; what is written next builds on just that."""
+
+    rollout: Rollout
+    tag: str | None
+
+
+class Rollouts:
+    """Writes the document and makes alias and collections follow it."""
+
+    def __init__(self, registry: Registry, index: Index) -> None:
+        """Keep the document in ``registry``; alias and collections are those of ``index``."""
+        self._registry = registry
+        self._index = index
+
+    def look(self) -> Seen:
+        """Return the document, once the alias follows it; without one, what the alias says.
+
+        Raises ``ConfigurationError`` if nothing is live yet.
+        """
+        self._settle()
+        rollout, tag = self._registry.rollout()
+        if rollout is None:
+            live = self._index.live()
+            if live is None:
+                raise ConfigurationError("nothing is live yet: a worker begins with its encoder")
+            rollout = Rollout(live=live.version)
+        return Seen(rollout, tag)
+
+    def take(self, seen: Seen, step: Rollout) -> Seen:
+        """Write the step that follows what was seen, and have the alias follow.
+
+        Raises ``AudiofuseError`` if somebody else took a step meanwhile; then nothing is done.
+        """
+        try:
+            self._registry.write(step, seen.tag)
+        except ObjectChanged as error:
+            raise AudiofuseError(
+                "somebody else took a step meanwhile, nothing is done: see audiofuse rollout status"
+            ) from error
+        return self.look()
+
+    def _settle(self) -> None:
+        """Let the alias name what the document says, until that did not change on the way."""
+        rollout, tag = self._registry.rollout()
+        while rollout:
+            live = self._index.generation(rollout.live)
+            try:
+                if self._index.live() != live:
+                    self._index.promote(live)
+            except GenerationGone as error:
+                log.warning("the alias cannot follow: %s", error)
+            before, (rollout, tag) = tag, self._registry.rollout()
+            if tag == before:
+                return
+
+    def clean(self) -> None:
+        """Delete the collections of dropped versions, and of no other."""
+        rollout, _ = self._registry.rollout()
+        if rollout is None or not rollout.dropped:
+            return
+        for generation in self._index.generations():
+            if generation.version in rollout.dropped:
+                self._index.drop(generation)
+
+
+class Operator:
+    """Takes steps as one person, on one machine."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Look at the rollout and finish what was killed; every step builds on that."""
+        self.settings = settings
+        self.registry = open_registry(settings)
+        self.index = open_index(settings)
+        self._rollouts = Rollouts(self.registry, self.index)
+        self._seen = self._rollouts.look()
+        self._rollouts.clean()
+        self._by = _user()
+
+    @property
+    def rollout(self) -> Rollout:
+        """The rollout as it was when it was looked at, or as the last step made it."""
+        return self._seen.rollout
+
+    def start(self, version: str, sizes: Callable[[], VectorSizes]) -> None:
+        """Open a rollout of a version; its ``sizes`` are asked for if it may be started."""
+        step = self.rollout.start(version, self._by)
+        for each in (step.live, version):
+            if not self.registry.has(each):
+                raise ConfigurationError(
+                    f"{each} is not published in {self.registry.place}: audiofuse-train publish"
+                )
+        known = sizes()
+        self._take(step)
+        self.index.create(version, known)
+
+    def resume(self, sizes: Callable[[], VectorSizes]) -> None:
+        """Go on with what was started; make what whoever started it did not come to make."""
+        if self.rollout.phase in {Phase.NONE, Phase.PAUSED}:
+            self._take(self.rollout.resume(self._by))
+        if self.index.generation(self.rollout.other) not in self.index.generations():
+            self.index.create(self.rollout.other, sizes())
+
+    def build(self, show: Callable[[int, int], None]) -> bool:
+        """Fill the other version until it has everything; false if somebody stopped that.
+
+        ``show`` is told its points and those of the live one.
+        """
+        time.sleep(SEEN_S)  # from here on every change goes to both
+        version = self.rollout.other
+
+        def is_wanted() -> bool:
+            rollout = self._rollouts.look().rollout
+            if version not in rollout.versions or rollout.phase is Phase.PAUSED:
+                return False
+            show(self.points(version), self.points(rollout.live))
+            return True
+
+        return build(self.agreement(version), LaneFeed(self.settings, Lane.BACKFILL), is_wanted)
+
+    def pause(self) -> None:
+        """Stop building."""
+        self._take(self.rollout.pause(self._by))
+
+    def may_promote(self) -> None:
+        """Raise ``ConfigurationError`` if there is nothing to promote."""
+        self.rollout.promote(self._by)
+
+    def promote(self, forced: tuple[str, ...]) -> None:
+        """Make the other version live, though ``forced`` gates were not passed."""
+        self._take(self.rollout.promote(self._by, forced))
+
+    def rollback(self) -> None:
+        """Make the version live again that was so before."""
+        self._take(self.rollout.rollback(self._by))
+
+    def abort(self) -> None:
+        """Drop the version that is built."""
+        self._close(self.rollout.abort(self._by))
+
+    def drop(self) -> None:
+        """Drop the version that was live before."""
+        self._close(self.rollout.drop(self._by))
+
+    def _close(self, step: Rollout) -> None:
+        """End the rollout; forget what the dropped version alone rejected."""
+        before = self.rollout
+        self._take(step)
+        time.sleep(SEEN_S)  # from here on nobody writes to it
+        agreement = self.agreement(before.other)
+        agreement.letters.clear([each.key for each in rejected_alone(agreement, before)])
+        self._rollouts.clean()
+
+    def agreement(self, version: str) -> Agreement:
+        """Return how the bucket and the generation of a version agree."""
+        store = open_store(self.settings)
+        letters = DeadLetters(connect_redis(self.settings), store.bucket)
+        return Agreement(store, self.index, self.index.generation(version), letters)
+
+    def points(self, version: str) -> int:
+        """Return how many points a version has; none before its collection is made."""
+        try:
+            return self.index.count(self.index.generation(version))
+        except GenerationGone:
+            return 0
+
+    def _take(self, step: Rollout) -> None:
+        self._seen = self._rollouts.take(self._seen, step)
+
+
+def _user() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # containers run under numbers that have no name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"

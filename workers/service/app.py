@@ -1,0 +1,118 @@
+"""The query service: builds what it needs from settings, and puts the routes together.
+
+api.py  what is asked   api_models.py  in which form   api_audio.py  links to sounds
+api_encoders.py  towers as files   api_problems.py  errors   api_guard.py  who may ask, how much
+"""
+
+import logging
+import threading
+from contextlib import AbstractContextManager
+from functools import cache, partial
+from ipaddress import ip_address
+from pathlib import Path
+
+from fastapi import FastAPI, Response, Security
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.security import HTTPBearer
+
+from audiofuse.core.bundles.bundle import locate
+from audiofuse.core.errors import ConfigurationError, Unavailable
+from audiofuse.core.search.search import Searcher, open_searcher
+from audiofuse.core.settings import Settings
+from audiofuse.core.storage.store import open_store
+from audiofuse.workers.indexing.decoding.decoders import DecodedRecording, Decoders
+from audiofuse.workers.service import routes as api
+from audiofuse.workers.service.audio import Links, audio_routes
+from audiofuse.workers.service.encoders import encoder_routes
+from audiofuse.workers.service.guard import Guard, Keys, Rates, SafeHeaders
+from audiofuse.workers.service.measured import Measured
+from audiofuse.workers.service.models import Health, Version
+from audiofuse.workers.service.page import add_page
+from audiofuse.workers.service.problems import answers, explain_errors
+from audiofuse.workers.telemetry.metrics import LOADED, QUERY_BATCH, Process
+
+log = logging.getLogger(__name__)
+
+DECODERS = 2
+
+
+def build_searcher(settings: Settings) -> Searcher:
+    """Return a searcher that decodes in other processes what it is sent; see ``open_searcher``."""
+    decoders = cache(partial(Decoders, DECODERS, settings.decode_timeout_s))
+    starting = threading.Lock()
+
+    def open_sound(path: Path, max_duration_s: float) -> AbstractContextManager[DecodedRecording]:
+        with starting:
+            started = decoders()  # once they are needed
+        return started.open(path, max_duration_s)
+
+    return open_searcher(settings, open_sound, QUERY_BATCH.observe)
+
+
+def create_app(searcher: Searcher, settings: Settings) -> FastAPI:
+    """Serve a searcher as the settings say: links to the bucket's sounds, who may ask, how much."""
+    app = FastAPI(title="audiofuse", version="1", docs_url=None, redoc_url=None)
+    links, keys = Links(open_store(settings) if settings.bucket else None), Keys(settings.api_keys)
+    needs_key = [Security(HTTPBearer(auto_error=False))] if keys else []  # said in OpenAPI
+    for router in (
+        api.search_routes(searcher, links),
+        api.item_routes(searcher, links),
+        encoder_routes(partial(locate, settings), lambda: searcher.loaded),
+    ):
+        app.include_router(router, dependencies=needs_key)
+    app.include_router(audio_routes(links))
+    _add_probes(app, searcher)
+    add_page(app)
+    explain_errors(app)
+    rates = Rates(settings.rate_limit) if settings.rate_limit else None
+    app.add_middleware(Guard, keys, rates, settings.max_query_bytes)
+    app.add_middleware(SafeHeaders, links.origin)
+    if settings.cors_origins:
+        origins = [origin.strip() for origin in settings.cors_origins.split(",")]
+        app.add_middleware(
+            CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+        )  # fmt: skip
+    app.add_middleware(Measured)
+    LOADED[Process.SEARCH].versions = lambda: searcher.loaded
+    return app
+
+
+def check_exposure(host: str, settings: Settings, *, is_open: bool) -> None:
+    """Raise ``ConfigurationError`` if other machines could ask without a key, unless wanted."""
+    if not (is_open or Keys(settings.api_keys) or _is_loopback(host)):
+        raise ConfigurationError(
+            f"whoever reaches {host} could search everything: set AUDIOFUSE_API_KEYS, "
+            "or say --open if that is wanted"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _add_probes(app: FastAPI, searcher: Searcher) -> None:
+    @app.get("/healthz", tags=["probes"])
+    def alive() -> dict[str, str]:
+        """Answer that the process is alive."""
+        return {"status": "alive"}
+
+    @app.get("/readyz", tags=["probes"], responses=answers(422) | {503: {"model": Health}})
+    def ready(response: Response, version: Version = "") -> Health:
+        """Answer 200 once an encoder (that of ``version``) is loaded and the index answers."""
+        loaded, index_answers = searcher.loaded, _answers(searcher)
+        is_loaded = version in loaded if version else bool(loaded)
+        response.status_code = 200 if is_loaded and index_answers else 503
+        return Health(loaded=sorted(loaded), index="answers" if index_answers else "away")
+
+
+def _answers(searcher: Searcher) -> bool:
+    try:
+        searcher.check()
+    except Unavailable as error:
+        log.warning("the index is away: %s", error)
+        return False
+    return True

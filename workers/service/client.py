@@ -1,0 +1,101 @@
+"""Asking a running query service."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+from pydantic import SecretStr
+
+from audiofuse.core.errors import ConfigurationError, QueryError, Unavailable
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_S = 30
+SOUND_TIMEOUT_S = 180  # to be sent and heard
+NOT_ALLOWED = {401, 403}
+AT_FAULT = {404, 408, 413, 422}
+
+Hits = list[dict[str, Any]]
+
+
+def ask(search_url: str, query: str, limit: int = 10) -> Hits:
+    """Return the hits for a sentence, best first; see ``find``."""
+    return find(search_url, {"q": query, "limit": limit})
+
+
+def find(
+    search_url: str,
+    options: Mapping[str, Any],
+    sound: Path | None = None,
+    key: SecretStr | None = None,
+) -> Hits:
+    """Return the hits, best first, from the first service that answers.
+
+    ``options`` are those of ``POST /v1/search``, or of ``/v1/search/sound`` with a ``sound``.
+    Raises ``QueryError`` when the question is refused, ``ConfigurationError`` when the key is, and
+    ``Unavailable`` when nobody answers.
+    """
+    *others, last = service_urls(search_url)
+    for url in others:
+        try:
+            return _find(url, options, sound, key)
+        except Unavailable as error:
+            log.warning("%s", error)
+    return _find(last, options, sound, key)
+
+
+def service_urls(search_url: str) -> list[str]:
+    """Return the query services that the setting names."""
+    return [url.strip().rstrip("/") for url in search_url.split(",")]
+
+
+def has_loaded(url: str, version: str) -> bool:
+    """Whether a query service has loaded an encoder version; ``Unavailable`` if it is away."""
+    return _send(httpx.Request("GET", f"{url}/readyz", params={"version": version})).is_success
+
+
+def _find(url: str, options: Mapping[str, Any], sound: Path | None, key: SecretStr | None) -> Hits:
+    headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+    if sound is None:
+        request = httpx.Request("POST", f"{url}/v1/search", json=options, headers=headers)
+    else:
+        request = httpx.Request(
+            "POST", f"{url}/v1/search/sound", params=options, headers=headers,
+            content=_content(sound),
+        )  # fmt: skip
+    answer = _send(request, SOUND_TIMEOUT_S if sound else TIMEOUT_S)
+    if answer.status_code in NOT_ALLOWED:
+        raise ConfigurationError(f"{url}: {_told(answer)} (AUDIOFUSE_SEARCH_KEY)")
+    if answer.status_code in AT_FAULT:
+        raise QueryError(_told(answer))
+    if answer.is_error:
+        raise Unavailable(f"the query service says {answer.status_code}: {_told(answer)}")
+    hits: Hits = answer.json()["hits"]
+    return hits
+
+
+def _content(sound: Path) -> bytes:
+    try:
+        return sound.read_bytes()
+    except OSError as error:
+        raise QueryError(f"cannot read {sound}: {error.strerror}") from error
+
+
+def _told(answer: httpx.Response) -> str:
+    try:
+        return str(answer.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        return answer.text
+
+
+def _send(request: httpx.Request, timeout_s: float = TIMEOUT_S) -> httpx.Response:
+    try:
+        with httpx.Client(timeout=timeout_s) as client:
+            return client.send(request)
+    except httpx.TransportError as error:
+        raise Unavailable(
+            f"no query service answers at {request.url.copy_with(path='/', query=None)} ({error}); "
+            "is `audiofuse up` running?"
+        ) from error

@@ -1,0 +1,185 @@
+"""What the query service is asked and what it answers, as its OpenAPI tells it."""
+
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from audiofuse.core.query import (
+    MAX_DEPTH,
+    MAX_LIMIT,
+    MAX_PREFIX_CHARACTERS,
+    MAX_QUERY_CHARACTERS,
+    MAX_TAG_CHARACTERS,
+    MAX_TAGS,
+    Filter,
+    Question,
+)
+from audiofuse.core.search.search import Hit
+
+UUID = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
+LONGEST_S = 10**9
+HIDDEN = frozenset({"item_norm", "user_metadata_hash", "sidecar_etag", "sidecar_problem"})
+
+Words = Annotated[str, Field(max_length=MAX_QUERY_CHARACTERS)]
+Tags = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=MAX_TAG_CHARACTERS)]],
+    Field(max_length=MAX_TAGS),
+]
+Seconds = Annotated[float, Field(ge=0, le=LONGEST_S)]
+Id = Annotated[str, Field(pattern=UUID, examples=["6ba7b810-9dad-51d1-80b4-00c04fd430c8"])]
+Version = Annotated[str, Field(max_length=100, examples=["default-1a2b3c"])]
+
+
+class Options(BaseModel):
+    """How to search, whatever by. An option that is not known is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    limit: int = Field(default=10, ge=1, le=MAX_LIMIT, description="Most hits to return.")
+    offset: int = Field(default=0, ge=0, lt=MAX_DEPTH, description="Hits to pass over.")
+    without: Words = Field(
+        default="", description="Words for what hits shall not be like.", examples=["music"]
+    )
+    balance: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="What counts: 0 audio alone, 1 metadata alone, 0.5 both as the encoder adds "
+        "them. Without one a sound alone is compared with sounds alone, all else by 0.5.",
+    )
+    unique: bool = Field(default=False, description="Show sounds of the same content once.")
+    keyword: Tags = Field(default=[], description="Keywords that a hit has, as written; all.")
+    label: Tags = Field(default=[], description="Labels that a hit has, as written; all.")
+    min_duration: Seconds | None = Field(default=None, description="Shortest, in seconds.")
+    max_duration: Seconds | None = Field(default=None, description="Longest, in seconds.")
+    since: date | None = Field(default=None, description="First day (UTC) of modification.")
+    until: date | None = Field(default=None, description="Last day (UTC) of modification.")
+    bucket: str = Field(default="", max_length=255, description="Bucket of the hits.")
+    prefix: str = Field(
+        default="", max_length=MAX_PREFIX_CHARACTERS, description="How the keys of hits begin."
+    )
+    has_text: Literal["yes", "no"] | None = Field(
+        default=None, description="Only hits with metadata, or only those without."
+    )
+
+    def question(self, text: str = "", like: str = "", sound: Path | None = None) -> Question:
+        """Return the question by these options; ``QueryError`` if it is none."""
+        return Question(
+            text=text, like=like, sound=sound, without=self.without, balance=self.balance,
+            limit=self.limit, offset=self.offset, unique=self.unique, where=self._where(),
+        )  # fmt: skip
+
+    def _where(self) -> Filter:
+        return Filter(
+            keywords=tuple(self.keyword),
+            labels=tuple(self.label),
+            min_duration_s=self.min_duration,
+            max_duration_s=self.max_duration,
+            since=_begin(self.since),
+            until=_end(self.until),
+            bucket=self.bucket,
+            prefix=self.prefix,
+            has_text=None if self.has_text is None else self.has_text == "yes",
+        )
+
+
+class ByWords(Options):
+    """A search by words."""
+
+    q: Words = Field(description="A sentence that describes a sound.", examples=["a dog barking"])
+
+
+class BySound(Options):
+    """A search by a sound, and words with it if there are any."""
+
+    q: Words = Field(default="", description="Words for what is to be heard besides.")
+
+
+class Query(Options):
+    """A search by words, by an item, or by both."""
+
+    q: Words = Field(default="", description="A sentence.", examples=["a dog barking"])
+    like: Id | None = Field(default=None, description="Id of an item that hits shall be like.")
+
+
+class HitAnswer(BaseModel):
+    """An item found; ``audio`` and ``metadata`` add up to ``score``, the cosine."""
+
+    id: str
+    key: str = Field(examples=["field/rain.wav"])
+    score: float = Field(examples=[0.61])
+    audio: float | None = Field(description="Null where fusion is no sum.", examples=[0.35])
+    metadata: float | None = Field(examples=[0.26])
+    copies: list[str] = Field(description="Keys of other sounds with the same content.")
+    audio_url: str | None = Field(description="Where to hear it, for some minutes.")
+    payload: dict[str, Any]
+
+    @classmethod
+    def of(cls, hit: Hit, audio_url: str | None) -> Self:
+        """Return a hit as it is told."""
+        return cls(
+            id=hit.id, key=hit.key, score=hit.score, audio=hit.audio, metadata=hit.metadata,
+            copies=list(hit.copies), audio_url=audio_url, payload=shown(hit.payload),
+        )  # fmt: skip
+
+
+class FoundAnswer(BaseModel):
+    """Hits, best first, and the encoder version that found them; null before the first item."""
+
+    encoder: str | None = Field(examples=["default-1a2b3c"])
+    hits: list[HitAnswer]
+
+
+class ItemAnswer(BaseModel):
+    """One item."""
+
+    id: str
+    key: str
+    audio_url: str | None
+    payload: dict[str, Any]
+
+
+class ItemsAnswer(BaseModel):
+    """How many items are live, and the version of the encoder that they were made with."""
+
+    items: int
+    encoder: str | None
+
+
+class EmbedAnswer(BaseModel):
+    """The vector of a text, of unit length, and the encoder version in whose space it is."""
+
+    encoder: str
+    vector: list[float]
+
+
+class Health(BaseModel):
+    """What the service has loaded, and whether the index answers."""
+
+    loaded: list[str]
+    index: Literal["answers", "away"]
+
+
+class Problem(BaseModel):
+    """What went wrong, after RFC 9457; ``detail`` says what to do."""
+
+    type: str = Field(examples=["urn:audiofuse:problem:bad-question"])
+    title: str = Field(examples=["This cannot be asked"])
+    status: int = Field(examples=[422])
+    detail: str = Field(examples=["the query has no words: describe a sound, e.g. 'a dog'"])
+
+
+def shown(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a payload is for others."""
+    return {name: value for name, value in payload.items() if name not in HIDDEN}
+
+
+def _begin(day: date | None) -> datetime | None:
+    return datetime.combine(day, time.min, UTC) if day else None
+
+
+def _end(day: date | None) -> datetime | None:
+    """Return when a day is over; the last that there is never ends."""
+    return _begin(day + timedelta(days=1)) if day and day < date.max else None

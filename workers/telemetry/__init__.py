@@ -1,0 +1,4 @@
+"""What processes tell.
+
+``names`` (shared by queue and metrics), ``metrics``, ``logs``, ``tracing``.
+"""
