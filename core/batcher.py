@@ -21,7 +21,7 @@ class _Asked(Generic[Question, Answer]):
         self.bell = threading.Event()
 
 
-class Combiner(Generic[Question, Answer]):
+class Batcher(Generic[Question, Answer]):
     """Makes one call of what threads ask for while the call before is under way.
 
     It has no thread of its own that could die: who asks first leads, and then the next that waits.

@@ -33,7 +33,7 @@ from audiofuse.core.evaluation.evaluation import evaluate
 from audiofuse.core.settings import Settings
 from audiofuse.trainer.data.batches import Example, Examples, training_rows
 from audiofuse.trainer.data.corpus import Corpus, Division, prepare_corpus
-from audiofuse.trainer.data.gallery import hear_cached
+from audiofuse.trainer.data.gallery import encode_cached
 from audiofuse.trainer.study.assessment import Assessment, compare
 from audiofuse.trainer.study.paper import (
     PAPER,
@@ -307,7 +307,7 @@ def _task(corpus: Corpus, config: FitConfig, freeze: Sequence[str]) -> Task:
     rows = training_rows(corpus.train, every_caption=config.every_caption)
 
     def score(encoder: Encoder) -> dict[str, float]:
-        gallery = hear_cached(encoder, corpus.gallery, corpus.entries)
+        gallery = encode_cached(encoder, corpus.gallery, corpus.entries)
         metrics = evaluate(encoder, gallery, corpus.queries)
         return {f"{row} mAP@10": each.mean_average_precision for row, each in metrics.items()}
 

@@ -1,5 +1,5 @@
 """Encoders as files, and which of them is live.
 
-``manifest`` (what a bundle says of itself), ``bundle`` (makes and loads one), ``registry`` (where they
+``manifest`` (what a bundle says of itself), ``bundle`` (makes, loads), ``registry`` (where they
 are kept), ``document`` (which versions are live, candidates or on their way out).
 """

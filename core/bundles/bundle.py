@@ -153,7 +153,7 @@ def locate(settings: Settings, version: str) -> Path:
     return open_registry(settings).fetch(version)
 
 
-def ears(encoder: Encoder) -> str:
+def audio_fingerprint(encoder: Encoder) -> str:
     """Return a fingerprint of what makes audio vectors: encoders of equal ones hear the same.
 
     It is computed of the audio tower as it was loaded, whatever the device.

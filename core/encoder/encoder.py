@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerBase
 
 from audiofuse.core.audio.recording import SAMPLE_RATE, Samples
 from audiofuse.core.encoder.frontend import HOP_LENGTH, MEL_BANDS, MelFrontEnd
-from audiofuse.core.encoder.fusion import FramePooler, Heard, MidFusion, MidShape, Read
+from audiofuse.core.encoder.fusion import AudioEmbedding, FramePooler, MidFusion, MidShape, Read
 from audiofuse.core.encoder.mobilenet import AUDIOSET_CLASSES, Classifier, MobileNet
 from audiofuse.core.encoder.text import TextConfig, TextTower, character_tokenizer, without_pooler
 from audiofuse.core.query import normalise
@@ -92,7 +92,7 @@ class Fused:
 
 
 @dataclass(frozen=True)
-class HeardWindow:
+class WindowEmbedding:
     """One window as the tower heard it, on the CPU: the sum over its ``steps``, ``(channels,)``.
 
     ``frames`` ``(steps, channels)`` are kept for mid fusion only.
@@ -103,7 +103,7 @@ class HeardWindow:
     frames: Tensor | None = None
 
 
-class Listening:
+class AudioAccumulator:
     """What was heard of one clip so far; its windows may come in any order."""
 
     def __init__(self, channels: int) -> None:
@@ -115,7 +115,7 @@ class Listening:
         self._early: dict[int, Tensor] = {}
         self._has_frames = False
 
-    def add(self, number: int, window: HeardWindow) -> None:
+    def add(self, number: int, window: WindowEmbedding) -> None:
         """Add the clip's window ``number``, counted from 0."""
         self._total += window.total
         self._steps += window.steps
@@ -127,15 +127,15 @@ class Listening:
             self._pooler.add(self._early.pop(self._pooled))
             self._pooled += 1
 
-    def heard(self) -> Heard:
-        """Return what ``Encoder.hear`` returns of the same windows; ``ValueError`` if none came."""
+    def heard(self) -> AudioEmbedding:
+        """Return what ``encode_audio`` returns of the same windows; ``ValueError`` if none came."""
         if not self._steps:
             msg = "a clip of no windows has no audio vector"
             raise ValueError(msg)
         pooled = (self._total / self._steps).unsqueeze(0)
         if not self._has_frames:
-            return Heard(pooled)
-        return Heard(pooled, *_padded([self._pooler.frames()]))
+            return AudioEmbedding(pooled)
+        return AudioEmbedding(pooled, *_padded([self._pooler.frames()]))
 
 
 class ClassHead(nn.Module):
@@ -235,35 +235,37 @@ class Encoder(nn.Module):
         return self.separate_metadata_tower or self.text_tower
 
     @torch.inference_mode()
-    def hear(self, windows: Iterable[Samples]) -> Heard:
+    def encode_audio(self, windows: Iterable[Samples]) -> AudioEmbedding:
         """Hear one clip, given as windows of at most 10 s: a batch of one.
 
         Its vector ``pooled`` is the mean over all time steps of the tower's frame sequence,
         padding left out. Memory is bounded by ``WINDOWS_PER_BATCH`` windows, however long the clip.
         """
-        return self._hear(((0, window) for window in windows), 1, WINDOWS_PER_BATCH)
+        return self._encode_audio(((0, window) for window in windows), 1, WINDOWS_PER_BATCH)
 
     @torch.inference_mode()
-    def hear_windows(self, windows: Sequence[Samples]) -> list[HeardWindow]:
+    def encode_windows(self, windows: Sequence[Samples]) -> list[WindowEmbedding]:
         """Hear windows of one ``padded_length``, whosever they are, as one batch."""
         frames, valid = self._frames(windows)
         totals = (frames * valid.unsqueeze(-1)).sum(1).cpu()
         steps = valid.sum(1).tolist()
         if self.config.fusion != "mid":
-            return list(map(HeardWindow, totals, steps))
+            return list(map(WindowEmbedding, totals, steps))
         own = [sequence[:count].cpu() for sequence, count in zip(frames, steps, strict=True)]
-        return list(map(HeardWindow, totals, steps, own))
+        return list(map(WindowEmbedding, totals, steps, own))
 
-    def _hear_all(self, clips: Sequence[Sequence[Samples]]) -> Heard:
+    def _encode_clips(self, clips: Sequence[Sequence[Samples]]) -> AudioEmbedding:
         """Hear clips at once, windows of one padded length in one batch, whosever they are."""
         windows = ((row, window) for row, clip in enumerate(clips) for window in clip)
         # The last window of a clip is its shortest, so that each clip stays in order.
         longest_first = sorted(windows, key=lambda each: -padded_length(each[1]))
         # A CPU is fastest on what fits its caches, a GPU on as much as there is.
         at_once = WINDOWS_PER_BATCH if self.device.type == "cpu" else max(1, len(longest_first))
-        return self._hear(longest_first, len(clips), at_once)
+        return self._encode_audio(longest_first, len(clips), at_once)
 
-    def _hear(self, windows: Iterable[tuple[int, Samples]], clips: int, at_once: int) -> Heard:
+    def _encode_audio(
+        self, windows: Iterable[tuple[int, Samples]], clips: int, at_once: int
+    ) -> AudioEmbedding:
         """Hear windows, each with the number of its clip, ``at_once`` of one length at a time."""
         total = torch.zeros(clips, self.audio_dim, device=self.device)
         steps = torch.zeros(clips, device=self.device)
@@ -282,8 +284,8 @@ class Encoder(nn.Module):
             raise ValueError(msg)
         pooled = total / steps.unsqueeze(1)
         if self.config.fusion != "mid":
-            return Heard(pooled)
-        return Heard(pooled, *_padded([pooler.frames() for pooler in poolers]))
+            return AudioEmbedding(pooled)
+        return AudioEmbedding(pooled, *_padded([pooler.frames() for pooler in poolers]))
 
     def _frames(self, windows: Sequence[Samples]) -> tuple[Tensor, Tensor]:
         """Return frame sequences ``(windows, steps, channels)`` and which steps are not padding."""
@@ -299,17 +301,17 @@ class Encoder(nn.Module):
         return frames, (torch.arange(steps) < lengths[:, None]).to(self.device)
 
     @torch.inference_mode()
-    def read(self, texts: Sequence[str]) -> Tensor:
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Embed queries in the shared space: ``(len(texts), dim)``, not normalised."""
         return self.text_tower(texts)  # type: ignore[no-any-return]
 
     @torch.inference_mode()
-    def read_metadata(self, texts: Sequence[str]) -> Tensor:
+    def encode_metadata(self, texts: Sequence[str]) -> Tensor:
         """Embed metadata in the shared space: ``(len(texts), dim)``, not normalised."""
         return self._metadata_tower(texts)  # type: ignore[no-any-return]
 
     @torch.inference_mode()
-    def fuse(self, heard: Heard, metadata: Sequence[str]) -> Fused:
+    def fuse(self, heard: AudioEmbedding, metadata: Sequence[str]) -> Fused:
         """Fuse sounds with one metadata text each, "" for none.
 
         An item of which nothing was heard or read that this encoder uses has a NaN vector.
@@ -320,13 +322,13 @@ class Encoder(nn.Module):
 
     def forward(self, clips: Sequence[Sequence[Samples]], metadata: Sequence[str]) -> Tensor:
         """Encode clips, each in windows, with their metadata: ``(items, dim)``, with gradients."""
-        return self._items(self._hear_all(clips), metadata)
+        return self._items(self._encode_clips(clips), metadata)
 
     def tag(self, clips: Sequence[Sequence[Samples]]) -> Tensor:
         """Return the audio tower's class logits ``(clips, 527)``, with gradients."""
-        return self.audio_tower.classify(self._hear_all(clips).pooled)
+        return self.audio_tower.classify(self._encode_clips(clips).pooled)
 
-    def _items(self, heard: Heard, metadata: Sequence[str]) -> Tensor:
+    def _items(self, heard: AudioEmbedding, metadata: Sequence[str]) -> Tensor:
         if self.config.fusion == "mid":
             return self.mid_fusion(heard, self._read_tokens(metadata))  # type: ignore[no-any-return]
         items = self._project_audio(heard.pooled)

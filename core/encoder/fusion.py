@@ -30,7 +30,7 @@ class MidShape(BaseModel):
 
 
 @dataclass(frozen=True)
-class Heard:
+class AudioEmbedding:
     """Sounds of a batch: pooled ``(items, channels)``, and for mid fusion their frames.
 
     ``frames`` is ``(items, steps, channels)``; ``valid`` tells steps from padding.
@@ -122,7 +122,7 @@ class MidFusion(nn.Module):
         self.layers = nn.TransformerEncoder(layer, shape.layers, enable_nested_tensor=False)
         self.project = nn.Linear(shape.width, dim)
 
-    def forward(self, heard: Heard, read: Read) -> Tensor:
+    def forward(self, heard: AudioEmbedding, read: Read) -> Tensor:
         """Return item vectors ``(items, dim)``."""
         assert heard.frames is not None
         assert heard.valid is not None

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from audiofuse.core.audio.recording import open_recording
 from audiofuse.core.encoder.encoder import Encoder
-from audiofuse.core.encoder.fusion import Heard
+from audiofuse.core.encoder.fusion import AudioEmbedding
 from audiofuse.core.errors import ConfigurationError, Rejected
 from audiofuse.core.evaluation.clips import Clip, Query
 
@@ -85,17 +85,17 @@ class Gallery:
     """Clips with what was heard of them; clips that could not be heard are listed, not fatal."""
 
     clips: list[Clip] = field(default_factory=list)
-    heard: list[Heard] = field(default_factory=list)
+    heard: list[AudioEmbedding] = field(default_factory=list)
     rejected: list[tuple[Clip, Rejected]] = field(default_factory=list)
 
 
-def hear_all(encoder: Encoder, clips: Iterable[Clip]) -> Gallery:
+def encode_clips(encoder: Encoder, clips: Iterable[Clip]) -> Gallery:
     """Hear every clip once."""
     gallery = Gallery()
     for clip in clips:
         try:
             with open_recording(clip.path, MAX_DURATION_S) as recording:
-                heard = encoder.hear(recording.windows())
+                heard = encoder.encode_audio(recording.windows())
         except Rejected as error:
             gallery.rejected.append((clip, error))
         else:
@@ -153,7 +153,7 @@ def relevance(queries: Sequence[Query], clips: Sequence[Clip]) -> Tensor:
 def read_queries(encoder: Encoder, queries: Sequence[Query]) -> Tensor:
     """Return the queries' vectors, of unit length: ``(queries, dim)``, on the CPU."""
     texts = [query.text for query in queries]
-    asked = _in_batches(lambda rows: encoder.read([texts[row] for row in rows]), len(texts))
+    asked = _in_batches(lambda rows: encoder.encode_text([texts[row] for row in rows]), len(texts))
     return torch.nn.functional.normalize(asked)
 
 
@@ -164,7 +164,7 @@ def item_vectors(encoder: Encoder, gallery: Gallery, texts: Sequence[str]) -> Te
     """
 
     def fuse(rows: list[int]) -> Tensor:
-        heard = Heard.stack([gallery.heard[row] for row in rows])
+        heard = AudioEmbedding.stack([gallery.heard[row] for row in rows])
         return encoder.fuse(heard, [texts[row] for row in rows]).vectors
 
     return _in_batches(fuse, len(texts)).nan_to_num(0.0)  # NaN would be ranked first
@@ -172,7 +172,7 @@ def item_vectors(encoder: Encoder, gallery: Gallery, texts: Sequence[str]) -> Te
 
 def _metadata_vectors(encoder: Encoder, texts: Sequence[str]) -> Tensor:
     count = len(texts)
-    words = _in_batches(lambda rows: encoder.read_metadata([texts[row] for row in rows]), count)
+    words = _in_batches(lambda rows: encoder.encode_metadata([texts[row] for row in rows]), count)
     words = torch.nn.functional.normalize(words)
     words[[not text for text in texts]] = 0  # no metadata: nothing to find it by
     return words

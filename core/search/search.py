@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from audiofuse.core.audio.recording import Samples, open_recording
-from audiofuse.core.batcher import Combiner
+from audiofuse.core.batcher import Batcher
 from audiofuse.core.bundles.bundle import load_encoder, load_version
 from audiofuse.core.bundles.document import POLL_S
 from audiofuse.core.bundles.registry import Watch, open_registry
@@ -98,7 +98,7 @@ class Searcher:
         self._wanted = wanted
         self._open_sound = open_sound
         self._max_sound_s = max_sound_s
-        self._nearest = Combiner[Asked, list[Point]](self._find, QUERIES_AT_ONCE)
+        self._nearest = Batcher[Asked, list[Point]](self._find, QUERIES_AT_ONCE)
         self._resolving = threading.Lock()
         self._resolved: tuple[float, Generation | None] = NEVER
         self._last: tuple[Generation, Tower] | None = None  # what was searched last
@@ -121,7 +121,9 @@ class Searcher:
         Raises ``NotFound`` before anything is indexed, else what ``search`` does.
         """
         check_words(text)
-        embedded = self._with_live(lambda live, tower: (live.version, tower.read(text).tolist()))
+        embedded = self._with_live(
+            lambda live, tower: (live.version, tower.encode_text(text).tolist())
+        )
         if embedded is None:
             raise NotFound("nothing is indexed yet, so that no encoder is live")
         return embedded
@@ -177,15 +179,15 @@ class Searcher:
         """Return the one vector ``(dim,)`` that a question comes down to, of unit length."""
         vectors = []
         if question.text:
-            vectors.append(tower.read(question.text))
+            vectors.append(tower.encode_text(question.text))
         if question.sound:
             with self._open_sound(question.sound, self._max_sound_s) as recording:
-                vectors.append(tower.hear(recording.windows()))
+                vectors.append(tower.encode_audio(recording.windows()))
         if question.like:
             vectors.append(torch.tensor(self._get(generation, question.like, vectors=True).item))
         query = _unit(torch.stack(vectors).sum(0))
         if question.without:
-            query = _unit(query - AWAY_FROM * tower.read(question.without))
+            query = _unit(query - AWAY_FROM * tower.encode_text(question.without))
         return query
 
     def _find(self, asked: list[Asked]) -> list[list[Point]]:

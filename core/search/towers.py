@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from audiofuse.core.audio.recording import Samples
-from audiofuse.core.batcher import Combiner
+from audiofuse.core.batcher import Batcher
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import QueryError
 from audiofuse.core.index.index import Point
@@ -30,21 +30,21 @@ class Tower:
         """Read and hear with ``encoder``; ``tell`` is told how many texts are read together."""
         self._encoder = encoder
         self._tell = tell
-        self._read = Combiner[str, Tensor](self._read_all, TEXTS_AT_ONCE)
+        self._read = Batcher[str, Tensor](self._read_all, TEXTS_AT_ONCE)
         self._hearing = threading.Lock()  # one sound at a time: the processors are shared
 
-    def read(self, text: str) -> Tensor:
+    def encode_text(self, text: str) -> Tensor:
         """Return a text's vector ``(dim,)``, of unit length, on the CPU."""
         return self._read(text)
 
     def _read_all(self, texts: list[str]) -> Sequence[Tensor]:
         self._tell(len(texts))
-        return list(torch.nn.functional.normalize(self._encoder.read(texts)).cpu())
+        return list(torch.nn.functional.normalize(self._encoder.encode_text(texts)).cpu())
 
-    def hear(self, windows: Iterable[Samples]) -> Tensor:
+    def encode_audio(self, windows: Iterable[Samples]) -> Tensor:
         """Return the vector ``(dim,)`` that a sound without words has as an item, on the CPU."""
         with self._hearing:
-            vector = self._encoder.fuse(self._encoder.hear(windows), [""]).vectors[0].cpu()
+            vector = self._encoder.fuse(self._encoder.encode_audio(windows), [""]).vectors[0].cpu()
         if not vector.isfinite().all():
             raise QueryError("the live encoder does not hear: ask by words")
         return vector
@@ -123,7 +123,7 @@ class Towers:
             if version not in self._towers:
                 started = time.monotonic()
                 tower = Tower(self._load(version), self._tell)
-                tower.read("warm up")
+                tower.encode_text("warm up")
                 self._towers = {**self._towers, version: tower}
                 log.info("encoder %s is loaded, in %.1f s", version, time.monotonic() - started)
         return self._towers[version]

@@ -71,7 +71,7 @@ def batched(encoder: Encoder, clips: list[list[Samples]], size: int) -> Run:
 
 def one_by_one(encoder: Encoder, clips: list[list[Samples]]) -> Run:
     """Return hearing clip by clip, as the worker does today."""
-    return lambda: [encoder.hear(windows) for windows in clips]
+    return lambda: [encoder.encode_audio(windows) for windows in clips]
 
 
 def best_times(variants: dict[str, Run], rounds: int) -> dict[str, float]:

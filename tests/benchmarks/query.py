@@ -146,7 +146,7 @@ def bare(encoder: Encoder, client: QdrantClient, generation: Generation) -> Ask:
 
     def ask(text: str) -> object:
         with reading:
-            vector = torch.nn.functional.normalize(encoder.read([text]))[0].tolist()
+            vector = torch.nn.functional.normalize(encoder.encode_text([text]))[0].tolist()
         return client.query_points(
             generation.collection, vector, using=ITEM, limit=LIMIT, with_payload=True
         )
@@ -206,7 +206,7 @@ def compare_towers(encoder: Encoder, bundle: Path, questions: int) -> None:
 
     for size in (1, 16):
         ways: dict[str, Ask] = {
-            "PyTorch": lambda text, size=size: encoder.read([text] * size),  # type: ignore[misc]
+            "PyTorch": lambda text, size=size: encoder.encode_text([text] * size),  # type: ignore[misc]
             "ONNX": lambda text, size=size: by_onnx([text] * size),  # type: ignore[misc]
         }
         compare(f"{size} texts at once", ways, 1, questions, 3)

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from audiofuse.core.audio.recording import SAMPLE_RATE, open_recording
 from audiofuse.core.encoder.encoder import Encoder
-from audiofuse.core.encoder.fusion import Heard
+from audiofuse.core.encoder.fusion import AudioEmbedding
 from audiofuse.core.encoder.starting import default_encoder
 from audiofuse.core.evaluation.clips import Clip
 from audiofuse.core.items import Metadata, is_audio
@@ -81,7 +81,7 @@ def _plain_epochs(encoder: Encoder, clips: Sequence[Clip]) -> Iterator[float]:
             waves, sentences, rows = zip(*batch, strict=True)
             padded = pad_sequence(list(waves), batch_first=True).to(encoder.device)
             pooled = encoder.audio_tower.frames(encoder.front_end(padded)).mean(1)
-            items = encoder._items(Heard(pooled), list(sentences))
+            items = encoder._items(AudioEmbedding(pooled), list(sentences))
             loss = nt_xent(items, encoder.text_tower(sentences), torch.tensor(rows), temperature)
             optimizer.zero_grad()
             loss.backward()

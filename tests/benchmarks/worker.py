@@ -61,9 +61,9 @@ CELERY = (
 )
 CONSTANT = (
     "import torch\n"
-    "from audiofuse.core.encoder.encoder import Encoder, HeardWindow, Fused\n"
-    "Encoder.hear_windows = lambda self, windows: "
-    "[HeardWindow(torch.ones(self.audio_dim), 1) for _ in windows]\n"
+    "from audiofuse.core.encoder.encoder import Encoder, WindowEmbedding, Fused\n"
+    "Encoder.encode_windows = lambda self, windows: "
+    "[WindowEmbedding(torch.ones(self.audio_dim), 1) for _ in windows]\n"
     "Encoder.fuse = lambda self, heard, texts: "
     "Fused(torch.ones(len(texts), self.dim) / self.dim ** 0.5, torch.ones(len(texts)))\n"
 )
@@ -93,7 +93,7 @@ def sync(key):
         file.write(store.read(store.head(key)))
         file.flush()
         with open_recording(Path(file.name), 600) as recording:
-            heard = encoder.hear(recording.windows())
+            heard = encoder.encode_audio(recording.windows())
     sidecar = store.head(key + ".json")
     words = Metadata.from_json(store.read(sidecar)).text if sidecar else ""
     fused = encoder.fuse(heard, [words])
@@ -153,7 +153,7 @@ def bare(bundle: Path, paths: Sequence[Path], texts: Sequence[str], batch_s: flo
             with open_recording(path, 600) as recording:
                 clips.append(list(recording.windows()))
         with torch.inference_mode():
-            encoder.fuse(encoder._hear_all(clips), texts[start : start + size])
+            encoder.fuse(encoder._encode_clips(clips), texts[start : start + size])
     return Rate(len(paths) / (time.perf_counter() - started))
 
 

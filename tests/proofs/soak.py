@@ -302,7 +302,7 @@ class Soak:
         if point is None:
             return []
         with open_recording(self.good[key], 600) as recording:
-            heard = self._encoder.hear(recording.windows())
+            heard = self._encoder.encode_audio(recording.windows())
         text = Metadata(title=self.titles.get(key, "")).text
         pairs = (
             (point.item, self._encoder.fuse(heard, [text]).vectors[0]),

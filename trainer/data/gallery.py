@@ -10,11 +10,13 @@ from audiofuse.trainer.data.batches import cut
 from audiofuse.trainer.data.cache import Entry, read
 
 
-def hear_cached(encoder: Encoder, clips: Iterable[Clip], entries: Mapping[Path, Entry]) -> Gallery:
+def encode_cached(
+    encoder: Encoder, clips: Iterable[Clip], entries: Mapping[Path, Entry]
+) -> Gallery:
     """Hear every clip that is in the cache; ``cache.Prepared`` tells why others are not."""
     gallery = Gallery()
     for clip in clips:
         if entry := entries.get(clip.path):
             gallery.clips.append(clip)
-            gallery.heard.append(encoder.hear(cut(read(entry, 0, entry.samples))))
+            gallery.heard.append(encoder.encode_audio(cut(read(entry, 0, entry.samples))))
     return gallery

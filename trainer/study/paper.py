@@ -43,7 +43,7 @@ from audiofuse.trainer.data.batches import Examples, training_rows
 from audiofuse.trainer.data.cache import Progress, unseen
 from audiofuse.trainer.data.corpus import Corpus
 from audiofuse.trainer.data.datasets import TEST, VAL
-from audiofuse.trainer.data.gallery import hear_cached
+from audiofuse.trainer.data.gallery import encode_cached
 from audiofuse.trainer.data.metadata import (
     Kind,
     artificial_caption,
@@ -265,7 +265,7 @@ def _train(
 
 def _test(encoder: Encoder, cell: Cell, corpus: Corpus, ranked: Ranked) -> Metrics:
     """Score what the cell makes of its items, each query of the same weight."""
-    heard = hear_cached(encoder, ranked.clips, corpus.entries).heard
+    heard = encode_cached(encoder, ranked.clips, corpus.entries).heard
     kind = cell.kind or Kind.OS  # audio alone is asked as the others are, and reads nothing
     rankings = evaluation_rankings(ranked.clips, ranked.split, kind)
     judged = [judge(encoder, Gallery(each.clips, heard), each.queries) for each in rankings]

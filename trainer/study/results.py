@@ -8,7 +8,7 @@ from pathlib import Path
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.evaluation.clips import Clip
 from audiofuse.trainer.data.corpus import Corpus
-from audiofuse.trainer.data.gallery import hear_cached
+from audiofuse.trainer.data.gallery import encode_cached
 from audiofuse.trainer.study.assessment import Assessment, System, assess
 from audiofuse.trainer.study.report import Story, write_report
 from audiofuse.trainer.training.fit import LOG, FitConfig
@@ -19,7 +19,7 @@ METRICS, REPORT = "assessment.json", "report.html"
 def compare_on(corpus: Corpus, encoders: Mapping[str, Encoder]) -> dict[str, System]:
     """Let every encoder hear the clips that none was trained on."""
     return {
-        name: System(encoder, hear_cached(encoder, corpus.gallery, corpus.entries))
+        name: System(encoder, encode_cached(encoder, corpus.gallery, corpus.entries))
         for name, encoder in encoders.items()
     }
 

@@ -36,7 +36,7 @@ from audiofuse.core.evaluation.evaluation import evaluate
 from audiofuse.core.settings import Settings
 from audiofuse.trainer.data.batches import Example, Examples, cut, training_rows
 from audiofuse.trainer.data.corpus import Corpus
-from audiofuse.trainer.data.gallery import hear_cached
+from audiofuse.trainer.data.gallery import encode_cached
 from audiofuse.trainer.training.fit import LAST, FitConfig, Task
 
 LABEL_CLASSES = Path(str(files("audiofuse.trainer.training"))) / "assets" / "label_classes.tsv"
@@ -76,7 +76,7 @@ def default_task(settings: Settings, corpus: Corpus) -> tuple[Encoder, Task]:
 
     def score(trained: Encoder) -> dict[str, float]:
         queries = queries_of(others)
-        gallery = hear_cached(trained, others, corpus.entries)
+        gallery = encode_cached(trained, others, corpus.entries)
         metrics = evaluate(trained, gallery, queries) if queries else {}
         return {f"{row} mAP@10": each.mean_average_precision for row, each in metrics.items()}
 

@@ -143,8 +143,8 @@ def evaluate(
 ) -> None:
     """Score an encoder's retrieval: audio only, metadata only, and both."""
     from audiofuse.core.evaluation.clips import read_manifest, select_queries
+    from audiofuse.core.evaluation.evaluation import encode_clips
     from audiofuse.core.evaluation.evaluation import evaluate as score
-    from audiofuse.core.evaluation.evaluation import hear_all
     from audiofuse.workers.commands.display import metrics_table
 
     clips = [clip for manifest in manifests for clip in read_manifest(manifest)]
@@ -153,7 +153,7 @@ def evaluate(
         raise ConfigurationError(f"no row of the split {split!r} has queries of this kind")
     model = _encoder_to_score(encoder)
     progress = partial(track, console=Console(stderr=True), description="listening")
-    gallery = hear_all(model, progress(clips))
+    gallery = encode_clips(model, progress(clips))
     for clip, error in gallery.rejected:
         typer.echo(f"left out: {clip.path}: {error}", err=True)
     metrics = {

@@ -29,7 +29,7 @@ from celery.signals import setup_logging
 from redis import RedisError
 
 from audiofuse.core.audio.recording import WINDOW_S, WINDOW_SAMPLES
-from audiofuse.core.bundles.bundle import ears, load_encoder, load_version
+from audiofuse.core.bundles.bundle import audio_fingerprint, load_encoder, load_version
 from audiofuse.core.bundles.document import Rollout
 from audiofuse.core.bundles.registry import Watch, open_registry
 from audiofuse.core.encoder.encoder import Encoder
@@ -39,12 +39,17 @@ from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import open_store
 from audiofuse.core.threads import end_process, vital_thread
 from audiofuse.workers.indexing.decoding.decoders import Decoders
-from audiofuse.workers.indexing.device.device import Device, Turn
-from audiofuse.workers.indexing.message_threads import Crew, Held
-from audiofuse.workers.indexing.retries import Fates, quarantine
-from audiofuse.workers.indexing.stages import BoundedStore, CombinedIndex
+from audiofuse.workers.indexing.device.device import Device, FairLock
+from audiofuse.workers.indexing.message_threads import Delivery, MessageThreads
+from audiofuse.workers.indexing.retries import RetryPolicy, quarantine
+from audiofuse.workers.indexing.stages import BatchedIndex, BoundedStore
 from audiofuse.workers.indexing.sync import Limits, Syncer
-from audiofuse.workers.indexing.versions import EverySyncer, Loaded, VersionLetters, Versions
+from audiofuse.workers.indexing.versions import (
+    Loaded,
+    MultiVersionSyncer,
+    VersionDeadLetters,
+    Versions,
+)
 from audiofuse.workers.queue.broker import (
     SYNC_TASK,
     Dispatcher,
@@ -101,7 +106,7 @@ class Worker:
         _share_cores()
         self._settings = settings
         self._index = open_index(settings)
-        self._turn = Turn()  # of the encoders on this device
+        self._turn = FairLock()  # of the encoders on this device
         watch = Watch(open_registry(settings))
         encoder, version = self._live(watch.look())
         self._store = BoundedStore(open_store(settings), settings.fetch_bytes)
@@ -115,9 +120,9 @@ class Worker:
         self._batch_s = first.device.batch_s
         self._versions.look()
         dispatcher = Dispatcher(app)
-        fates = Fates(self._every_syncer(dispatcher), dispatcher, self._stopping)
+        fates = RetryPolicy(self._every_syncer(dispatcher), dispatcher, self._stopping)
         beside_live = max(BESIDE_LIVE, int(self._batch_s / WINDOW_S))
-        self._crew = Crew(settings.in_hand, fates.settle, self._report, beside_live)
+        self._crew = MessageThreads(settings.in_hand, fates.settle, self._report, beside_live)
         self._hold_s = settings.redelivery_s / HOLDS_A_TIMEOUT
         vital_thread("hold", self._hold)
         vital_thread("follow", self._versions.follow)
@@ -157,15 +162,19 @@ class Worker:
         """Load another version, and have it hear and read once before anybody waits for it."""
         encoder = load_version(self._settings, version)
         with self._turn:
-            encoder.fuse(encoder.hear([np.zeros(WINDOW_SAMPLES, np.float32)]), ["warm up"])
+            encoder.fuse(encoder.encode_audio([np.zeros(WINDOW_SAMPLES, np.float32)]), ["warm up"])
         return self._equip(version, encoder, self._batch_s)
 
     def _equip(self, version: str, encoder: Encoder, batch_s: float | None) -> Loaded:
         """Give an encoder what it needs to sync; measures the batches if they are not given."""
-        settings, generation, same = self._settings, self._index.generation(version), ears(encoder)
+        settings, generation, same = (
+            self._settings,
+            self._index.generation(version),
+            audio_fingerprint(encoder),
+        )
         device = Device(encoder, batch_s, lambda: self._may_ask(device), self._turn)
-        points = CombinedIndex(self._index, generation)
-        letters = VersionLetters(
+        points = BatchedIndex(self._index, generation)
+        letters = VersionDeadLetters(
             DeadLetters(self._redis, self._store.bucket, version),
             version,
             lambda: self._versions.wanted[0] == version,
@@ -182,10 +191,10 @@ class Worker:
         }  # fmt: skip
         return Loaded(generation, same, device, points, syncers)
 
-    def _every_syncer(self, dispatcher: Dispatcher) -> dict[Lane, EverySyncer]:
+    def _every_syncer(self, dispatcher: Dispatcher) -> dict[Lane, MultiVersionSyncer]:
         letters = DeadLetters(self._redis, self._store.bucket)
         return {
-            lane: EverySyncer(
+            lane: MultiVersionSyncer(
                 self._versions, lane, self._store, letters, dispatcher, self._stopping.wait
             )
             for lane in Lane
@@ -196,7 +205,7 @@ class Worker:
         others = (each.device for each in self._versions.loaded if each.device is not device)
         return self._crew.at_work() - sum(other.askers for other in others)
 
-    def take(self, held: Held) -> None:
+    def take(self, held: Delivery) -> None:
         """Take a message in hand; once the worker stops it goes back with the channel's end."""
         if not self._stopping.is_set():
             if held.receipt.delivery_info.get("redelivered"):
@@ -243,11 +252,11 @@ class Worker:
                 log.warning("the broker does not answer: %s", error)
 
 
-def _held(message: Any) -> Held:
+def _held(message: Any) -> Delivery:
     try:
         _, arguments, _ = message.payload
         lane = Lane(message.delivery_info["routing_key"])
-        return Held(str(arguments["key"]), lane, message, message.headers)
+        return Delivery(str(arguments["key"]), lane, message, message.headers)
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidTaskError(f"a message must name a key, in a lane: {error!r}") from error
 

@@ -20,7 +20,7 @@ CALM_S = 10.0  # without a live message, and all places are the backfill's
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
+class Delivery:
     """A message in hand: the key it names, its lane, and the broker's ``receipt`` for it.
 
     ``trace`` is what goes on in it; see ``tracing.py``.
@@ -36,11 +36,11 @@ class Held:
 class Finished:
     """A message that nobody works on any more, and whether it may be acknowledged."""
 
-    held: Held
+    held: Delivery
     settled: bool
 
 
-class Crew:
+class MessageThreads:
     """Threads that settle messages, live ones first.
 
     While live messages keep coming few of the backfill lane are worked on at once: each one more
@@ -64,16 +64,16 @@ class Crew:
         self._size = size
         self._beside_live = beside_live or size
         self._changed = threading.Condition()
-        self._waiting: dict[Lane, deque[Held]] = {lane: deque() for lane in Lane}
+        self._waiting: dict[Lane, deque[Delivery]] = {lane: deque() for lane in Lane}
         self._working = Counter[Lane]()
         self._last_live = -math.inf  # a monotonic time
         self._finished: queue.SimpleQueue[Finished] = queue.SimpleQueue()
-        self._held: set[Held] = set()  # changed by atomic calls only
+        self._held: set[Delivery] = set()  # changed by atomic calls only
         for number in range(size):
             vital_thread(f"message-{number}", self._run)
 
     @property
-    def held(self) -> frozenset[Held]:
+    def held(self) -> frozenset[Delivery]:
         """What is in hand: taken, and not reported as finished."""
         return frozenset(self._held.copy())
 
@@ -85,7 +85,7 @@ class Crew:
         """Return how many of them are worked on."""
         return self._working.total()
 
-    def take(self, held: Held) -> None:
+    def take(self, held: Delivery) -> None:
         """Take a message in hand; never blocks."""
         self._held.add(held)
         with self._changed:
@@ -116,7 +116,7 @@ class Crew:
             self._finished.put(Finished(held, settled))
             self._report()
 
-    def _begin(self) -> Held:
+    def _begin(self) -> Delivery:
         with self._changed:
             self._changed.wait_for(self._startable)
             held = self._waiting[self._startable()[0]].popleft()
@@ -133,7 +133,7 @@ class Crew:
         calm = time.monotonic() - self._last_live > CALM_S
         return self._size if calm else self._beside_live
 
-    def _end(self, held: Held) -> None:
+    def _end(self, held: Delivery) -> None:
         with self._changed:
             self._working[held.lane] -= 1
             self._held.remove(held)

@@ -62,7 +62,7 @@ class Syncing(Protocol):
         """See ``Syncer``."""
 
 
-class Fates:
+class RetryPolicy:
     """Works on messages, in many threads, and tells which may be acknowledged."""
 
     def __init__(
@@ -72,7 +72,7 @@ class Fates:
         self._syncers = syncers
         self._dispatcher = dispatcher
         self._stopping = stopping
-        self._turns = Turns()
+        self._turns = SingleFlight()
 
     def settle(self, key: str, lane: Lane) -> bool:
         """Do what a message asks for; false if it must be handed back, because the worker stops."""
@@ -163,7 +163,7 @@ def _log(key: str, synced: Synced, seconds: float) -> None:
     log.log(level, "%s: %s in %.3f s%s", key, synced.outcome, seconds, problems, extra=about)
 
 
-class Turns:
+class SingleFlight:
     """Lets one thread at a time work on a key; those that wait for it share the next turn."""
 
     def __init__(self) -> None:

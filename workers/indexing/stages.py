@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from audiofuse.core.batcher import Combiner
+from audiofuse.core.batcher import Batcher
 from audiofuse.core.index.index import Generation, Index, Point
 from audiofuse.core.items import ObjectInfo
 from audiofuse.core.storage.store import Store
@@ -15,16 +15,16 @@ from audiofuse.workers.telemetry.tracing import span
 POINTS_AT_ONCE = 128
 
 
-class CombinedIndex:
+class BatchedIndex:
     """One generation of the index for many threads: what they ask at once is asked in batches."""
 
     def __init__(self, index: Index, generation: Generation) -> None:
         """Combine the calls on ``generation`` of ``index``."""
         self._index = index
         self._generation = generation
-        self._get = Combiner[str, Point | None](self._get_all, POINTS_AT_ONCE)
-        self._upsert = Combiner[Point, None](self._upsert_all, POINTS_AT_ONCE)
-        self._remove = Combiner[str, None](self._remove_all, POINTS_AT_ONCE)
+        self._get = Batcher[str, Point | None](self._get_all, POINTS_AT_ONCE)
+        self._upsert = Batcher[Point, None](self._upsert_all, POINTS_AT_ONCE)
+        self._remove = Batcher[str, None](self._remove_all, POINTS_AT_ONCE)
 
     def get(
         self, generation: Generation, ids: Sequence[str], *, vectors: bool = False

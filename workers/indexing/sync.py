@@ -39,7 +39,7 @@ import torch
 
 from audiofuse.core.audio.recording import Samples, open_recording
 from audiofuse.core.encoder.encoder import Fused
-from audiofuse.core.encoder.fusion import Heard
+from audiofuse.core.encoder.fusion import AudioEmbedding
 from audiofuse.core.errors import ObjectChanged, Reason, Rejected, Unavailable
 from audiofuse.core.index.index import VERSION_KEY, Generation, Point
 from audiofuse.core.items import (
@@ -87,11 +87,11 @@ class Synced:
 class Sound(NamedTuple):
     """What was heard of an item, and the payload fields that come from its bytes."""
 
-    heard: Heard
+    heard: AudioEmbedding
     facts: dict[str, Any]
 
 
-class Ears(Protocol):
+class AudioEncoder(Protocol):
     """What hears and fuses: an ``Encoder``, or the device that many threads share."""
 
     @property
@@ -102,10 +102,10 @@ class Ears(Protocol):
     def fuses_stored_audio(self) -> bool:
         """See ``Encoder``."""
 
-    def hear(self, windows: Iterable[Samples]) -> Heard:
+    def encode_audio(self, windows: Iterable[Samples]) -> AudioEmbedding:
         """See ``Encoder``."""
 
-    def fuse(self, heard: Heard, metadata: Sequence[str]) -> Fused:
+    def fuse(self, heard: AudioEmbedding, metadata: Sequence[str]) -> Fused:
         """See ``Encoder``."""
 
 
@@ -137,7 +137,7 @@ class Letters(Protocol):
         """See ``DeadLetters``."""
 
 
-class Unread:
+class NoDeadLetters:
     """Letters for whoever is interested in the index alone."""
 
     def get(self, keys: Iterable[str]) -> dict[str, DeadLetter]:
@@ -181,7 +181,7 @@ class Syncer:
         store: Store,
         index: Points,
         generation: Generation,
-        encoder: Ears,
+        encoder: AudioEncoder,
         limits: Limits,
         open_sound: Opener = open_recording,
         guard: Guard = lambda _, windows: windows,
@@ -197,7 +197,7 @@ class Syncer:
         another generation, by id, if its audio vectors are what this encoder would hear.
         """
         self.store = store
-        self.letters = letters or Unread()
+        self.letters = letters or NoDeadLetters()
         self._index = index
         self._generation = generation
         self._encoder = encoder
@@ -260,7 +260,7 @@ class Syncer:
             sound = (
                 self._heard_before(known, item)
                 or self._heard_before(self._elsewhere(self._id(item.key)), item)
-                or self._hear(item, known)
+                or self._encode_audio(item, known)
             )
             return self._fuse(item, metadata, sound, verdicts), verdicts
         except Rejected as verdict:
@@ -337,9 +337,9 @@ class Syncer:
         if not self._encoder.fuses_stored_audio:
             return None
         stored = torch.tensor([known.audio], device=self._encoder.device)
-        return Sound(Heard(stored), {name: known.payload[name] for name in FACTS})
+        return Sound(AudioEmbedding(stored), {name: known.payload[name] for name in FACTS})
 
-    def _hear(self, item: Item, known: Point | None) -> Sound:
+    def _encode_audio(self, item: Item, known: Point | None) -> Sound:
         self._wait_for_burst(known)
         if item.audio.size > self._limits.object_bytes:
             detail = f"{item.audio.size} bytes; the limit is {self._limits.object_bytes}"
@@ -348,7 +348,7 @@ class Syncer:
             self.store.open(item.audio) as path,
             self._open_sound(path, self._limits.duration_s) as recording,
         ):
-            heard = self._encoder.hear(self._guard(item.key, recording.windows()))
+            heard = self._encoder.encode_audio(self._guard(item.key, recording.windows()))
             facts = (
                 round(recording.duration_s, 3),
                 recording.sample_rate,

@@ -42,7 +42,7 @@ class Loaded:
     """One version as a worker uses it. Equal ``ears`` hear the same: their audio vectors agree."""
 
     generation: Generation
-    ears: str
+    audio_fingerprint: str
     device: Device
     points: Points
     syncers: Mapping[Lane, Syncer]
@@ -126,7 +126,7 @@ class Versions:
             gc.collect()
 
     @contextmanager
-    def lend(self) -> Iterator[dict[str, Loaded | None]]:
+    def lease(self) -> Iterator[dict[str, Loaded | None]]:
         """Lend what is wanted, by version, the live one first; ``None`` is not loaded yet."""
         with self._changed:
             lent = {version: self._loaded.get(version) for version in self._wanted}
@@ -139,17 +139,21 @@ class Versions:
                 self._lent.subtract(taken)
                 self._changed.notify_all()
 
-    def heard_elsewhere(self, version: str, ears: str, id_: str) -> Point | None:
+    def heard_elsewhere(self, version: str, audio_fingerprint: str, id_: str) -> Point | None:
         """Return the live generation's point, if another version with the same ears asks."""
         with self._changed:
             live = self._loaded.get(self._wanted[0])
-        if live is None or live.generation.version == version or live.ears != ears:
+        if (
+            live is None
+            or live.generation.version == version
+            or live.audio_fingerprint != audio_fingerprint
+        ):
             return None
         return live.points.get(live.generation, [id_], vectors=True).get(id_)
 
 
-class EverySyncer:
-    """Syncs messages of one lane into every version; for ``Fates`` it is one syncer."""
+class MultiVersionSyncer:
+    """Syncs messages of one lane into every version; for ``RetryPolicy`` it is one syncer."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - what a message meets, and what is done without
         self,
@@ -174,7 +178,7 @@ class EverySyncer:
         See ``Syncer.sync``. Of a message of the backfill lane nothing is done while a version is
         not loaded, and after a while it is left to another message.
         """
-        with self._versions.lend() as lent:
+        with self._versions.lease() as lent:
             bind(version=next(iter(lent)))
             complete = None not in lent.values()
             if not complete and self._lane is Lane.BACKFILL:
@@ -204,7 +208,7 @@ class EverySyncer:
 
     def give_up(self, key: str, verdict: Rejected) -> None:
         """Have each version try once more by itself, and give up where that meets the bug again."""
-        with self._versions.lend() as lent:
+        with self._versions.lease() as lent:
             for loaded in filter(None, lent.values()):
                 try:
                     self._sync(key, loaded)
@@ -215,7 +219,7 @@ class EverySyncer:
                     loaded.syncers[self._lane].give_up(key, verdict)
 
 
-class VersionLetters:
+class VersionDeadLetters:
     """The dead letters as one version keeps them.
 
     The live one answers for all letters. Another sees its own only, and is silent about what the

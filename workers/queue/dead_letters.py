@@ -10,7 +10,7 @@ from itertools import islice
 
 from redis import Redis, RedisError
 
-from audiofuse.core.batcher import Combiner
+from audiofuse.core.batcher import Batcher
 from audiofuse.core.errors import Reason, Rejected
 from audiofuse.workers.telemetry.metrics import REJECTIONS
 
@@ -149,7 +149,7 @@ class Deliveries:
     def __init__(self, redis: Redis) -> None:
         """Keep the counts in ``redis``."""
         self._redis = redis
-        self._say = Combiner[tuple[str, bool], int](
+        self._say = Batcher[tuple[str, bool], int](
             self._say_all, DELIVERIES_AT_ONCE, away=(RedisError,)
         )
 

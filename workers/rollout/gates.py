@@ -20,7 +20,7 @@ from audiofuse.core.audio.recording import SAMPLE_RATE
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import BundleError, Unavailable
 from audiofuse.core.evaluation.clips import Clip, Query, select_queries
-from audiofuse.core.evaluation.evaluation import AUDIO, HYBRID, Gallery, hear_all, judge
+from audiofuse.core.evaluation.evaluation import AUDIO, HYBRID, Gallery, encode_clips, judge
 from audiofuse.core.evaluation.intervals import FEWEST_IDENTITIES, Estimate, estimate
 from audiofuse.core.index.index import Generation, Index
 from audiofuse.workers.queue.dead_letters import DeadLetter
@@ -55,7 +55,7 @@ def try_out(encoder: Encoder, version: str) -> None:
     """Have an encoder hear, read and fuse once; ``BundleError`` if that gives no finite vector."""
     second = np.zeros(SAMPLE_RATE, np.float32)
     second[0] = 1.0
-    fused = encoder.fuse(encoder.hear([second]), ["a click"])
+    fused = encoder.fuse(encoder.encode_audio([second]), ["a click"])
     if not torch.isfinite(fused.vectors).all():
         raise BundleError(f"the encoder {version} gives no finite vectors")
 
@@ -86,7 +86,7 @@ def quality(live: Encoder, candidate: Encoder, clips: Sequence[Clip], split: str
     queries = select_queries(clips, split)
     if _too_few(queries):
         return not_checked(f"too few sounds with queries in the split {split!r}")
-    galleries = [hear_all(encoder, clips) for encoder in (live, candidate)]
+    galleries = [encode_clips(encoder, clips) for encoder in (live, candidate)]
     heard = {clip.path for clip in galleries[0].clips} & {clip.path for clip in galleries[1].clips}
     theirs, ours = (_only(gallery, heard) for gallery in galleries)
     identities = {clip.identity for clip in ours.clips}

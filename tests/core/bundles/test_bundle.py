@@ -34,7 +34,7 @@ def test_a_loaded_encoder_is_the_saved_one(tiny_encoder: Encoder, bundle: Path) 
     loaded = load_bundle(bundle)
     saved = tiny_encoder.state_dict()
     assert all(torch.equal(value, saved[name]) for name, value in loaded.state_dict().items())
-    assert torch.equal(loaded.read(["a dog"]), tiny_encoder.read(["a dog"]))
+    assert torch.equal(loaded.encode_text(["a dog"]), tiny_encoder.encode_text(["a dog"]))
     assert loaded.config == tiny_encoder.config
 
 
@@ -52,7 +52,7 @@ def test_every_shape_survives(shape: dict[str, Any], tmp_path: Path) -> None:
     encoder = Encoder.random(EncoderConfig.model_validate(TINY.model_dump() | shape), seed=0)
     bundle = save_bundle(encoder, tmp_path, "any", "")
     loaded = load_bundle(bundle)
-    assert torch.equal(loaded.read_metadata(["a dog"]), encoder.read_metadata(["a dog"]))
+    assert torch.equal(loaded.encode_metadata(["a dog"]), encoder.encode_metadata(["a dog"]))
     assert save_bundle(loaded, tmp_path, "any", "") == bundle
 
 

@@ -10,7 +10,7 @@ import torch
 
 from audiofuse.core.audio.recording import WINDOW_SAMPLES, Samples, open_recording
 from audiofuse.core.encoder.encoder import TINY, AudioConfig, Encoder, EncoderConfig
-from audiofuse.core.encoder.fusion import FramePooler, Heard
+from audiofuse.core.encoder.fusion import AudioEmbedding, FramePooler
 
 SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -25,7 +25,7 @@ def _windows(name: str) -> list[Samples]:
 @pytest.mark.parametrize("name", [LONG, SHORT])
 def test_hearing_is_reproducible(tiny_encoder: Encoder, name: str) -> None:
     """The same sound gives the same vector, bit for bit, and a finite one."""
-    first, second = (tiny_encoder.hear(_windows(name)) for _ in range(2))
+    first, second = (tiny_encoder.encode_audio(_windows(name)) for _ in range(2))
     assert torch.equal(first.pooled, second.pooled)
     assert first.pooled.isfinite().all()
 
@@ -37,9 +37,9 @@ def test_hearing_does_not_depend_on_how_windows_are_batched(
     rng = np.random.default_rng(0)
     windows = [rng.standard_normal(WINDOW_SAMPLES).astype("f4") / 10 for _ in range(9)]
     windows.append(windows[0][:50_000])
-    together = tiny_encoder.hear(windows)
+    together = tiny_encoder.encode_audio(windows)
     monkeypatch.setattr("audiofuse.core.encoder.encoder.WINDOWS_PER_BATCH", 1)
-    torch.testing.assert_close(tiny_encoder.hear(windows).pooled, together.pooled, **CLOSE)
+    torch.testing.assert_close(tiny_encoder.encode_audio(windows).pooled, together.pooled, **CLOSE)
 
 
 def test_padding_within_a_second_is_left_out(tiny_encoder: Encoder) -> None:
@@ -83,8 +83,8 @@ def test_gradients_reach_every_trainable_parameter(shape: str) -> None:
 def test_every_shape_encodes_as_it_trains(shape: str) -> None:
     """What ``hear`` and ``fuse`` give is what the differentiable pass gives, of unit length."""
     encoder = Encoder.random(_tiny(**SHAPES[shape]), seed=0)
-    sounds = [encoder.hear(_windows(name)) for name in (LONG, SHORT)]
-    fused = encoder.fuse(Heard.stack(sounds), ["a drum", "a duck"])
+    sounds = [encoder.encode_audio(_windows(name)) for name in (LONG, SHORT)]
+    fused = encoder.fuse(AudioEmbedding.stack(sounds), ["a drum", "a duck"])
     with torch.no_grad():
         items = encoder([_windows(LONG), _windows(SHORT)], ["a drum", "a duck"])
     torch.testing.assert_close(fused.vectors * fused.norms[:, None], items, **CLOSE)
@@ -94,17 +94,17 @@ def test_every_shape_encodes_as_it_trains(shape: str) -> None:
 def test_the_authors_add_the_empty_text() -> None:
     """With ``absent`` empty, an item without metadata is its audio plus the empty text's vector."""
     encoder = Encoder.random(_tiny(absent="empty"), seed=0)
-    heard = encoder.hear(_windows(SHORT))
+    heard = encoder.encode_audio(_windows(SHORT))
     audio = encoder.project_audio(heard.pooled)
     assert audio is not None
-    expected = torch.nn.functional.normalize(audio + encoder.read([""]))
+    expected = torch.nn.functional.normalize(audio + encoder.encode_text([""]))
     torch.testing.assert_close(encoder.fuse(heard, [""]).vectors, expected, **CLOSE)
 
 
 def test_metadata_alone_without_metadata_is_no_vector() -> None:
     """An encoder that only reads gives NaN for an item without words, never zeros."""
     encoder = Encoder.random(_tiny(fusion="metadata"), seed=0)
-    assert encoder.fuse(encoder.hear(_windows(SHORT)), [""]).vectors.isnan().all()
+    assert encoder.fuse(encoder.encode_audio(_windows(SHORT)), [""]).vectors.isnan().all()
 
 
 def test_mid_fusion_hears_and_reads() -> None:
@@ -112,7 +112,7 @@ def test_mid_fusion_hears_and_reads() -> None:
     encoder = Encoder.random(_tiny(fusion="mid"), seed=0)
     frames = torch.randn(1, 40, encoder.audio_dim, generator=torch.Generator().manual_seed(0))
     valid = torch.ones(1, 40, dtype=torch.bool)
-    forwards, backwards = (Heard(f.mean(1), f, valid) for f in (frames, frames.flip(1)))
+    forwards, backwards = (AudioEmbedding(f.mean(1), f, valid) for f in (frames, frames.flip(1)))
     asked = ((forwards, "a"), (forwards, "b"), (forwards, ""), (backwards, "a"))
     vectors = [encoder.fuse(heard, [text]).vectors for heard, text in asked]
     for first, second in itertools.combinations(vectors, 2):
@@ -147,22 +147,24 @@ def test_released_variants_build_and_hear(shape: dict[str, Any], steps: int) -> 
     encoder = Encoder.random(_tiny(audio=audio), seed=0)
     window = np.zeros(WINDOW_SAMPLES, "f4")
     assert encoder._frames([window])[0].shape[1] == steps
-    assert encoder.fuse(encoder.hear([window + 0.1]), ["a"]).vectors.isfinite().all()
+    assert encoder.fuse(encoder.encode_audio([window + 0.1]), ["a"]).vectors.isfinite().all()
 
 
 def test_a_clip_of_no_windows_is_an_error(tiny_encoder: Encoder) -> None:
     """Nothing heard is an error, not a vector of zeros."""
     with pytest.raises(ValueError, match="no windows"):
-        tiny_encoder.hear([])
+        tiny_encoder.encode_audio([])
 
 
 def test_an_item_is_the_sum_of_its_parts(tiny_encoder: Encoder) -> None:
     """Late fusion adds the projections before they are normalised (arXiv 2406.15897)."""
-    heard = Heard.stack([tiny_encoder.hear(_windows(name)) for name in (LONG, SHORT)])
+    heard = AudioEmbedding.stack(
+        [tiny_encoder.encode_audio(_windows(name)) for name in (LONG, SHORT)]
+    )
     fused = tiny_encoder.fuse(heard, ["a drum", "a duck"])
     audio = tiny_encoder.project_audio(heard.pooled)
     assert audio is not None
-    expected = audio + tiny_encoder.read(["a drum", "a duck"])
+    expected = audio + tiny_encoder.encode_text(["a drum", "a duck"])
     torch.testing.assert_close(fused.vectors * fused.norms[:, None], expected, **CLOSE)
     torch.testing.assert_close(fused.vectors.norm(dim=1), torch.ones(2), **CLOSE)
 
@@ -170,7 +172,7 @@ def test_an_item_is_the_sum_of_its_parts(tiny_encoder: Encoder) -> None:
 @pytest.mark.parametrize("text", ["", "  ", "?!"])
 def test_an_item_without_words_is_its_audio(tiny_encoder: Encoder, text: str) -> None:
     """Missing metadata, or metadata that is punctuation only, leaves the projected audio alone."""
-    heard = tiny_encoder.hear(_windows(SHORT))
+    heard = tiny_encoder.encode_audio(_windows(SHORT))
     audio = tiny_encoder.project_audio(heard.pooled)
     assert audio is not None
     expected = torch.nn.functional.normalize(audio)
@@ -182,20 +184,20 @@ def test_an_item_without_words_is_its_audio(tiny_encoder: Encoder, text: str) ->
 def test_an_item_does_not_depend_on_its_neighbours(fusion: str, absent: str) -> None:
     """Fused alone, in a batch, or in another order, an item has the same vector."""
     encoder = Encoder.random(_tiny(fusion=fusion, absent=absent), seed=0)
-    sounds = [encoder.hear(_windows(name)) for name in (LONG, SHORT, SHORT)]
+    sounds = [encoder.encode_audio(_windows(name)) for name in (LONG, SHORT, SHORT)]
     texts = ["a drum played for some time", "" if fusion != "metadata" else "b", "a duck"]
-    together = encoder.fuse(Heard.stack(sounds), texts).vectors
+    together = encoder.fuse(AudioEmbedding.stack(sounds), texts).vectors
     alone = torch.cat(
         [encoder.fuse(sound, [text]).vectors for sound, text in zip(sounds, texts, strict=True)]
     )
-    swapped = encoder.fuse(Heard.stack(sounds[::-1]), texts[::-1]).vectors.flip(0)
+    swapped = encoder.fuse(AudioEmbedding.stack(sounds[::-1]), texts[::-1]).vectors.flip(0)
     torch.testing.assert_close(alone, together, **CLOSE)
     torch.testing.assert_close(swapped, together, **CLOSE)
 
 
 def test_fusing_leaves_the_stored_audio_alone(tiny_encoder: Encoder) -> None:
     """Fusing does not write into the audio vectors that it is given."""
-    heard = tiny_encoder.hear(_windows(SHORT))
+    heard = tiny_encoder.encode_audio(_windows(SHORT))
     before = heard.pooled.clone()
     tiny_encoder.fuse(heard, ["a duck"])
     assert torch.equal(heard.pooled, before)

@@ -21,7 +21,7 @@ def test_a_prepared_encoder_hears_the_same(name: str) -> None:
     prepared = prepare(copy.deepcopy(encoder))
     with open_recording(SOUNDS / name, max_duration_s=60) as recording:
         windows = list(recording.windows())
-    expected, heard = encoder.hear(windows), prepared.hear(windows)
+    expected, heard = encoder.encode_audio(windows), prepared.encode_audio(windows)
     torch.testing.assert_close(heard.pooled, expected.pooled, rtol=1e-4, atol=1e-4)
     items = torch.cat([each.fuse(heard, ["a drum"]).vectors for each in (encoder, prepared)])
     assert float(items[0] @ items[1]) > 1 - 1e-6
@@ -41,7 +41,7 @@ def test_half_precision_on_a_gpu_stays_close(dtype: torch.dtype) -> None:
     encoder = default_encoder().to("cuda")
     with open_recording(SOUNDS / "music/tabla-loop.m4a", max_duration_s=60) as recording:
         windows = list(recording.windows())
-    expected = encoder.fuse(encoder.hear(windows), ["a drum"]).vectors[0]
+    expected = encoder.fuse(encoder.encode_audio(windows), ["a drum"]).vectors[0]
     with torch.autocast("cuda", dtype):
-        item = encoder.fuse(encoder.hear(windows), ["a drum"]).vectors[0]
+        item = encoder.fuse(encoder.encode_audio(windows), ["a drum"]).vectors[0]
     assert float(item.float() @ expected) > 0.999

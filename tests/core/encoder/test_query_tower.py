@@ -84,7 +84,7 @@ def _cased_tokenizer() -> BertTokenizer:
 
 
 def _read(encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
-    return torch.nn.functional.normalize(encoder.read(texts)).numpy()
+    return torch.nn.functional.normalize(encoder.encode_text(texts)).numpy()
 
 
 class Exported:
@@ -97,7 +97,7 @@ class Exported:
             folder / "onnx" / "model.onnx", providers=["CPUExecutionProvider"]
         )
 
-    def read(self, texts: Sequence[str]) -> np.ndarray:
+    def encode_text(self, texts: Sequence[str]) -> np.ndarray:
         """Embed texts as one batch."""
         encoded = self.tokenizer.encode_batch(texts)
         tokens = {
@@ -170,7 +170,7 @@ def test_the_folder_tells_fastembed_its_limits(tmp_path: Path) -> None:
 def test_exporting_is_deterministic(tmp_path: Path) -> None:
     """Two equal towers give the same bytes, used or not; who wrote them, and where, is not said."""
     encoders = [ENCODERS["mean, projected"]() for _ in range(2)]
-    encoders[1].read(["a dog", "some longer text"])
+    encoders[1].encode_text(["a dog", "some longer text"])
     for name, encoder in zip("ab", encoders, strict=True):
         export_query_tower(encoder.text_tower, tmp_path / name)
     names = [path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*")]

@@ -18,7 +18,7 @@ from audiofuse.core.encoder.starting import (
     read_class_sentences,
 )
 from audiofuse.core.evaluation.clips import read_manifest, select_queries
-from audiofuse.core.evaluation.evaluation import Gallery, evaluate, hear_all
+from audiofuse.core.evaluation.evaluation import Gallery, encode_clips, evaluate
 from audiofuse.core.settings import Settings
 
 SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"
@@ -73,16 +73,16 @@ def test_a_sound_is_nearer_to_what_it_is(
 
 def _assert_nearer(encoder: Encoder, name: str, right: str, wrong: str) -> None:
     with open_recording(SOUNDS / name, max_duration_s=60) as recording:
-        heard = encoder.hear(recording.windows())
+        heard = encoder.encode_audio(recording.windows())
     item = encoder.fuse(heard, [""]).vectors[0]
-    near, far = torch.nn.functional.normalize(encoder.read([right, wrong])) @ item
+    near, far = torch.nn.functional.normalize(encoder.encode_text([right, wrong])) @ item
     assert near > far + 0.2
 
 
 @pytest.fixture(scope="module")
 def gallery(shared: Path, encoder: Encoder) -> Gallery:
     """Return all human-described clips, heard by the shipped encoder."""
-    return hear_all(encoder, read_manifest(shared / "data" / "human.jsonl"))
+    return encode_clips(encoder, read_manifest(shared / "data" / "human.jsonl"))
 
 
 def test_it_finds_sounds_by_human_sentences(encoder: Encoder, gallery: Gallery) -> None:

@@ -28,22 +28,24 @@ def test_text_is_lower_case_without_punctuation(text: str, expected: str) -> Non
 
 def test_a_text_does_not_depend_on_its_neighbours(tiny_encoder: Encoder) -> None:
     """A text alone and the same text padded beside a longer one have the same vector."""
-    alone = tiny_encoder.read(["a dog"])
-    beside = tiny_encoder.read(["a dog", "a much longer text about a dog"])[:1]
+    alone = tiny_encoder.encode_text(["a dog"])
+    beside = tiny_encoder.encode_text(["a dog", "a much longer text about a dog"])[:1]
     torch.testing.assert_close(alone, beside, rtol=1e-5, atol=1e-5)
 
 
 def test_only_the_first_tokens_are_read(tiny_encoder: Encoder) -> None:
     """Words behind the token limit change nothing."""
     long = "x" * 20 + " y" * 40
-    torch.testing.assert_close(tiny_encoder.read([long]), tiny_encoder.read([long + " z"]))
+    torch.testing.assert_close(
+        tiny_encoder.encode_text([long]), tiny_encoder.encode_text([long + " z"])
+    )
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_pooling_is_selectable(pooling: str) -> None:
     """Both poolings give one vector of the shared space for each text."""
     config = TINY.model_copy(update={"text": TINY.text.model_copy(update={"pooling": pooling})})
-    assert Encoder.random(config, seed=0).read(["a", "b c"]).shape == (2, config.dim)
+    assert Encoder.random(config, seed=0).encode_text(["a", "b c"]).shape == (2, config.dim)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,7 @@ def test_any_family_of_bert_reads(family: str, tmp_path: Path) -> None:
     bert = TINY.text.bert | {"model_type": family, "embedding_size": 16}
     config = TINY.model_copy(update={"text": TINY.text.model_copy(update={"bert": bert})})
     encoder = Encoder.random(config, seed=0)
-    assert encoder.read(["a dog", "b"]).isfinite().all()
+    assert encoder.encode_text(["a dog", "b"]).isfinite().all()
     assert not [name for name in encoder.state_dict() if "pooler" in name]
     assert load_bundle(save_bundle(encoder, tmp_path, family, "")).config == config
 

@@ -11,7 +11,7 @@ from audiofuse.core.encoder.encoder import TINY, Encoder
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.evaluation import evaluation
 from audiofuse.core.evaluation.clips import Query, read_manifest, select_queries
-from audiofuse.core.evaluation.evaluation import QueryScores, evaluate, hear_all, judge, score
+from audiofuse.core.evaluation.evaluation import QueryScores, encode_clips, evaluate, judge, score
 
 SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"
 
@@ -143,7 +143,7 @@ OTHERS: list[dict[str, object]] = [
 def test_a_clip_that_cannot_be_heard_is_listed(tmp_path: Path, tiny_encoder: Encoder) -> None:
     """A broken file is left out of the gallery with its reason, and the rest is scored."""
     clips = read_manifest(_manifest(tmp_path, ROWS))
-    gallery = hear_all(tiny_encoder, clips)
+    gallery = encode_clips(tiny_encoder, clips)
     assert [(clip.path.name, error.reason) for clip, error in gallery.rejected] == [
         ("ATTRIBUTION.md", "not_audio")
     ]
@@ -156,7 +156,7 @@ def test_a_clip_that_cannot_be_heard_is_listed(tmp_path: Path, tiny_encoder: Enc
 def test_blanking_is_reproducible(tmp_path: Path, tiny_encoder: Encoder) -> None:
     """All metadata blanked leaves nothing to the hybrid but the audio."""
     clips = read_manifest(_manifest(tmp_path, ROWS))
-    gallery = hear_all(tiny_encoder, clips)
+    gallery = encode_clips(tiny_encoder, clips)
     metrics = evaluate(tiny_encoder, gallery, select_queries(clips, "val"), blank=1.0)
     assert metrics["hybrid"] == metrics["audio only"]
 
@@ -165,7 +165,7 @@ def test_a_batch_of_queries_is_scored_as_all_at_once(
     tmp_path: Path, tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """How many queries are compared with the gallery at a time changes no score."""
-    gallery = hear_all(tiny_encoder, read_manifest(_manifest(tmp_path, OTHERS)))
+    gallery = encode_clips(tiny_encoder, read_manifest(_manifest(tmp_path, OTHERS)))
     queries = [Query(text, "", text.split()[-1]) for text in ("an owl", "a crow", "the owl")]
     together = judge(tiny_encoder, gallery, queries)
     monkeypatch.setattr(evaluation, "QUERIES_PER_BATCH", 2)
@@ -175,7 +175,7 @@ def test_a_batch_of_queries_is_scored_as_all_at_once(
 
 def test_a_query_for_what_is_not_there_is_an_error(tmp_path: Path, tiny_encoder: Encoder) -> None:
     """A query that means no clip of the gallery is named instead of scored."""
-    gallery = hear_all(tiny_encoder, read_manifest(_manifest(tmp_path, OTHERS)))
+    gallery = encode_clips(tiny_encoder, read_manifest(_manifest(tmp_path, OTHERS)))
     with pytest.raises(ConfigurationError, match="'bat' could be heard"):
         judge(tiny_encoder, gallery, [Query("a bat", "", "bat")])
 
@@ -184,7 +184,7 @@ def test_an_item_with_nothing_to_find_it_by_is_not_found_first(tmp_path: Path) -
     """To an encoder that reads only metadata, an item without any is worse than the right one."""
     encoder = Encoder.random(TINY.model_copy(update={"fusion": "metadata"}), seed=0)
     rows = [*OTHERS, OTHERS[0] | {"identity": "nothing", "title": ""}]
-    gallery = hear_all(encoder, read_manifest(_manifest(tmp_path, rows)))
+    gallery = encode_clips(encoder, read_manifest(_manifest(tmp_path, rows)))
     # Asked by its own words, the right item has a cosine of 1.
     scores = judge(encoder, gallery, [Query("owl", "", "owl"), Query("crow", "", "crow")])
     assert scores["hybrid"].reciprocal_rank.tolist() == [1, 1]

@@ -77,8 +77,8 @@ def test_the_metadata_part_is_what_the_words_give(
 
     hit = next(h for h in searcher.search(Question("a gong", limit=3)).hits if h.key == "gong.ogg")
     sidecar = Metadata.from_json((SOUNDS / "music/gong.json").read_bytes())
-    query = torch.nn.functional.normalize(tiny_encoder.read(["a gong"]))[0]
-    words = tiny_encoder.read([sidecar.text])[0] @ query / hit.payload["item_norm"]
+    query = torch.nn.functional.normalize(tiny_encoder.encode_text(["a gong"]))[0]
+    words = tiny_encoder.encode_text([sidecar.text])[0] @ query / hit.payload["item_norm"]
     assert hit.metadata == pytest.approx(float(words), abs=1e-5)
 
 
@@ -157,7 +157,7 @@ def test_a_sound_may_be_asked_for_with_words(searcher: Searcher, tiny_encoder: E
     hits = searcher.search(Question("a gong", sound=sound)).hits
     tower = Tower(tiny_encoder)
     with open_recording(sound, 60) as recording:
-        query = tower.read("a gong") + tower.hear(recording.windows())
+        query = tower.encode_text("a gong") + tower.encode_audio(recording.windows())
     for hit in hits:
         item = torch.tensor(
             searcher._index.get(*_where(searcher, hit.id), vectors=True)[hit.id].item
@@ -190,16 +190,16 @@ def test_a_balance_fuses_anew_exactly(
 
     from audiofuse.core.items import Metadata
 
-    query = Tower(tiny_encoder).read("a gong")
+    query = Tower(tiny_encoder).encode_text("a gong")
     hits = {h.key: h for h in searcher.search(Question("a gong", balance=balance)).hits}
     assert ("cowbell.flac" in hits) == (balance < 1)  # it has no metadata
     for key in hits.keys() & {"gong.ogg", "piano.wav"}:
         sidecar = next((SOUNDS / "music").glob(f"{key.split('.')[0]}*.json"))
         text = Metadata.from_json(sidecar.read_bytes()).text
         with open_recording(SOUNDS / "music" / key, 60) as recording:
-            heard = tiny_encoder.hear(recording.windows()).pooled
+            heard = tiny_encoder.encode_audio(recording.windows()).pooled
         audio = (1 - balance) * tiny_encoder.project_audio(heard)[0]
-        item = audio + balance * tiny_encoder.read_metadata([text])[0]
+        item = audio + balance * tiny_encoder.encode_metadata([text])[0]
         expected = torch.stack([item, audio]) @ query / item.norm()
         assert (hits[key].score, hits[key].audio) == pytest.approx(expected.tolist(), abs=1e-4)
 

@@ -11,10 +11,10 @@ from audiofuse.core.audio.recording import open_recording
 from audiofuse.core.encoder.encoder import TINY, Encoder
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.evaluation.clips import Clip, Query, queries_of
-from audiofuse.core.evaluation.evaluation import QueryScores, evaluate, hear_all, judge, score
+from audiofuse.core.evaluation.evaluation import QueryScores, encode_clips, evaluate, judge, score
 from audiofuse.core.items import Metadata
 from audiofuse.trainer.data.cache import Entry
-from audiofuse.trainer.data.gallery import hear_cached
+from audiofuse.trainer.data.gallery import encode_cached
 from audiofuse.trainer.study.assessment import (
     Assessment,
     Slice,
@@ -52,7 +52,9 @@ CLIPS = [
 def systems() -> dict[str, System]:
     """Return two encoders of different weights that heard the same four clips."""
     encoders = {name: Encoder.random(TINY, seed) for seed, name in enumerate(("trained", "start"))}
-    return {name: System(encoder, hear_all(encoder, CLIPS)) for name, encoder in encoders.items()}
+    return {
+        name: System(encoder, encode_clips(encoder, CLIPS)) for name, encoder in encoders.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +135,7 @@ def test_it_is_told_as_json(systems: dict[str, System], assessment: Assessment) 
 def test_systems_that_heard_different_clips_are_not_compared(systems: dict[str, System]) -> None:
     """A gallery of other clips is refused, for its ranking is another task."""
     encoder = systems["start"].encoder
-    other = System(encoder, hear_all(encoder, CLIPS[:3]))
+    other = System(encoder, encode_clips(encoder, CLIPS[:3]))
     with pytest.raises(ConfigurationError, match="not heard the same clips"):
         assess(systems | {"start": other}, queries_of(CLIPS, "val"))
 
@@ -247,8 +249,10 @@ def test_the_cache_is_heard_like_the_files(tmp_path: Path, tiny_encoder: Encoder
         samples = np.concatenate(list(recording.windows()))
     file = tmp_path / "clip.npy"
     np.save(file, np.rint(samples * 32768).clip(-32768, 32767).astype(np.int16))
-    cached = hear_cached(tiny_encoder, [missing, clip], {clip.path: Entry(file, samples.size, "")})
-    (expected,) = hear_all(tiny_encoder, [clip]).heard
+    cached = encode_cached(
+        tiny_encoder, [missing, clip], {clip.path: Entry(file, samples.size, "")}
+    )
+    (expected,) = encode_clips(tiny_encoder, [clip]).heard
     assert cached.clips == [clip]
     difference = (cached.heard[0].pooled - expected.pooled).norm() / expected.pooled.norm()
     assert difference < 0.01  # without the last 0.7 s it would be 0.04

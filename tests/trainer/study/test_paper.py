@@ -20,7 +20,7 @@ from audiofuse.core.evaluation.evaluation import Gallery, evaluate
 from audiofuse.core.items import Metadata
 from audiofuse.trainer.data.cache import AudioCache
 from audiofuse.trainer.data.corpus import Corpus
-from audiofuse.trainer.data.gallery import hear_cached
+from audiofuse.trainer.data.gallery import encode_cached
 from audiofuse.trainer.data.metadata import Kind
 from audiofuse.trainer.study import paper
 from audiofuse.trainer.study.paper import (
@@ -197,7 +197,7 @@ def test_a_cell_is_tested_by_the_papers_rule(corpus: Corpus, tmp_path: Path) -> 
 
     clips = asking.gallery
     encoders = {f: _make(f, separate=False, seed=0) for f in ("audio", "late")}
-    heard = {f: hear_cached(each, clips, corpus.entries).heard for f, each in encoders.items()}
+    heard = {f: encode_cached(each, clips, corpus.entries).heard for f, each in encoders.items()}
 
     def score(fusion: str, row: str, captions: range, carried: list[Clip]) -> dict[str, float]:
         queries = [

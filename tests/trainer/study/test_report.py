@@ -16,7 +16,7 @@ import torch
 from audiofuse.core.audio.recording import open_recording
 from audiofuse.core.encoder.encoder import TINY, Encoder
 from audiofuse.core.evaluation.clips import Clip, Query, queries_of
-from audiofuse.core.evaluation.evaluation import Gallery, QueryScores, hear_all
+from audiofuse.core.evaluation.evaluation import Gallery, QueryScores, encode_clips
 from audiofuse.core.items import Metadata
 from audiofuse.trainer.study import report
 from audiofuse.trainer.study.assessment import Assessment, Slice, System, assess
@@ -118,7 +118,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
         name: Encoder.random(TINY, seed) for seed, name in enumerate(("trained", "<start>"))
     }
     systems = {
-        name: System(encoder, hear_all(encoder, CLIPS)) for name, encoder in encoders.items()
+        name: System(encoder, encode_clips(encoder, CLIPS)) for name, encoder in encoders.items()
     }
     log = tmp_path_factory.mktemp("run") / "log.jsonl"
     log.write_text("".join(json.dumps(line) + "\n" for line in LOG))
@@ -212,7 +212,11 @@ def test_hits_and_misses_are_those_of_the_first_system(page: Page, story: Story)
     ).vectors
     assert len(page.articles) == 5
     for query in story.assessment.queries:
-        order = (vectors @ system.encoder.read([query.text])[0]).argsort(descending=True).tolist()
+        order = (
+            (vectors @ system.encoder.encode_text([query.text])[0])
+            .argsort(descending=True)
+            .tolist()
+        )
         right = [CLIPS[row].identity == query.identity for row in order]
         (article,) = [each for each in page.articles if each.startswith(f"“{query.text}”")]
         shown = [*range(3)] if right.index(True) < 3 else [0, 1, 2, right.index(True)]

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from audiofuse.core.audio.recording import SAMPLE_RATE, WINDOW_SAMPLES, Samples, open_recording
-from audiofuse.core.encoder.encoder import TINY, Encoder, Fused, HeardWindow
-from audiofuse.core.encoder.fusion import Heard
+from audiofuse.core.encoder.encoder import TINY, Encoder, Fused, WindowEmbedding
+from audiofuse.core.encoder.fusion import AudioEmbedding
 from audiofuse.core.errors import Reason, Rejected
 from audiofuse.workers.indexing.device import device as device_module
-from audiofuse.workers.indexing.device.device import Device, Turn, best_batch_s
+from audiofuse.workers.indexing.device.device import Device, FairLock, best_batch_s
 from audiofuse.workers.telemetry.names import Lane
 
 SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"
@@ -47,7 +47,7 @@ class Spy:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.encoder, name)
 
-    def hear_windows(self, windows: Sequence[Samples]) -> list[HeardWindow]:
+    def encode_windows(self, windows: Sequence[Samples]) -> list[WindowEmbedding]:
         """Hear; not before the gate is open, and no more than fits the memory."""
         self.gate.wait(30)
         if len(windows) > self.memory_windows:
@@ -56,9 +56,9 @@ class Spy:
             raise ValueError("a bad window")
         self.batches.append([float(window[0]) for window in windows])
         self.done.append("hear")
-        return self.encoder.hear_windows(windows)
+        return self.encoder.encode_windows(windows)
 
-    def fuse(self, heard: Heard, metadata: Sequence[str]) -> Fused:
+    def fuse(self, heard: AudioEmbedding, metadata: Sequence[str]) -> Fused:
         """Fuse."""
         self.texts.append(list(metadata))
         self.done.append("fuse")
@@ -74,7 +74,7 @@ class Paced:
     def __init__(self) -> None:
         self.sizes: list[int] = []
 
-    def hear_windows(self, windows: Sequence[Samples]) -> None:
+    def encode_windows(self, windows: Sequence[Samples]) -> None:
         """Sleep."""
         self.sizes.append(len(windows))
         disturbed = len(windows) == 4 and self.sizes.count(4) < 3
@@ -90,9 +90,11 @@ class Bench:
         self.device = Device(self.spy, batch_s, lambda: self.coming)  # type: ignore[arg-type]
         self.threads = ThreadPoolExecutor(64)
 
-    def hear(self, windows: Sequence[Samples], lane: Lane = LIVE) -> "Future[Heard]":
+    def encode_audio(
+        self, windows: Sequence[Samples], lane: Lane = LIVE
+    ) -> "Future[AudioEmbedding]":
         """Ask from a thread of its own."""
-        return self.threads.submit(self.device.hear, windows, lane)
+        return self.threads.submit(self.device.encode_audio, windows, lane)
 
     def waiting(self) -> int:
         """Return how many windows wait."""
@@ -123,12 +125,12 @@ def test_a_clip_is_heard_as_if_it_were_alone(fusion: str) -> None:
         with open_recording(path, 60) as recording:
             clips.append(list(recording.windows()))
     with ThreadPoolExecutor(len(clips)) as threads:
-        together = list(threads.map(device.on(LIVE).hear, clips))
+        together = list(threads.map(device.on(LIVE).encode_audio, clips))
         texts = [f"sound {number}" for number in range(len(clips))]
         fused = list(threads.map(lambda h, t: device.on(LIVE).fuse(h, [t]), together, texts))
     device.close()
     for windows, heard, text, vector in zip(clips, together, texts, fused, strict=True):
-        alone = encoder.hear(windows)
+        alone = encoder.encode_audio(windows)
         torch.testing.assert_close(heard.pooled, alone.pooled, atol=1e-5, rtol=1e-5)
         expected = encoder.fuse(alone, [text])
         torch.testing.assert_close(vector.vectors, expected.vectors, atol=1e-5, rtol=0)
@@ -138,7 +140,9 @@ def test_a_clip_is_heard_as_if_it_were_alone(fusion: str) -> None:
 def test_a_long_clip_and_short_ones_fill_the_same_batches(bench: Bench) -> None:
     """Batches are made of windows, whosever they are, and begin once they are full."""
     bench.coming = 10**9
-    answers = [bench.hear(clip(60))] + [bench.hear(clip(10, seed)) for seed in range(1, 7)]
+    answers = [bench.encode_audio(clip(60))] + [
+        bench.encode_audio(clip(10, seed)) for seed in range(1, 7)
+    ]
     for answer in answers:
         answer.result(30)
     assert [len(batch) for batch in bench.spy.batches] == [4, 4, 4]
@@ -148,10 +152,10 @@ def test_a_long_clip_and_short_ones_fill_the_same_batches(bench: Bench) -> None:
 def test_a_batch_begins_when_nothing_more_is_coming(bench: Bench) -> None:
     """Once all that are in hand wait for the device, nobody waits for a full batch."""
     bench.coming = 3
-    first = [bench.hear(clip(5, seed)) for seed in range(2)]
+    first = [bench.encode_audio(clip(5, seed)) for seed in range(2)]
     with pytest.raises(TimeoutError):
         first[0].result(0.2)
-    bench.hear(clip(5, 2)).result(30)
+    bench.encode_audio(clip(5, 2)).result(30)
     assert [len(batch) for batch in bench.spy.batches] == [3]
 
 
@@ -161,8 +165,8 @@ def test_the_oldest_window_waits_no_longer_than_its_patience(
     """A batch that does not fill begins when its oldest window has waited long enough."""
     monkeypatch.setattr(device_module, "PATIENCE_S", {LIVE: 0.05, BACKFILL: 60.0})
     bench.coming = 10**9
-    background = bench.hear(clip(3), BACKFILL)
-    bench.hear(clip(5)).result(30)
+    background = bench.encode_audio(clip(3), BACKFILL)
+    bench.encode_audio(clip(5)).result(30)
     assert not background.done()
 
 
@@ -171,13 +175,13 @@ def test_live_goes_first_and_backfill_fills_the_holes(
 ) -> None:
     """Live windows that came later are heard before backfill, which takes the room that is left."""
     bench.spy.gate.clear()
-    plug = bench.hear(clip(10, 99))  # keeps the device busy while others arrive
+    plug = bench.encode_audio(clip(10, 99))  # keeps the device busy while others arrive
     eventually(lambda: bench.device.stuck is False and bench.waiting() == 0)
     back = [clip(10, seed) for seed in range(6)]
-    answers = [bench.hear(windows, BACKFILL) for windows in back]
+    answers = [bench.encode_audio(windows, BACKFILL) for windows in back]
     eventually(lambda: bench.waiting() == 6)
     live = [clip(10, seed) for seed in range(10, 13)]
-    answers += [bench.hear(windows, LIVE) for windows in live]
+    answers += [bench.encode_audio(windows, LIVE) for windows in live]
     eventually(lambda: bench.waiting() == 9)
     bench.spy.gate.set()
     for answer in [plug, *answers]:
@@ -190,12 +194,12 @@ def test_live_goes_first_and_backfill_fills_the_holes(
 def test_backfill_has_its_turn(bench: Bench, eventually: Callable[..., Any]) -> None:
     """However much live audio waits, every tenth batch begins with backfill."""
     bench.spy.gate.clear()
-    bench.hear(clip(10, 999))
+    bench.encode_audio(clip(10, 999))
     eventually(lambda: bench.waiting() == 0)
-    late = bench.hear(clip(7), BACKFILL)  # shares no batch with what is live
+    late = bench.encode_audio(clip(7), BACKFILL)  # shares no batch with what is live
     eventually(lambda: bench.waiting() == 1)
     windows = [window for seed in range(3) for window in clip(100, seed)]
-    answers = [bench.hear([window]) for window in windows]
+    answers = [bench.encode_audio([window]) for window in windows]
     eventually(lambda: bench.waiting() > 20)
     bench.device.stats.batches = 8  # the gate holds the ninth
     bench.spy.gate.set()
@@ -210,7 +214,7 @@ def test_a_bad_window_fails_its_clip_alone(bench: Bench) -> None:
     bad = clip(10)
     bad[0][0] = MARK
     bench.coming = 4
-    answers = [bench.hear(windows) for windows in (bad, *(clip(10, n) for n in range(3)))]
+    answers = [bench.encode_audio(windows) for windows in (bad, *(clip(10, n) for n in range(3)))]
     with pytest.raises(ValueError, match="a bad window"):
         answers[0].result(30)
     for answer in answers[1:]:
@@ -221,7 +225,7 @@ def test_out_of_memory_halves_and_goes_on(bench: Bench) -> None:
     """A batch that does not fit is heard in parts; later ones are smaller, and grow again."""
     bench.spy.memory_windows = 2
     bench.coming = 4
-    for answer in [bench.hear(clip(10, seed)) for seed in range(4)]:
+    for answer in [bench.encode_audio(clip(10, seed)) for seed in range(4)]:
         assert answer.result(30).pooled.isfinite().all()
     assert [len(batch) for batch in bench.spy.batches] == [2, 2]
     shrunk = bench.device._batch_now_s
@@ -229,7 +233,7 @@ def test_out_of_memory_halves_and_goes_on(bench: Bench) -> None:
     bench.spy.memory_windows = 100
     bench.coming = 0
     for seed in range(30):
-        bench.hear(clip(1, seed)).result(30)
+        bench.encode_audio(clip(1, seed)).result(30)
     assert shrunk < bench.device._batch_now_s <= 40
 
 
@@ -237,10 +241,10 @@ def test_a_clip_that_never_fits_is_rejected(bench: Bench) -> None:
     """What does not fit the device even alone gets a verdict; the device goes on."""
     bench.spy.memory_windows = 0
     with pytest.raises(Rejected) as caught:
-        bench.hear(clip(10)).result(30)
+        bench.encode_audio(clip(10)).result(30)
     assert caught.value.reason is Reason.NO_MEMORY
     bench.spy.memory_windows = 100
-    assert bench.hear(clip(10)).result(30)
+    assert bench.encode_audio(clip(10)).result(30)
 
 
 def test_audio_that_waits_is_bounded(bench: Bench, eventually: Callable[..., Any]) -> None:
@@ -253,7 +257,7 @@ def test_audio_that_waits_is_bounded(bench: Bench, eventually: Callable[..., Any
             read.append(window)
             yield window
 
-    answer = bench.threads.submit(bench.device.hear, windows(), LIVE)
+    answer = bench.threads.submit(bench.device.encode_audio, windows(), LIVE)
     eventually(lambda: bench.device._buffer.exhausted)
     time.sleep(0.05)
     assert len(read) * 10 <= (device_module.BUFFERED_BATCHES + 1) * 40
@@ -271,8 +275,8 @@ def test_a_clip_that_proves_bad_leaves_nothing_behind(bench: Bench) -> None:
         raise Rejected(Reason.DAMAGED, "cut off")
 
     with pytest.raises(Rejected, match="cut off"):
-        bench.device.hear(fails(), LIVE)
-    for answer in [bench.hear(clip(10, seed)) for seed in range(1, 4)]:
+        bench.device.encode_audio(fails(), LIVE)
+    for answer in [bench.encode_audio(clip(10, seed)) for seed in range(1, 4)]:
         assert answer.result(30)
     assert len(bench.spy.batches[0]) == 3
 
@@ -281,16 +285,16 @@ def test_texts_are_fused_together(
     bench: Bench, tiny_encoder: Encoder, eventually: Callable[..., None]
 ) -> None:
     """What waits to be fused while the device is busy is fused at once, each with its own text."""
-    heard = tiny_encoder.hear(clip(2))
+    heard = tiny_encoder.encode_audio(clip(2))
     bench.spy.gate.clear()
-    plug = bench.hear(clip(10))
+    plug = bench.encode_audio(clip(10))
     eventually(lambda: bench.device._busy_since < math.inf)
     texts = [f"text {number}" for number in range(32)]
     answers = [bench.threads.submit(bench.device.fuse, heard, text) for text in texts]
     eventually(lambda: len(bench.device._texts) == len(texts))
     bench.spy.gate.set()
     plug.result(30)
-    expected = tiny_encoder.fuse(Heard(heard.pooled.expand(32, -1)), texts).vectors
+    expected = tiny_encoder.fuse(AudioEmbedding(heard.pooled.expand(32, -1)), texts).vectors
     for answer, vector in zip(answers, expected, strict=True):
         torch.testing.assert_close(answer.result(30)[0], vector, atol=1e-5, rtol=0)
     assert list(map(len, bench.spy.texts)) == [16, 16]
@@ -300,9 +304,9 @@ def test_texts_of_a_batch_are_of_like_length(
     bench: Bench, tiny_encoder: Encoder, eventually: Callable[..., None]
 ) -> None:
     """What waits is sorted before it is cut into batches, so that little of them is padding."""
-    heard = tiny_encoder.hear(clip(2))
+    heard = tiny_encoder.encode_audio(clip(2))
     bench.spy.gate.clear()
-    bench.hear(clip(10))
+    bench.encode_audio(clip(10))
     eventually(lambda: bench.device._busy_since < math.inf)
     texts = ["x" * (length * 7 % 32 + 1) for length in range(32)]
     answers = [bench.threads.submit(bench.device.fuse, heard, text) for text in texts]
@@ -317,9 +321,9 @@ def test_texts_let_one_full_batch_pass_and_no_more(
     bench: Bench, tiny_encoder: Encoder, eventually: Callable[..., None]
 ) -> None:
     """Under load texts gather while one batch of windows is heard, and then go before the next."""
-    heard = tiny_encoder.hear(clip(2))
+    heard = tiny_encoder.encode_audio(clip(2))
     bench.spy.gate.clear()
-    windows = [bench.hear(clip(10, seed)) for seed in range(12)]
+    windows = [bench.encode_audio(clip(10, seed)) for seed in range(12)]
     bench.coming = 10**9
     eventually(lambda: bench.device._busy_since < math.inf and bench.waiting() >= 8)
     text = bench.threads.submit(bench.device.fuse, heard, "a text")
@@ -337,9 +341,9 @@ def test_a_text_does_not_wait_for_windows_that_wait(
 ) -> None:
     """While windows wait for company the device has nothing else to do, so a text is read."""
     bench.coming = 10**9
-    bench.hear(clip(10))
+    bench.encode_audio(clip(10))
     eventually(lambda: bench.waiting() == 1)
-    bench.threads.submit(bench.device.fuse, tiny_encoder.hear(clip(2)), "a text").result(30)
+    bench.threads.submit(bench.device.fuse, tiny_encoder.encode_audio(clip(2)), "a text").result(30)
     assert bench.spy.done == ["fuse"]
 
 
@@ -359,7 +363,7 @@ def test_the_smallest_batch_that_is_nearly_as_fast_is_chosen() -> None:
 
 def test_turns_are_taken_in_order() -> None:
     """Whoever always has work does not keep another from its turn."""
-    turn, stop = Turn(), threading.Event()
+    turn, stop = FairLock(), threading.Event()
     waits: list[float] = []
 
     def greedy() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from audiofuse.workers.indexing import message_threads as crew
-from audiofuse.workers.indexing.message_threads import Crew, Held
+from audiofuse.workers.indexing.message_threads import Delivery, MessageThreads
 from audiofuse.workers.telemetry.names import Lane
 
 
@@ -37,16 +37,16 @@ def work() -> Iterator[Work]:
     work.finish(100)
 
 
-def _take(crew: Crew, lane: Lane, count: int) -> None:
+def _take(crew: MessageThreads, lane: Lane, count: int) -> None:
     for number in range(count):
-        crew.take(Held(f"{lane}-{number}", lane, None))
+        crew.take(Delivery(f"{lane}-{number}", lane, None))
 
 
 def test_few_backfill_messages_are_worked_on_while_live_ones_come(
     work: Work, eventually: Callable[..., Any]
 ) -> None:
     """A live message leaves two of the backfill's at work; each that ends lets one more begin."""
-    members = Crew(8, work.settle, lambda: None, beside_live=2)
+    members = MessageThreads(8, work.settle, lambda: None, beside_live=2)
     _take(members, Lane.LIVE, 1)
     _take(members, Lane.BACKFILL, 5)
     eventually(lambda: len(work.begun) == 3)
@@ -59,7 +59,7 @@ def test_the_backfill_has_every_place_when_no_live_message_comes(
     work: Work, eventually: Callable[..., Any]
 ) -> None:
     """Without live messages all that are in hand are worked on."""
-    members = Crew(8, work.settle, lambda: None, beside_live=2)
+    members = MessageThreads(8, work.settle, lambda: None, beside_live=2)
     _take(members, Lane.BACKFILL, 8)
     eventually(lambda: members.at_work() == 8)
 
@@ -69,7 +69,7 @@ def test_the_backfill_gets_its_places_back(
 ) -> None:
     """A while after the last live message the next that ends makes room for all that wait."""
     monkeypatch.setattr(crew, "CALM_S", 0.3)
-    members = Crew(8, work.settle, lambda: None, beside_live=1)
+    members = MessageThreads(8, work.settle, lambda: None, beside_live=1)
     _take(members, Lane.LIVE, 1)
     _take(members, Lane.BACKFILL, 6)
     eventually(lambda: members.at_work() == 1)
@@ -82,7 +82,7 @@ def test_live_messages_begin_before_backfill_that_came_earlier(
     work: Work, eventually: Callable[..., Any]
 ) -> None:
     """Of messages that wait for a thread live ones go first."""
-    members = Crew(1, work.settle, lambda: None)
+    members = MessageThreads(1, work.settle, lambda: None)
     _take(members, Lane.BACKFILL, 3)
     eventually(lambda: members.at_work() == 1)
     _take(members, Lane.LIVE, 1)

@@ -13,8 +13,8 @@ from audiofuse.workers.indexing import retries as fates
 from audiofuse.workers.indexing.retries import (
     MAX_DELIVERIES,
     TRIES_IN_HAND,
-    Fates,
-    Turns,
+    RetryPolicy,
+    SingleFlight,
     quarantine,
 )
 from audiofuse.workers.indexing.sync import Synced
@@ -97,7 +97,7 @@ class Bench:
         """Settle one message whose syncs do as told."""
         self.script.acts = list(acts)
         syncers = dict.fromkeys(Lane, self.script)
-        subject = Fates(syncers, self.sent, self.stopping)  # type: ignore[arg-type]
+        subject = RetryPolicy(syncers, self.sent, self.stopping)  # type: ignore[arg-type]
         return subject.settle(key, Lane.BACKFILL)
 
 
@@ -223,7 +223,7 @@ class Bursts:
         self.error: Exception | None = None
         self.stopping = threading.Event()
         self.settled: dict[str, list[bool]] = {}
-        self.fates = Fates(dict.fromkeys(Lane, self), Sent(), self.stopping)  # type: ignore[arg-type]
+        self.fates = RetryPolicy(dict.fromkeys(Lane, self), Sent(), self.stopping)  # type: ignore[arg-type]
         self._threads: list[threading.Thread] = []
 
     def sync(self, key: str) -> Synced:
@@ -299,7 +299,7 @@ def test_a_shared_turn_that_fails_settles_nobody(monkeypatch: pytest.MonkeyPatch
 
 def test_turns_leave_nothing_behind() -> None:
     """What is remembered of a key goes with its last message."""
-    turns = Turns()
+    turns = SingleFlight()
     turns.take(KEY, lambda: None)
     with pytest.raises(KeyError):
         turns.take(KEY, lambda: {}[KEY])

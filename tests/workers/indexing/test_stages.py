@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 from redis import Redis, RedisError
 
-from audiofuse.core.batcher import Combiner
+from audiofuse.core.batcher import Batcher
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import AudiofuseError, Unavailable
 from audiofuse.core.index.index import Index, Point, connect_embedded
 from audiofuse.core.items import point_id
 from audiofuse.core.storage.store import FolderStore
 from audiofuse.workers.indexing.device.budget import Budget
-from audiofuse.workers.indexing.stages import BoundedStore, CombinedIndex
+from audiofuse.workers.indexing.stages import BatchedIndex, BoundedStore
 from audiofuse.workers.queue.dead_letters import Deliveries
 
 
-def _ask_all(combiner: Combiner[int, int], questions: range) -> list[Any]:
+def _ask_all(combiner: Batcher[int, int], questions: range) -> list[Any]:
     """Ask from a thread for each question; return answers and errors."""
 
     def ask(question: int) -> object:
@@ -43,7 +43,7 @@ def test_each_asker_gets_its_own_answer() -> None:
         time.sleep(0.01)
         return [2 * number for number in numbers]
 
-    assert _ask_all(Combiner(double, 16), range(64)) == [2 * number for number in range(64)]
+    assert _ask_all(Batcher(double, 16), range(64)) == [2 * number for number in range(64)]
     assert sum(calls) == 64
     assert max(calls) <= 16
     assert len(calls) < 32
@@ -58,7 +58,7 @@ def test_a_bad_question_fails_alone() -> None:
             raise ValueError("seven")
         return numbers
 
-    answers = _ask_all(Combiner(refuse_seven, 64), range(16))
+    answers = _ask_all(Batcher(refuse_seven, 64), range(16))
     assert isinstance(answers[7], ValueError)
     assert answers[:7] + answers[8:] == [number for number in range(16) if number != 7]
 
@@ -73,7 +73,7 @@ def test_what_is_away_is_away_for_all(error: Exception) -> None:
         time.sleep(0.01)
         raise error
 
-    answers = _ask_all(Combiner(away, 64, (AudiofuseError, RedisError)), range(32))
+    answers = _ask_all(Batcher(away, 64, (AudiofuseError, RedisError)), range(32))
     assert answers == [error] * 32
     assert len(calls) < 32
 
@@ -82,7 +82,7 @@ def test_points_of_many_threads_are_written_and_found(tiny_encoder: Encoder) -> 
     """The combined index does what the index does, for each thread."""
     index = Index(connect_embedded(), "audiofuse")
     generation = index.create("tiny-000000", tiny_encoder)
-    combined = CombinedIndex(index, generation)
+    combined = BatchedIndex(index, generation)
 
     def sync(number: int) -> int:
         id_ = str(point_id("bucket", str(number)))
@@ -155,6 +155,6 @@ def test_downloads_wait_for_disk(tmp_path: Path, eventually: Callable[..., Any])
 def test_another_generation_is_refused(tiny_encoder: Encoder) -> None:
     """What is combined for one generation never reaches another."""
     index = Index(connect_embedded(), "audiofuse")
-    combined = CombinedIndex(index, index.create("tiny-000000", tiny_encoder))
+    combined = BatchedIndex(index, index.create("tiny-000000", tiny_encoder))
     with pytest.raises(ValueError, match="made for"):
         combined.get(index.generation("other-111111"), ["x"])

@@ -15,13 +15,13 @@ import pytest
 from redis import Redis
 
 from audiofuse.core.encoder.encoder import Encoder
-from audiofuse.core.encoder.fusion import Heard
+from audiofuse.core.encoder.fusion import AudioEmbedding
 from audiofuse.core.errors import Reason, Rejected, Unavailable
 from audiofuse.core.index.index import Generation, Index, connect_embedded
 from audiofuse.core.items import ObjectInfo, point_id
 from audiofuse.core.storage.store import FolderStore
 from audiofuse.workers.indexing import sync
-from audiofuse.workers.indexing.retries import Fates
+from audiofuse.workers.indexing.retries import RetryPolicy
 from audiofuse.workers.indexing.sync import Limits, Syncer
 from audiofuse.workers.queue.dead_letters import DeadLetters
 from audiofuse.workers.telemetry.names import Lane, Outcome
@@ -267,7 +267,7 @@ def test_a_sound_deleted_before_it_is_fetched_is_simply_gone(
 def test_a_half_copied_file_is_no_verdict(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that is bad because it is still being written is looked at again, not rejected."""
     world.put(KEY, CROW.read_bytes()[:5000])
-    hear = world.encoder.hear
+    hear = world.encoder.encode_audio
 
     def finish_copy_then_hear(windows: object) -> object:
         monkeypatch.setattr(world.encoder, "hear", hear)
@@ -284,7 +284,7 @@ def test_an_object_that_never_rests_is_left_for_later(
 ) -> None:
     """An object that changes at every look ends in Unavailable, not in an endless loop."""
     world.put(KEY, OWL)
-    hear = world.encoder.hear
+    hear = world.encoder.encode_audio
 
     def hear_then_change(windows: object) -> object:
         world.put(KEY, OWL)
@@ -300,8 +300,8 @@ def test_a_vector_that_is_not_finite_is_never_written(
 ) -> None:
     """If the encoder fails numerically the item is rejected, not written as NaN."""
     world.put(KEY, OWL)
-    hear = world.encoder.hear
-    silly = lambda windows: Heard(hear(windows).pooled * math.nan)  # noqa: E731
+    hear = world.encoder.encode_audio
+    silly = lambda windows: AudioEmbedding(hear(windows).pooled * math.nan)  # noqa: E731
     monkeypatch.setattr(world.encoder, "hear", silly)
     with pytest.raises(Rejected) as caught:
         world.syncer.sync(KEY)
@@ -429,7 +429,7 @@ def test_a_burst_of_changes_is_heard_twice(world: World, monkeypatch: pytest.Mon
     """The first of many changes is heard at once, the rest as one: what came while it waited."""
     monkeypatch.setattr(sync, "BURST_S", 5.0)
     heard: list[object] = []
-    hear = world.encoder.hear
+    hear = world.encoder.encode_audio
     monkeypatch.setattr(world.encoder, "hear", lambda w: heard.append(w) or hear(w))
     world.put(KEY, OWL)
     world.syncer.sync(KEY)
@@ -456,11 +456,11 @@ class Worker:
     def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sync, "BURST_S", 1.0)
         monkeypatch.setattr(world.syncer, "_pause", time.sleep)
-        hear = world.encoder.hear
+        hear = world.encoder.encode_audio
         self.hearings: list[object] = []
         monkeypatch.setattr(world.encoder, "hear", lambda w: self.hearings.append(w) or hear(w))
         syncers, stopping = dict.fromkeys(Lane, world.syncer), threading.Event()
-        self._fates = Fates(syncers, self, stopping)  # type: ignore[arg-type]
+        self._fates = RetryPolicy(syncers, self, stopping)  # type: ignore[arg-type]
         self._pool = ThreadPoolExecutor(32)
         self._settled: list[Future[bool]] = []
 

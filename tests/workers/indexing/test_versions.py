@@ -13,7 +13,7 @@ import pytest
 from redis import Redis
 
 from audiofuse.core.audio.recording import open_recording
-from audiofuse.core.bundles.bundle import ears
+from audiofuse.core.bundles.bundle import audio_fingerprint
 from audiofuse.core.bundles.document import Rollout
 from audiofuse.core.bundles.registry import Watch, open_registry
 from audiofuse.core.encoder.encoder import Encoder, Fused
@@ -23,9 +23,14 @@ from audiofuse.core.items import point_id
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import FolderStore
 from audiofuse.workers.indexing.device.device import Device
-from audiofuse.workers.indexing.stages import CombinedIndex
+from audiofuse.workers.indexing.stages import BatchedIndex
 from audiofuse.workers.indexing.sync import Limits, OpenSound, Syncer
-from audiofuse.workers.indexing.versions import EverySyncer, Loaded, VersionLetters, Versions
+from audiofuse.workers.indexing.versions import (
+    Loaded,
+    MultiVersionSyncer,
+    VersionDeadLetters,
+    Versions,
+)
 from audiofuse.workers.queue.dead_letters import DeadLetters
 from audiofuse.workers.telemetry.names import Lane, Outcome
 
@@ -58,7 +63,7 @@ class World:
 
     def settle(self, key: str, lane: Lane = Lane.LIVE) -> Outcome:
         """Work on a message."""
-        every = EverySyncer(
+        every = MultiVersionSyncer(
             self.versions, lane, self.store, self.letters, self,  # type: ignore[arg-type]
             lambda _: None,
         )  # fmt: skip
@@ -66,7 +71,7 @@ class World:
 
     def give_up(self, key: str) -> None:
         """Give a message up."""
-        every = EverySyncer(self.versions, Lane.LIVE, self.store, self.letters, self)  # type: ignore[arg-type]
+        every = MultiVersionSyncer(self.versions, Lane.LIVE, self.store, self.letters, self)  # type: ignore[arg-type]
         every.give_up(key, Rejected(Reason.BUG, "a bug"))
 
     def sync(self, key: str, lane: Lane) -> None:
@@ -97,7 +102,7 @@ class World:
         """Return the item vector that a version gives by itself."""
         encoder = self._encoders[version]
         with open_recording(self.store.root / key, 60) as recording:
-            vectors = encoder.fuse(encoder.hear(recording.windows()), [""]).vectors
+            vectors = encoder.fuse(encoder.encode_audio(recording.windows()), [""]).vectors
         return list(vectors[0].tolist())
 
     def _load(self, version: str) -> Loaded:
@@ -107,9 +112,9 @@ class World:
 
     def _equip(self, version: str) -> Loaded:
         encoder = self._encoders[version]
-        generation, same = self.index.generation(version), ears(encoder)
-        device, points = Device(encoder, 40), CombinedIndex(self.index, generation)
-        letters = VersionLetters(
+        generation, same = self.index.generation(version), audio_fingerprint(encoder)
+        device, points = Device(encoder, 40), BatchedIndex(self.index, generation)
+        letters = VersionDeadLetters(
             DeadLetters(self._redis, "bucket", version),
             version,
             lambda: self.versions.wanted[0] == version,
@@ -157,10 +162,14 @@ def world(
 
 def test_ears_are_the_audio_tower_and_nothing_else(encoders: dict[str, Encoder]) -> None:
     """Another text tower leaves the fingerprint, one other weight of the audio tower does not."""
-    assert ears(encoders[OLD]) == ears(encoders[SAME_EARS]) != ears(encoders[OTHER_EARS])
+    assert (
+        audio_fingerprint(encoders[OLD])
+        == audio_fingerprint(encoders[SAME_EARS])
+        != audio_fingerprint(encoders[OTHER_EARS])
+    )
     changed = copy.deepcopy(encoders[OLD])
     next(changed.audio_tower.parameters()).data.view(-1)[0] += 1e-6
-    assert ears(changed) != ears(encoders[OLD])
+    assert audio_fingerprint(changed) != audio_fingerprint(encoders[OLD])
 
 
 def test_every_change_reaches_every_version(world: World) -> None:
@@ -267,7 +276,7 @@ def test_a_bug_in_the_other_version_costs_only_that(
     """The live generation has the item, and the letter tells which version met the bug."""
     world.open(OTHER_EARS)
     world.put("a.wav", "animals/owl.wav")
-    monkeypatch.setattr(world._encoders[OTHER_EARS], "hear_windows", lambda _: 1 / 0)
+    monkeypatch.setattr(world._encoders[OTHER_EARS], "encode_windows", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         world.settle("a.wav")
     world.give_up("a.wav")
@@ -281,11 +290,11 @@ def test_versions_come_and_go_with_the_document(world: World, eventually: Eventu
     thread = threading.Thread(target=world.versions.keep_loaded, daemon=True)
     thread.start()
     world.open(OTHER_EARS, load=False)
-    with world.versions.lend() as lent:
+    with world.versions.lease() as lent:
         assert lent[OTHER_EARS] is None
     world.may_load.set()
     eventually(lambda: len(world.versions.loaded) == 2)
-    with world.versions.lend() as lent:
+    with world.versions.lease() as lent:
         assert [*lent] == [OLD, OTHER_EARS]
         world.write(Rollout(live=OLD))
         world.versions.look()

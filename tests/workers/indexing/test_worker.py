@@ -171,7 +171,7 @@ def _assert_vectors(rig: Rig, keys: list[str]) -> None:
     assert sorted(points) == sorted(keys)
     for key in keys[: len(SHORT)]:
         with open_recording(rig.bucket / key, 60) as recording:
-            alone = encoder.hear(recording.windows()).pooled[0].tolist()
+            alone = encoder.encode_audio(recording.windows()).pooled[0].tolist()
         assert list(points[key].audio) == pytest.approx(alone, rel=1e-5, abs=1e-5)
         assert points[key].id == str(point_id(rig.bucket.name, key))
 
@@ -256,7 +256,7 @@ def test_a_dead_stage_ends_the_process(rig: Rig) -> None:
     script = (
         "import sys\n"
         "from workers import device\n"
-        "device.Device._hear = lambda *_: sys.exit('the device is gone')\n"
+        "device.Device._encode_audio = lambda *_: sys.exit('the device is gone')\n"
         "from celery.__main__ import main\n"
         "sys.argv = ['celery', '-A', 'audiofuse.workers.indexing.app', 'worker']\n"
         "main()\n"

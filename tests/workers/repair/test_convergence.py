@@ -21,14 +21,14 @@ import torch
 from redis import Redis
 
 from audiofuse.core.audio.recording import Samples
-from audiofuse.core.encoder.fusion import Heard
+from audiofuse.core.encoder.fusion import AudioEmbedding
 from audiofuse.core.errors import Reason, Rejected, Unavailable
 from audiofuse.core.index.index import Generation, Index, connect_embedded
 from audiofuse.core.items import Metadata, point_id, sidecar_keys
 from audiofuse.core.storage.store import FolderStore
 from audiofuse.workers.indexing import retries as fates
 from audiofuse.workers.indexing import sync
-from audiofuse.workers.indexing.retries import Fates
+from audiofuse.workers.indexing.retries import RetryPolicy
 from audiofuse.workers.indexing.sync import Limits, Syncer
 from audiofuse.workers.queue.dead_letters import DeadLetters
 from audiofuse.workers.telemetry.names import Lane
@@ -61,11 +61,11 @@ class Numbers:
     device = torch.device("cpu")
     fuses_stored_audio = True
 
-    def hear(self, windows: Iterable[Samples]) -> Heard:
+    def encode_audio(self, windows: Iterable[Samples]) -> AudioEmbedding:
         """Hear the number."""
-        return Heard(torch.tensor([[float(next(iter(windows))[0]), 1.0]]))
+        return AudioEmbedding(torch.tensor([[float(next(iter(windows))[0]), 1.0]]))
 
-    def fuse(self, heard: Heard, metadata: list[str]) -> Fused:
+    def fuse(self, heard: AudioEmbedding, metadata: list[str]) -> Fused:
         """Point where the sound's and the words' numbers do."""
         vector = heard.pooled + torch.tensor([[0.0, float(zlib.crc32(metadata[0].encode()) % 97)]])
         return Fused(vector / vector.norm(), vector.norm().unsqueeze(0))
@@ -99,10 +99,10 @@ class Killed(BaseException):
 class Actor(threading.local):
     """What a thread of a schedule knows of itself."""
 
-    turn: "Turn"
+    turn: "FairLock"
 
 
-class Turn(threading.Semaphore):
+class FairLock(threading.Semaphore):
     """What a thread waits for; ``haste`` is how likely it is the next that goes on."""
 
     haste = 1.0
@@ -121,7 +121,7 @@ class Schedule:
         self.kills = KILLS
         self._here = Actor()
         self._paused = threading.Semaphore(0)
-        self._ready: list[Turn] = []
+        self._ready: list[FairLock] = []
 
     def run(self, *actors: Callable[[], None]) -> None:
         """Run all actors to their ends; raise what any of them raises."""
@@ -143,7 +143,7 @@ class Schedule:
             raise errors[0] if errors else AssertionError("it never rests")
 
     def _act(self, actor: Callable[[], None], errors: list[BaseException]) -> None:
-        self._here.turn = Turn(0)
+        self._here.turn = FairLock(0)
         try:
             self.step()
             actor()
@@ -270,7 +270,7 @@ class World:
             stepped(FolderStore(self.root)), stepped(self.index), self.generation, Numbers(),
             Limits(60, 1000), open_number, letters=stepped(self.letters),
         )  # fmt: skip
-        worker = Fates(dict.fromkeys(Lane, syncer), stepped(Sent(self)), threading.Event())
+        worker = RetryPolicy(dict.fromkeys(Lane, syncer), stepped(Sent(self)), threading.Event())
         while True:
             schedule.rest(lambda: self.messages or not (self.changing or self.in_hand))
             if not self.messages:

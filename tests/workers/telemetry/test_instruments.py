@@ -24,7 +24,7 @@ from audiofuse.core.index.index import Index, connect_embedded
 from audiofuse.core.settings import Settings, environment
 from audiofuse.core.storage.store import FolderStore
 from audiofuse.workers.deployment.local import Part, free_port
-from audiofuse.workers.indexing.retries import Fates
+from audiofuse.workers.indexing.retries import RetryPolicy
 from audiofuse.workers.indexing.sync import Limits, Syncer
 from audiofuse.workers.intake.handover import Handover
 from audiofuse.workers.queue.broker import Dispatcher
@@ -65,7 +65,7 @@ def test_no_label_knows_a_key(
     (tmp_path / "bucket").mkdir()
     store = FolderStore(tmp_path / "bucket")
     syncer = Syncer(store, index, generation, tiny_encoder, Limits(60, 10**6), letters=letters)
-    fates = Fates(dict.fromkeys(Lane, syncer), dispatcher, threading.Event())
+    fates = RetryPolicy(dict.fromkeys(Lane, syncer), dispatcher, threading.Event())
     known_source(Source.WEBHOOK)
     before = _series()
     for number in range(1000):
@@ -136,19 +136,19 @@ def test_a_batch_that_does_not_fit_is_counted_as_split(
 
     from audiofuse.workers.indexing.device.device import Device
 
-    whole = type(tiny_encoder).hear_windows
+    whole = type(tiny_encoder).encode_windows
 
-    def hear(encoder: Encoder, windows: list[Any]) -> Any:
+    def encode_audio(encoder: Encoder, windows: list[Any]) -> Any:
         if len(windows) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return whole(encoder, windows)
 
-    monkeypatch.setattr(type(tiny_encoder), "hear_windows", hear)
+    monkeypatch.setattr(type(tiny_encoder), "encode_windows", encode_audio)
     splits = BATCH_SPLITS.labels(Split.OUT_OF_MEMORY)
     before = splits._value.get()
     device = Device(tiny_encoder, 40.0)
     second = np.full(32_000, 0.1, np.float32)
-    device.hear([second, second], Lane.LIVE)
+    device.encode_audio([second, second], Lane.LIVE)
     device.close()
     assert splits._value.get() == before + 1
     assert 0 < BATCH_CAPACITY._value.get() < 40

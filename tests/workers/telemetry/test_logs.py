@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from audiofuse.core.errors import Reason, Rejected
 from audiofuse.core.settings import Settings, settings_table
 from audiofuse.workers.deployment.exporter import Deployment
-from audiofuse.workers.indexing.retries import Fates
+from audiofuse.workers.indexing.retries import RetryPolicy
 from audiofuse.workers.indexing.sync import Synced
 from audiofuse.workers.telemetry.logs import JsonFormatter, bind, bound
 from audiofuse.workers.telemetry.names import Lane, Outcome
@@ -80,7 +80,7 @@ class _Syncer:
 
 def test_an_item_has_one_line(lines: list[dict[str, Any]]) -> None:
     """Whatever becomes of an item is told once, with its key, lane, version and outcome."""
-    fates = Fates(dict.fromkeys(Lane, _Syncer()), None, threading.Event())  # type: ignore[arg-type]
+    fates = RetryPolicy(dict.fromkeys(Lane, _Syncer()), None, threading.Event())  # type: ignore[arg-type]
     for key in ("fine.wav", "rejected.wav", "broken.wav"):
         assert fates.settle(key, Lane.BACKFILL)
     assert [

@@ -23,9 +23,9 @@ from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import FolderStore
 from audiofuse.workers.indexing.decoding.decoders import Decoders
 from audiofuse.workers.indexing.device.device import Device
-from audiofuse.workers.indexing.message_threads import Crew, Held
-from audiofuse.workers.indexing.retries import Fates
-from audiofuse.workers.indexing.stages import BoundedStore, CombinedIndex
+from audiofuse.workers.indexing.message_threads import Delivery, MessageThreads
+from audiofuse.workers.indexing.retries import RetryPolicy
+from audiofuse.workers.indexing.stages import BatchedIndex, BoundedStore
 from audiofuse.workers.indexing.sync import Limits, Syncer
 from audiofuse.workers.intake.handover import Handover
 from audiofuse.workers.queue.broker import Dispatcher
@@ -63,11 +63,11 @@ def settle(
         Device(tiny_encoder, 10.0),
         Decoders(1, 30, tell=lambda s, _: happened("decode", s)),
     )
-    points = CombinedIndex(index, generation)
+    points = BatchedIndex(index, generation)
     syncer = Syncer(
         store, points, generation, device.on(Lane.LIVE), Limits(60, 10**7), decoders.open
     )  # type: ignore[arg-type]
-    yield Fates(dict.fromkeys(Lane, syncer), dispatcher, threading.Event()).settle
+    yield RetryPolicy(dict.fromkeys(Lane, syncer), dispatcher, threading.Event()).settle
     device.close()
     decoders.close()
 
@@ -85,8 +85,8 @@ def test_one_trace_leads_from_the_event_to_the_point(
     message = json.loads(redis.rpop("live"))  # type: ignore[arg-type]
     assert json.loads(base64.b64decode(message["body"]))[1] == {"key": "owl.wav"}
     done: queue.SimpleQueue[None] = queue.SimpleQueue()
-    crew = Crew(1, settle, lambda: done.put(None))
-    crew.take(Held("owl.wav", Lane.LIVE, SimpleNamespace(), message["headers"]))
+    crew = MessageThreads(1, settle, lambda: done.put(None))
+    crew.take(Delivery("owl.wav", Lane.LIVE, SimpleNamespace(), message["headers"]))
     done.get(timeout=60)
     found = {each.name: each for each in spans.get_finished_spans()}
     parents = {name: _parent(each, found) for name, each in found.items()}

@@ -29,8 +29,8 @@ import torch
 from torch import Tensor
 
 from audiofuse.core.audio.recording import SAMPLE_RATE, WINDOW_S, WINDOW_SAMPLES, Samples
-from audiofuse.core.encoder.encoder import Encoder, Fused, Listening, padded_length
-from audiofuse.core.encoder.fusion import Heard
+from audiofuse.core.encoder.encoder import AudioAccumulator, Encoder, Fused, padded_length
+from audiofuse.core.encoder.fusion import AudioEmbedding
 from audiofuse.core.errors import Reason, Rejected
 from audiofuse.core.threads import vital_thread
 from audiofuse.workers.indexing.device.budget import Budget
@@ -73,8 +73,8 @@ Waiting = TypeVar("Waiting", bound=_Failing)
 class _Clip:
     """A clip that is being heard, window by window."""
 
-    listening: Listening
-    heard: Future[Heard] = field(default_factory=Future)
+    listening: AudioAccumulator
+    heard: Future[AudioEmbedding] = field(default_factory=Future)
     given: int = 0  # windows
     done: int = 0
     complete: bool = False  # no window is to come
@@ -111,7 +111,7 @@ class _Window:
 class _Text:
     """A sound that waits to be fused with its text: vector ``(dim,)`` and norm ``()``."""
 
-    heard: Heard
+    heard: AudioEmbedding
     text: str
     since: int  # window batches that had begun when it came
     fused: Future[tuple[Tensor, Tensor]] = field(default_factory=Future)
@@ -144,7 +144,7 @@ class Stats:
         )
 
 
-class Turn:
+class FairLock:
     """A lock that is fair: whoever came first goes first.
 
     With a plain one a thread that always has work would take it again before another wakes up.
@@ -177,7 +177,7 @@ class Device:
         encoder: Encoder,
         batch_s: float | None = None,
         in_hand: Callable[[], int] = int,
-        turn: Turn | None = None,
+        turn: FairLock | None = None,
     ) -> None:
         """Make batches of ``batch_s`` seconds of audio, or of what proves best.
 
@@ -188,7 +188,7 @@ class Device:
         self.batch_s = batch_s or best_batch_s(encoder)
         self.stats = Stats()
         self._in_hand = in_hand
-        self._turn = turn or Turn()
+        self._turn = turn or FairLock()
         self._batch_now_s = self.batch_s
         self._last_batch_s = 0.0
         self._windows: dict[Lane, deque[_Window]] = {lane: deque() for lane in Lane}
@@ -223,9 +223,9 @@ class Device:
             self._changed.notify()
         self._thread.join()
 
-    def hear(self, windows: Iterable[Samples], lane: Lane) -> Heard:
+    def encode_audio(self, windows: Iterable[Samples], lane: Lane) -> AudioEmbedding:
         """Hear one clip; blocks while too much audio waits, then until the clip is heard."""
-        clip = _Clip(Listening(self.encoder.audio_dim))
+        clip = _Clip(AudioAccumulator(self.encoder.audio_dim))
         try:
             for window in windows:
                 if clip.heard.done():  # it failed
@@ -239,7 +239,7 @@ class Device:
             clip.settle()
         return self._await(clip.heard)
 
-    def fuse(self, heard: Heard, text: str) -> tuple[Tensor, Tensor]:
+    def fuse(self, heard: AudioEmbedding, text: str) -> tuple[Tensor, Tensor]:
         """Fuse one sound with its text; return its vector ``(dim,)`` and norm ``()``."""
         with self._changed:
             asked = _Text(heard, text, self._begun)
@@ -294,7 +294,7 @@ class Device:
         windows = [] if waited else self._next_windows()
         if windows:
             self._begun += 1
-            return lambda: self._hear_all(windows)
+            return lambda: self._encode_clips(windows)
         if self._texts:
             texts, self._texts = self._texts, []
             return lambda: self._fuse_all(texts)
@@ -342,17 +342,17 @@ class Device:
         heads = [queue[0] for queue in self._windows.values() if queue]
         return max(0.0, min(map(self._left_s, heads))) if heads else None
 
-    def _hear_all(self, windows: list[_Window]) -> None:
+    def _encode_clips(self, windows: list[_Window]) -> None:
         started = time.perf_counter()
         wanted = [window for window in windows if not window.clip.heard.done()]
         if wanted:
-            self._by_halves(self._hear, wanted)
+            self._by_halves(self._encode_audio, wanted)
         self._buffer.give_back(sum(window.length for window in windows) / SAMPLE_RATE)
         self._last_batch_s = time.perf_counter() - started
 
-    def _hear(self, windows: list[_Window]) -> None:
+    def _encode_audio(self, windows: list[_Window]) -> None:
         with metrics.timed(Stage.ENCODE):
-            heard = self.encoder.hear_windows([window.samples for window in windows])
+            heard = self.encoder.encode_windows([window.samples for window in windows])
         with self._changed:
             for window, sums in zip(windows, heard, strict=True):
                 window.clip.listening.add(window.number, sums)
@@ -382,7 +382,7 @@ class Device:
             self._by_halves(self._fuse, shortest_first[start : start + at_once])
 
     def _fuse(self, texts: list[_Text]) -> None:
-        heard = Heard.stack([text.heard for text in texts])
+        heard = AudioEmbedding.stack([text.heard for text in texts])
         with metrics.timed(Stage.FUSE):
             fused = self.encoder.fuse(_moved(heard, self.encoder.device), [t.text for t in texts])
             results = zip(fused.vectors.cpu(), fused.norms.cpu(), strict=True)
@@ -428,12 +428,12 @@ class DeviceLane:
         self.fuses_stored_audio = device.encoder.fuses_stored_audio
         self.device = torch.device("cpu")  # where what was heard is kept between hear and fuse
 
-    def hear(self, windows: Iterable[Samples]) -> Heard:
-        """Hear one clip; see ``Encoder.hear``."""
+    def encode_audio(self, windows: Iterable[Samples]) -> AudioEmbedding:
+        """Hear one clip; see ``Encoder.encode_audio``."""
         with span("encode"):
-            return self._device.hear(windows, self._lane)
+            return self._device.encode_audio(windows, self._lane)
 
-    def fuse(self, heard: Heard, metadata: Sequence[str]) -> Fused:
+    def fuse(self, heard: AudioEmbedding, metadata: Sequence[str]) -> Fused:
         """Fuse one sound with its text; see ``Encoder.fuse``."""
         (text,) = metadata
         with span("fuse"):
@@ -448,7 +448,7 @@ def best_batch_s(encoder: Encoder) -> float:
     so that a busy moment of the machine does not decide between them.
     """
     noise = np.random.default_rng(0).random(WINDOW_SAMPLES, np.float32)
-    encoder.hear_windows([noise])  # warms up
+    encoder.encode_windows([noise])  # warms up
     deadline = time.monotonic() + MEASURE_S
     rates: dict[int, float] = {}  # windows a second, by windows in a batch
     for size in SIZES[encoder.device.type] * REPEATS:
@@ -456,7 +456,7 @@ def best_batch_s(encoder: Encoder) -> float:
         if rates and started + size / max(rates.values()) > deadline:
             continue
         with suppress(torch.OutOfMemoryError):
-            encoder.hear_windows([noise] * size)
+            encoder.encode_windows([noise] * size)
             rates[size] = max(rates.get(size, 0), size / (time.monotonic() - started))
     enough = NEARLY * max(rates.values(), default=0)
     return float(WINDOW_S) * min((n for n, rate in rates.items() if rate >= enough), default=1)
@@ -475,6 +475,6 @@ def _why_split(error: Exception) -> Split:
     return Split.OUT_OF_MEMORY if isinstance(error, torch.OutOfMemoryError) else Split.ERROR
 
 
-def _moved(heard: Heard, device: torch.device) -> Heard:
+def _moved(heard: AudioEmbedding, device: torch.device) -> AudioEmbedding:
     rest = (None if part is None else part.to(device) for part in (heard.frames, heard.valid))
-    return Heard(heard.pooled.to(device), *rest)
+    return AudioEmbedding(heard.pooled.to(device), *rest)
