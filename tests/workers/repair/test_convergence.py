@@ -99,10 +99,10 @@ class Killed(BaseException):
 class Actor(threading.local):
     """What a thread of a schedule knows of itself."""
 
-    turn: "FairLock"
+    turn: "Turn"
 
 
-class FairLock(threading.Semaphore):
+class Turn(threading.Semaphore):
     """What a thread waits for; ``haste`` is how likely it is the next that goes on."""
 
     haste = 1.0
@@ -121,7 +121,7 @@ class Schedule:
         self.kills = KILLS
         self._here = Actor()
         self._paused = threading.Semaphore(0)
-        self._ready: list[FairLock] = []
+        self._ready: list[Turn] = []
 
     def run(self, *actors: Callable[[], None]) -> None:
         """Run all actors to their ends; raise what any of them raises."""
@@ -143,7 +143,7 @@ class Schedule:
             raise errors[0] if errors else AssertionError("it never rests")
 
     def _act(self, actor: Callable[[], None], errors: list[BaseException]) -> None:
-        self._here.turn = FairLock(0)
+        self._here.turn = Turn(0)
         try:
             self.step()
             actor()
