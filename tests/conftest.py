@@ -34,6 +34,22 @@ ROOT = Path(__file__).parents[1]
 SOUNDS = ROOT / "examples" / "sounds"
 SHARED = ROOT.parent / "shared"
 BATCH_S = PREFIX + "BATCH_S"
+MAY_BE_SKIPPED = (  # in CI everything else runs, or the run fails
+    "needs a GPU",
+    "this machine has a GPU",
+)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run in CI that skipped what must run there, and name it."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if not os.environ.get("CI") or reporter is None or hasattr(session.config, "workerinput"):
+        return
+    for report in reporter.stats.get("skipped", []):
+        *_, reason = report.longrepr
+        if reason.removeprefix("Skipped: ") not in MAY_BE_SKIPPED:
+            reporter.write_line(f"in CI this must run: {report.nodeid}: {reason}", red=True)
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session", autouse=True)
