@@ -123,9 +123,9 @@ def test_onnx_equals_torch(pair: tuple[Encoder, Exported]) -> None:
     """Each text alone, and all in one padded batch, has the vector that torch gives it."""
     encoder, exported = pair
     expected = _read(encoder, TEXTS)
-    assert exported.read(TEXTS) == pytest.approx(expected, abs=1e-4)
+    assert exported.encode_text(TEXTS) == pytest.approx(expected, abs=1e-4)
     for text, vector in zip(TEXTS, expected, strict=True):
-        assert exported.read([text])[0] == pytest.approx(vector, abs=1e-4), text
+        assert exported.encode_text([text])[0] == pytest.approx(vector, abs=1e-4), text
 
 
 def test_the_graph_is_what_fastembed_feeds(pair: tuple[Encoder, Exported]) -> None:
