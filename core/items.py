@@ -1,5 +1,7 @@
 """Items and their metadata: what a key names, where its sidecar lies, how words become one text."""
 
+import hashlib
+import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -194,3 +196,37 @@ class Item:
     def sidecar_etag(self) -> str:
         """The sidecar's etag, empty without one: part of what decides whether to work again."""
         return self.sidecar.etag if self.sidecar else ""
+
+    def agrees_with(self, payload: Mapping[str, Any]) -> bool:
+        """Whether a point's payload describes the item as it is now."""
+        audio = self.audio
+        return agrees(
+            payload, audio.etag, self.sidecar_etag, audio.modified_ms, audio.user_metadata
+        )
+
+
+def agrees(
+    payload: Mapping[str, Any],
+    etag: str,
+    sidecar_etag: str,
+    modified_ms: int,
+    user_metadata: Mapping[str, str] | None = None,
+) -> bool:
+    """Whether a point's payload describes an object and its sidecar in this state.
+
+    ``sidecar_etag`` is empty without a sidecar. ``user_metadata`` is ``None`` where it is not
+    known: listings do not tell it.
+    """
+    indexed = (payload["etag"], payload["sidecar_etag"], payload["modified"])
+    # S3 tells modification times in whole seconds, within which user metadata can change.
+    same_words = user_metadata is None or (
+        payload.get("user_metadata_hash", "") == user_metadata_hash(user_metadata)
+    )
+    return same_words and indexed == (etag, sidecar_etag, modified_ms)
+
+
+def user_metadata_hash(user_metadata: Mapping[str, str]) -> str:
+    """Return what tells user metadata apart, in hex; empty if there is none."""
+    if not user_metadata:
+        return ""
+    return hashlib.sha256(json.dumps(user_metadata, sort_keys=True).encode()).hexdigest()

@@ -21,7 +21,10 @@ from pydantic import BaseModel, ConfigDict
 
 from audiofuse.core.errors import ConfigurationError
 
-POLL_S = 1.0  # how often workers and query services look at the document
+POLL_S = 1.0  # seconds between two looks of a worker or query service at the document
+# Seconds for which a worker may act on what it read. Lower: a registry that answers slowly stops
+# indexing sooner. Higher: an operator waits longer for a worker that cannot read the document.
+LEASE_S = 10.0
 STEPS_KEPT = 50
 
 

@@ -8,8 +8,10 @@ which is written only on the condition that it is still the one that was read.
 """
 
 import logging
+import math
 import re
 import tempfile
+import time
 from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
@@ -158,25 +160,50 @@ class Registry:
 
 
 class Watch:
-    """The rollout as a long-running process sees it; while the registry is away, as it last was."""
+    """The rollout as a long-running process sees it; while the registry is away, as it last was.
+
+    ``tag`` is that of the document last read, ``None`` while there never was one; ``read_at`` is
+    the monotonic time at which that reading began. What was decided before it is known here.
+    """
 
     def __init__(self, registry: Registry) -> None:
         """Watch the document of ``registry``."""
         self._registry = registry
         self._last: Rollout | None = None
-        self._seen = False
+        self._trouble = ""
+        self.tag: str | None = None
+        self.read_at = -math.inf
 
     def look(self) -> Rollout | None:
-        """Return the document as it is now, else as it was; ``Unavailable`` if never seen."""
+        """Return the document as it is now, else as it was; ``Unavailable`` if never seen.
+
+        A document that has vanished says nothing: it is taken to be unreadable.
+        """
+        began = time.monotonic()
         try:
-            self._last, _ = self._registry.rollout()
+            rollout, tag = self._read()
         except (Unavailable, ConfigurationError) as error:
-            if not self._seen:
+            if self.read_at == -math.inf:
                 raise
-            log.warning("the rollout is taken to be as it was: %s", error)
+            self._report(f"the rollout's document cannot be read: {error}")
         else:
-            self._seen = True
+            self._report("")
+            self._last, self.tag, self.read_at = rollout, tag, began
         return self._last
+
+    def _read(self) -> tuple[Rollout | None, str | None]:
+        rollout, tag = self._registry.rollout()
+        if rollout is None and self._last is not None:
+            raise Unavailable(f"it has vanished from {self._registry.place}")
+        return rollout, tag
+
+    def _report(self, trouble: str) -> None:
+        """Log what keeps the document from being read once, and that it is readable again."""
+        if trouble and not self._trouble:
+            log.warning("%s; it is taken to be as it was", trouble)
+        if self._trouble and not trouble:
+            log.info("the rollout's document can be read again")
+        self._trouble = trouble
 
 
 def _name(version: str, name: str) -> str:

@@ -11,12 +11,14 @@ from audiofuse.core.items import (
     Item,
     Metadata,
     ObjectInfo,
+    agrees,
     describes,
     is_audio,
     is_sidecar,
     point_id,
     sidecar_keys,
     sidecar_stem,
+    user_metadata_hash,
 )
 
 ODD_KEYS = [
@@ -291,3 +293,21 @@ def test_an_item_is_its_sound_and_the_state_of_its_words() -> None:
         "rain.wav",
         "s1",
     )
+
+
+def test_a_point_agrees_with_one_state_of_its_item_only() -> None:
+    """Another sound, sidecar, time or user metadata is another state; listings tell no metadata."""
+    audio = ObjectInfo("rain.wav", "a1", 10, 7, {"title": "Rain"})
+    item = Item("b", audio, ObjectInfo("rain.json", "s1", 10, 0))
+    payload = {
+        "etag": "a1",
+        "sidecar_etag": "s1",
+        "modified": 7,
+        "user_metadata_hash": user_metadata_hash({"title": "Rain"}),
+    }
+    assert item.agrees_with(payload)
+    for name in payload:
+        assert not item.agrees_with(payload | {name: "other"})
+    other_words = payload | {"user_metadata_hash": ""}
+    assert agrees(other_words, "a1", "s1", 7)
+    assert not agrees(other_words, "a1", "", 7)

@@ -24,8 +24,6 @@ had its messages is not killed between the write with which it goes on and its l
 of that, reconcile finds.
 """
 
-import hashlib
-import json
 import logging
 import math
 import time
@@ -51,6 +49,7 @@ from audiofuse.core.items import (
     point_id,
     sidecar_keys,
     sidecar_stem,
+    user_metadata_hash,
 )
 from audiofuse.core.query import normalise
 from audiofuse.core.storage.store import Store, content_hash
@@ -228,7 +227,7 @@ class Syncer:
         """
         item, known = self._look(key), self._known(key)
         verdict.etag = item.audio.etag if item else ""
-        if known and not _describes(known.payload, item):
+        if known and not (item and item.agrees_with(known.payload)):
             self._index.remove(self._generation, [known.id])
         self.letters.add(key, verdict)
         if self._look(key) != item:
@@ -253,7 +252,7 @@ class Syncer:
         """Return the point to be, ``known`` itself if that is it, and what is wrong, by key."""
         if item is None:
             return None, {}
-        if known and _describes(known.payload, item):
+        if known and item.agrees_with(known.payload):
             return known, _known_problem(known, item)
         metadata, verdicts = self._read_metadata(item)
         try:
@@ -378,7 +377,7 @@ class Syncer:
             "etag": item.audio.etag,
             "sidecar_etag": item.sidecar_etag,
             "sidecar_problem": next((problem.detail for problem in problems.values()), ""),
-            "user_metadata_hash": _hash(item.audio.user_metadata),
+            "user_metadata_hash": user_metadata_hash(item.audio.user_metadata),
             "modified": item.audio.modified_ms,
             "size": item.audio.size,
             "title": metadata.title,
@@ -404,22 +403,6 @@ def sounds_of(store: Store, sidecar_key: str) -> Iterator[str]:
     for info in store.list(stem + "."):
         if describes(sidecar_key, info.key):
             yield info.key
-
-
-def _describes(payload: Mapping[str, Any], item: Item | None) -> bool:
-    if item is None:
-        return False
-    # S3 tells modification times in whole seconds, within which user metadata can change.
-    words = payload.get("user_metadata_hash", "") == _hash(item.audio.user_metadata)
-    seen = (item.audio.etag, item.sidecar_etag, item.audio.modified_ms)
-    return words and (payload["etag"], payload["sidecar_etag"], payload["modified"]) == seen
-
-
-def _hash(user_metadata: Mapping[str, str]) -> str:
-    """Return what tells user metadata apart; empty if there is none."""
-    if not user_metadata:
-        return ""
-    return hashlib.sha256(json.dumps(user_metadata, sort_keys=True).encode()).hexdigest()
 
 
 def _known_problem(known: Point, item: Item) -> Verdicts:

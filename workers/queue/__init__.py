@@ -1,5 +1,6 @@
 """Celery over Redis or Valkey.
 
 ``broker`` (the application and its lanes), ``transport`` (how messages are popped and held),
-``dead_letters`` (objects that are not in the index, and why).
+``followers`` (which process follows which rollout document), ``dead_letters`` (objects that are
+not in the index, and why).
 """

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from audiofuse.core.bundles.bundle import load_bundle, load_version, save_bundle
 from audiofuse.core.bundles.document import Phase, Rollout
-from audiofuse.core.bundles.registry import Registry, open_registry
+from audiofuse.core.bundles.registry import Registry, Watch, open_registry
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import BundleError, ConfigurationError, ObjectChanged, Unavailable
 from audiofuse.core.settings import Settings
@@ -283,3 +283,54 @@ def test_the_command_publishes_and_renames(bundle: Path, tmp_path: Path) -> None
     assert versions[1].startswith("again-")
     weights = [(registry.fetch(each) / "model.safetensors").read_bytes() for each in versions]
     assert weights[0] == weights[1]
+
+
+class Away(Registry):
+    """A registry whose document can be made unreadable, or made to vanish."""
+
+    found: tuple[Rollout | None, str | None] | None = None
+
+    def __init__(self) -> None:
+        """Begin without a document."""
+        self.place = "the registry"
+
+    def rollout(self) -> tuple[Rollout | None, str | None]:
+        """Return what the test says, or be away."""
+        if self.found is None:
+            raise Unavailable("away")
+        return self.found
+
+
+def test_a_watch_tells_what_it_last_read_and_when() -> None:
+    """While the registry is away the document is as it was, and known to be so old."""
+    registry = Away()
+    watch = Watch(registry)
+    with pytest.raises(Unavailable, match="away"):
+        watch.look()
+    registry.found = None, None
+    assert watch.look() is None
+    registry.found = Rollout(live="v-1"), "tag-1"
+    assert watch.look() == Rollout(live="v-1")
+    read_at = watch.read_at
+    registry.found = None
+    assert watch.look() == Rollout(live="v-1")
+    assert (watch.tag, watch.read_at) == ("tag-1", read_at)
+
+
+def test_a_document_that_vanished_is_one_that_cannot_be_read(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is not taken for "as before" without a word: it counts as unread, and is reported once."""
+    registry = Away()
+    registry.found = Rollout(live="v-1"), "tag-1"
+    watch = Watch(registry)
+    watch.look()
+    read_at = watch.read_at
+    registry.found = None, None
+    for _ in range(3):
+        assert watch.look() == Rollout(live="v-1")
+    assert (watch.tag, watch.read_at) == ("tag-1", read_at)
+    assert caplog.text.count("it has vanished") == 1
+    registry.found = Rollout(live="v-2"), "tag-2"
+    assert watch.look() == Rollout(live="v-2")
+    assert watch.read_at > read_at
