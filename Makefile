@@ -11,6 +11,8 @@ READY := $(VENV)/.ready
 
 setup: $(READY)
 
+# Compiled here, once: where PYTHONDONTWRITEBYTECODE is set each process would compile PyTorch anew,
+# which doubles the time of every start.
 # uv is used from a boot environment of its own, because a system Python may refuse pip.
 $(READY): pyproject.toml constraints.txt
 	@command -v uv >/dev/null || test -x .boot/bin/uv || \
@@ -18,14 +20,14 @@ $(READY): pyproject.toml constraints.txt
 	@PATH="$$PATH:$(CURDIR)/.boot/bin"; test -x $(BIN)/python || uv venv --quiet --python $(PYTHON) $(VENV)
 	@echo "installing dependencies into $(VENV) (once; PyTorch is some gigabytes)"
 	@PATH="$$PATH:$(CURDIR)/.boot/bin"; VIRTUAL_ENV=$(CURDIR)/$(VENV) uv pip install --quiet \
-		--constraints constraints.txt --editable '.[local,train,dev]'
+		--compile-bytecode --constraints constraints.txt --editable '.[local,train,dev]'
 	@touch $@
 
 demo: $(READY)
 	@exec $(BIN)/python examples/demo.py
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff check .
