@@ -35,18 +35,11 @@ from audiofuse.trainer.data.batches import Example, Examples, training_rows
 from audiofuse.trainer.data.corpus import Corpus, Division, prepare_corpus
 from audiofuse.trainer.data.gallery import encode_cached
 from audiofuse.trainer.study.assessment import Assessment, compare
-from audiofuse.trainer.study.paper import (
-    PAPER,
-    SEEDS,
-    Plan,
-    Watch,
-    as_markdown,
-    claims,
-    claims_table,
-    grid_table,
-    run_grid,
-)
+from audiofuse.trainer.study.claims import claims
+from audiofuse.trainer.study.grid import PAPER, SEEDS, Plan
+from audiofuse.trainer.study.paper import Watch, run_grid
 from audiofuse.trainer.study.results import REPORT, compare_on, training_card, write_results
+from audiofuse.trainer.study.tables import as_markdown, claims_table, grid_table
 from audiofuse.trainer.training.default import CONFIG as DEFAULT_CONFIG
 from audiofuse.trainer.training.default import default_task
 from audiofuse.trainer.training.fit import Fit, FitConfig, Task

@@ -9,7 +9,8 @@ from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.evaluation.clips import Clip, Query, ask_for_captions, select_queries
 from audiofuse.core.settings import Settings
 from audiofuse.trainer.data.cache import AudioCache, Entry, Progress, unseen
-from audiofuse.trainer.data.datasets import TRAIN, VAL, assign_splits, check_leakage, read_dataset
+from audiofuse.trainer.data.datasets import read_dataset
+from audiofuse.trainer.data.splits import TRAIN, VAL, assign_splits, check_leakage
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,5 @@
 """What training was worth.
 
-``assessment`` (scores on slices), ``results``, ``report`` (a page), ``paper`` (the paper's grid).
+``assessment`` (scores on slices), ``results`` (bundle's card and metrics), ``report`` (a page); the
+paper's study: ``grid`` (its cells), ``paper`` (runs them), ``claims``, ``tables``.
 """

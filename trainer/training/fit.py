@@ -27,9 +27,9 @@ from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.encoder.frontend import MelFrontEnd
 from audiofuse.core.encoder.inference import keep_freed_memory
 from audiofuse.core.errors import ConfigurationError
-from audiofuse.trainer.data.augment import Augmentation, AugmentedFrontEnd
 from audiofuse.trainer.data.batches import Dealing, Example, Examples, Reading, batches
 from audiofuse.trainer.data.metadata import Kind
+from audiofuse.trainer.training.augment import Augmentation, AugmentedFrontEnd
 from audiofuse.trainer.training.step import (
     Learner,
     Precision,

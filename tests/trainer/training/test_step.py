@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from audiofuse.core.encoder.encoder import TINY, Encoder
-from audiofuse.trainer.data.augment import Augmentation, AugmentedFrontEnd
 from audiofuse.trainer.data.batches import Example, cut
+from audiofuse.trainer.training.augment import Augmentation, AugmentedFrontEnd
 from audiofuse.trainer.training.loss import nt_xent
 from audiofuse.trainer.training.step import Learner, Precision, contrastive_step, sum_gradients
 

@@ -1,0 +1,37 @@
+"""ClothoV2 as it is published."""
+
+from pathlib import Path
+
+from audiofuse.core.evaluation.clips import Clip, Query
+from audiofuse.core.items import Metadata
+from audiofuse.trainer.data.clotho import read_clotho
+
+
+def test_clotho_is_read_as_published(clotho: Path) -> None:
+    """Captions, Latin-1 keywords and odd file names of ClothoV2 become a clip."""
+    assert read_clotho(clotho)[0] == Clip(
+        path=clotho / "development/ an owl.wav",
+        identity="freesound-4711",
+        split="train",
+        metadata=Metadata(keywords=("nuit", "forêt", "owl")),
+        queries=tuple(
+            Query(caption, "caption", "freesound-4711")
+            for caption in ("An owl hoots.", "A bird, at night.", "Hooting.", "Owl.")
+        ),
+        captions=("An owl hoots.", "A bird, at night.", "Hooting.", "Owl."),
+        licence="CC0",
+        collection="clotho",
+    )
+
+
+def test_clotho_needs_neither_metadata_nor_all_splits(clotho: Path) -> None:
+    """The splits that are there are read; a clip that nothing describes is its file name."""
+    second = read_clotho(clotho)[1]
+    assert (second.identity, second.split, second.metadata) == ("owl 2.wav", "test", Metadata())
+
+
+def test_clotho_clips_without_number_are_their_file_names(clotho: Path) -> None:
+    """Where the table says "Not found" the clips are not one and the same sound."""
+    table = clotho / "clotho_metadata_development.csv"
+    table.write_bytes(table.read_bytes().replace(b"4711", b"Not found"))
+    assert read_clotho(clotho)[0].identity == " an owl.wav"
