@@ -37,7 +37,7 @@ from audiofuse.trainer.data.gallery import encode_cached
 from audiofuse.trainer.study.assessment import Assessment, compare
 from audiofuse.trainer.study.claims import claims
 from audiofuse.trainer.study.grid import PAPER, SEEDS, Plan
-from audiofuse.trainer.study.paper import Watch, run_grid
+from audiofuse.trainer.study.paper import Callbacks, run_grid
 from audiofuse.trainer.study.results import REPORT, compare_on, training_card, write_results
 from audiofuse.trainer.study.tables import as_markdown, claims_table, grid_table
 from audiofuse.trainer.training.default import CONFIG as DEFAULT_CONFIG
@@ -251,7 +251,7 @@ def paper(
         return encoder.to(device)
 
     facts = {"audio": audio, "text": text, "frozen": " ".join(sorted(freeze or ()))}
-    watch = Watch(partial(track, description="trainings", console=console), say=typer.echo)
+    watch = Callbacks(partial(track, description="trainings", console=console), say=typer.echo)
     results = run_grid(Plan(seeds=seeds, config=config, facts=facts), corpus, make, run, watch)
     Console().print(grid_table(results), claims_table(claims(results)))
     (run / "results.md").write_text(as_markdown(results))
@@ -305,7 +305,7 @@ def _task(corpus: Corpus, config: FitConfig, freeze: Sequence[str]) -> Task:
         return {f"{row} mAP@10": each.mean_average_precision for row, each in metrics.items()}
 
     return Task(
-        Examples(rows, corpus.entries, config.reading), score, CRITERION,
+        Examples(rows, corpus.entries, config.example_config), score, CRITERION,
         frozen=frozenset(freeze), show=_show, say=typer.echo,
     )  # fmt: skip
 

@@ -1,8 +1,8 @@
 """The encoder: an audio tower and a text tower that meet in one space, and how they are fused.
 
-    windows ──hear──> audio vector ──┐
-                                     ├──fuse──> item vector   <── cosine ──>   query vector
-    metadata text ────read───────────┘                                       read <── query
+    windows ──encode_audio──> audio vector ──┐
+                                         ├──fuse──> item  <── cosine ──>  query vector
+    metadata ─────text tower─────────────────┘                    encode_text <── query
 
 Late fusion (arXiv 2406.15897): the item is the sum of the projected audio vector and the projected
 metadata vector, not normalised before the sum; the text tower is shared by queries and metadata.
@@ -22,7 +22,13 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerBase
 
 from audiofuse.core.audio.recording import SAMPLE_RATE, Samples
 from audiofuse.core.encoder.frontend import HOP_LENGTH, MEL_BANDS, MelFrontEnd
-from audiofuse.core.encoder.fusion import AudioEmbedding, FramePooler, MidFusion, MidShape, Read
+from audiofuse.core.encoder.fusion import (
+    AudioEmbedding,
+    FramePooler,
+    MidFusion,
+    MidShape,
+    TextTokens,
+)
 from audiofuse.core.encoder.mobilenet import AUDIOSET_CLASSES, Classifier, MobileNet
 from audiofuse.core.encoder.text import TextConfig, TextTower, character_tokenizer, without_pooler
 from audiofuse.core.query import normalise
@@ -34,7 +40,7 @@ WINDOWS_PER_BATCH = 8  # 80 s of audio; bounds memory, and is what CPUs are fast
 class AudioConfig(BaseModel):
     """Shape of the audio tower, and the head that brings its vector into the shared space.
 
-    ``head`` is a linear projection, or lets the AudioSet ``classes`` speak (``ClassHead``).
+    ``head`` is a linear projection, or an embedding for each AudioSet class (``ClassHead``).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -93,7 +99,7 @@ class Fused:
 
 @dataclass(frozen=True)
 class WindowEmbedding:
-    """One window as the tower heard it, on the CPU: the sum over its ``steps``, ``(channels,)``.
+    """One window's embedding, on the CPU: the sum over its ``steps``, float32 ``(channels,)``.
 
     ``frames`` ``(steps, channels)`` are kept for mid fusion only.
     """
@@ -104,7 +110,7 @@ class WindowEmbedding:
 
 
 class AudioAccumulator:
-    """What was heard of one clip so far; its windows may come in any order."""
+    """Adds the windows of one clip up to its audio embedding; they may come in any order."""
 
     def __init__(self, channels: int) -> None:
         """Begin with nothing; windows have frames of ``channels``."""
@@ -127,7 +133,7 @@ class AudioAccumulator:
             self._pooler.add(self._early.pop(self._pooled))
             self._pooled += 1
 
-    def heard(self) -> AudioEmbedding:
+    def embedding(self) -> AudioEmbedding:
         """Return what ``encode_audio`` returns of the same windows; ``ValueError`` if none came."""
         if not self._steps:
             msg = "a clip of no windows has no audio vector"
@@ -139,7 +145,7 @@ class AudioAccumulator:
 
 
 class ClassHead(nn.Module):
-    """Let the AudioSet class probabilities speak through one embedding for each class.
+    """Add up one embedding for each AudioSet class, weighed by the class's probability.
 
     The square root lifts the many faint classes against the one loud one.
     """
@@ -154,7 +160,10 @@ class ClassHead(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Both towers and their fusion. ``hear``, ``read`` and ``fuse`` run without gradients."""
+    """Both towers and their fusion.
+
+    ``encode_audio``, ``encode_text`` and ``fuse`` run without gradients, ``forward`` with them.
+    """
 
     def __init__(
         self, config: EncoderConfig, text: TextTower, metadata: TextTower | None = None
@@ -197,7 +206,7 @@ class Encoder(nn.Module):
         text = _text_tower(config.text, config.dim, tokenizer)
         metadata = None
         if config.metadata is not None:
-            # Mid fusion reads its tokens, so that it needs no projection.
+            # Mid fusion takes its tokens, so that it needs no projection.
             unprojected = {"head": "none"} if config.fusion == "mid" else {}
             shape = config.metadata.model_copy(update=unprojected)
             metadata = _text_tower(shape, config.dim, metadata_tokenizer or tokenizer)
@@ -236,7 +245,7 @@ class Encoder(nn.Module):
 
     @torch.inference_mode()
     def encode_audio(self, windows: Iterable[Samples]) -> AudioEmbedding:
-        """Hear one clip, given as windows of at most 10 s: a batch of one.
+        """Embed one clip, given as windows of at most 10 s: a batch of one.
 
         Its vector ``pooled`` is the mean over all time steps of the tower's frame sequence,
         padding left out. Memory is bounded by ``WINDOWS_PER_BATCH`` windows, however long the clip.
@@ -245,7 +254,7 @@ class Encoder(nn.Module):
 
     @torch.inference_mode()
     def encode_windows(self, windows: Sequence[Samples]) -> list[WindowEmbedding]:
-        """Hear windows of one ``padded_length``, whosever they are, as one batch."""
+        """Embed windows of one ``padded_length``, of whichever clips, as one batch."""
         frames, valid = self._frames(windows)
         totals = (frames * valid.unsqueeze(-1)).sum(1).cpu()
         steps = valid.sum(1).tolist()
@@ -255,7 +264,7 @@ class Encoder(nn.Module):
         return list(map(WindowEmbedding, totals, steps, own))
 
     def _encode_clips(self, clips: Sequence[Sequence[Samples]]) -> AudioEmbedding:
-        """Hear clips at once, windows of one padded length in one batch, whosever they are."""
+        """Embed clips at once, windows of one padded length in one batch, of whichever clips."""
         windows = ((row, window) for row, clip in enumerate(clips) for window in clip)
         # The last window of a clip is its shortest, so that each clip stays in order.
         longest_first = sorted(windows, key=lambda each: -padded_length(each[1]))
@@ -266,7 +275,7 @@ class Encoder(nn.Module):
     def _encode_audio(
         self, windows: Iterable[tuple[int, Samples]], clips: int, at_once: int
     ) -> AudioEmbedding:
-        """Hear windows, each with the number of its clip, ``at_once`` of one length at a time."""
+        """Embed windows, each with the number of its clip, ``at_once`` of one length at a time."""
         total = torch.zeros(clips, self.audio_dim, device=self.device)
         steps = torch.zeros(clips, device=self.device)
         poolers = [FramePooler(self.audio_dim, self.device) for _ in range(clips)]
@@ -311,12 +320,12 @@ class Encoder(nn.Module):
         return self._metadata_tower(texts)  # type: ignore[no-any-return]
 
     @torch.inference_mode()
-    def fuse(self, heard: AudioEmbedding, metadata: Sequence[str]) -> Fused:
+    def fuse(self, audio: AudioEmbedding, metadata: Sequence[str]) -> Fused:
         """Fuse sounds with one metadata text each, "" for none.
 
-        An item of which nothing was heard or read that this encoder uses has a NaN vector.
+        An item that has nothing of what this encoder uses, audio or metadata, has a NaN vector.
         """
-        items = self._items(heard, metadata)
+        items = self._items(audio, metadata)
         norms = items.norm(dim=1)
         return Fused(items / norms.unsqueeze(1), norms)
 
@@ -328,10 +337,10 @@ class Encoder(nn.Module):
         """Return the audio tower's class logits ``(clips, 527)``, with gradients."""
         return self.audio_tower.classify(self._encode_clips(clips).pooled)
 
-    def _items(self, heard: AudioEmbedding, metadata: Sequence[str]) -> Tensor:
+    def _items(self, audio: AudioEmbedding, metadata: Sequence[str]) -> Tensor:
         if self.config.fusion == "mid":
-            return self.mid_fusion(heard, self._read_tokens(metadata))  # type: ignore[no-any-return]
-        items = self._project_audio(heard.pooled)
+            return self.mid_fusion(audio, self._encode_metadata_tokens(metadata))  # type: ignore[no-any-return]
+        items = self._project_audio(audio.pooled)
         if self.config.fusion == "audio":
             return items
         all_rows = self.config.absent == "empty"
@@ -341,10 +350,10 @@ class Encoder(nn.Module):
         words = self._metadata_tower([metadata[row] for row in rows])
         return items.index_add(0, torch.tensor(rows, device=items.device), words)
 
-    def _read_tokens(self, metadata: Sequence[str]) -> Read:
-        tokens, valid = self._metadata_tower.read_tokens(metadata)
+    def _encode_metadata_tokens(self, metadata: Sequence[str]) -> TextTokens:
+        tokens, valid = self._metadata_tower.encode_tokens(metadata)
         present = torch.tensor([bool(normalise(text)) for text in metadata], device=tokens.device)
-        return Read(tokens, valid, present)
+        return TextTokens(tokens, valid, present)
 
     @torch.inference_mode()
     def project_audio(self, pooled: Tensor) -> Tensor | None:
@@ -358,8 +367,8 @@ class Encoder(nn.Module):
         if self.config.fusion == "metadata":
             return torch.zeros(len(pooled), self.dim, device=pooled.device)
         by_class = self.config.audio.head == "classes"
-        heard = self.audio_tower.classify(pooled) if by_class else pooled
-        return self.audio_head(heard)  # type: ignore[no-any-return]
+        inputs = self.audio_tower.classify(pooled) if by_class else pooled
+        return self.audio_head(inputs)  # type: ignore[no-any-return]
 
 
 def _text_tower(shape: TextConfig, dim: int, tokenizer: PreTrainedTokenizerBase) -> TextTower:

@@ -1,7 +1,7 @@
 """How an item's audio and metadata become one vector: the fusions of arXiv 2406.15897.
 
-Every fusion maps what was heard and read of a batch of items to vectors ``(items, dim)`` that are
-not normalised. Items without metadata take part in every batch: ``Read.present`` tells them apart.
+Every fusion maps what both towers return for a batch of items to vectors ``(items, dim)`` that are
+not normalised. Items without metadata take part too: ``TextTokens.present`` tells them apart.
 """
 
 import math
@@ -52,7 +52,7 @@ class AudioEmbedding:
 
 
 @dataclass(frozen=True)
-class Read:
+class TextTokens:
     """Metadata of a batch: ``tokens`` ``(items, length, hidden)``, ``valid``, ``present``."""
 
     tokens: Tensor
@@ -100,7 +100,7 @@ class FramePooler:
 class MidFusion(nn.Module):
     """A pre-norm transformer over [metadata tokens; audio token; frames + positions].
 
-    The item is read off the first token that is there: the first of the metadata, or the audio
+    The item is taken from the first token that is there: the first of the metadata, or the audio
     token of an item without. Sizes are the authors' code defaults but for the number of layers,
     which is not known.
     """
@@ -122,20 +122,20 @@ class MidFusion(nn.Module):
         self.layers = nn.TransformerEncoder(layer, shape.layers, enable_nested_tensor=False)
         self.project = nn.Linear(shape.width, dim)
 
-    def forward(self, heard: AudioEmbedding, read: Read) -> Tensor:
+    def forward(self, audio: AudioEmbedding, text: TextTokens) -> Tensor:
         """Return item vectors ``(items, dim)``."""
-        assert heard.frames is not None
-        assert heard.valid is not None
-        frames = self.frames_in(heard.frames)
-        weights = heard.valid.unsqueeze(-1).to(frames.dtype)
+        assert audio.frames is not None
+        assert audio.valid is not None
+        frames = self.frames_in(audio.frames)
+        weights = audio.valid.unsqueeze(-1).to(frames.dtype)
         # The mean leaves padding out, unlike the authors' code: an item must not depend on its
         # neighbours' lengths.
         mean = (frames * weights).sum(1) / weights.sum(1)
         audio_token = (self.audio_token + mean).unsqueeze(1)
         frames = frames + self.position_weight * self.positions[: frames.shape[1]]
-        sequence = torch.cat([self.tokens_in(read.tokens), audio_token, frames], dim=1)
-        there = read.valid & read.present.unsqueeze(1)
-        valid = torch.cat([there, torch.ones_like(there[:, :1]), heard.valid], dim=1)
+        sequence = torch.cat([self.tokens_in(text.tokens), audio_token, frames], dim=1)
+        there = text.valid & text.present.unsqueeze(1)
+        valid = torch.cat([there, torch.ones_like(there[:, :1]), audio.valid], dim=1)
         out = self.layers(sequence, src_key_padding_mask=~valid)
         return self.project(out[torch.arange(len(out)), valid.int().argmax(1)])  # type: ignore[no-any-return]
 

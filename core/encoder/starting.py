@@ -5,7 +5,7 @@ tower knows what words mean, and sentences that describe each class place the cl
 meanings. The shared space has two parts, side by side:
 
     meaning   the text tower's own vector; a sound is there the sum of its classes' places
-    classes   how much a text speaks of each class (``AnchorHead``); a sound is there what it is
+    classes   how near a text is to each class (``AnchorHead``); a sound is there what it is
 
 The default encoder is what ``audiofuse-train default`` made of such a start. Its audio half and its
 text head are shipped in ``assets/``, so that it needs no download; see the notice there.
@@ -42,16 +42,16 @@ ASSETS = Path(str(files("audiofuse.core.encoder"))) / "assets"
 TRAINED = ASSETS / "default.safetensors"
 CLASS_SENTENCES = ASSETS / "class_sentences.tsv"
 
-# How loud the audio speaks beside the words in either part of the space, and how sharply a text
-# chooses among the classes; measured in DECISIONS.md.
+# The weight of audio beside the words in either part of the space: more lets audio decide more. And
+# how sharply a text chooses among the classes: less is sharper. Measured in DECISIONS.md.
 MEANING_WEIGHT, CLASS_WEIGHT = 0.3, 0.9
 ANCHOR_TEMPERATURE = 0.07
 
 NAME = "starting"
 CARD = """# audiofuse starting encoder
 
-Late fusion of two pretrained towers with nothing trained: an EfficientAT audio tagger speaks
-through the AudioSet classes, whose places a text tower reads from sentences that describe them.
+Late fusion of two pretrained towers with nothing trained: the probabilities of an EfficientAT audio
+tagger weigh the AudioSet classes, whose places are a text tower's vectors of sentences about them.
 """
 DEFAULT_NAME = "default"
 
@@ -109,10 +109,10 @@ def starting_encoder(
     head = encoder.text_tower.project
     assert isinstance(head, AnchorHead)
     head.anchors.load_state_dict({"weight": anchors, "bias": -anchors @ mean})
-    speaks = torch.cat(
+    class_embeddings = torch.cat(
         [MEANING_WEIGHT * centred, CLASS_WEIGHT * torch.eye(AUDIOSET_CLASSES)], dim=1
     )
-    encoder.audio_head.load_state_dict({"embeddings.weight": speaks.T.contiguous()})
+    encoder.audio_head.load_state_dict({"embeddings.weight": class_embeddings.T.contiguous()})
     return encoder
 
 
@@ -133,11 +133,11 @@ def _places(tower: TextTower, names: Sequence[str]) -> Tensor:
     Halfway between its name, which is what many people type, and the mean of its sentences.
     """
 
-    def read(texts: Sequence[str]) -> Tensor:
-        return normalize(tower.pool(*tower.read_tokens(texts)))
+    def encode(texts: Sequence[str]) -> Tensor:
+        return normalize(tower.pool(*tower.encode_tokens(texts)))
 
-    described = torch.stack([read(each).mean(0) for each in read_class_sentences(names)])
-    return (read(names) + described).clone() / 2
+    described = torch.stack([encode(each).mean(0) for each in read_class_sentences(names)])
+    return (encode(names) + described).clone() / 2
 
 
 def minilm() -> str | Path:

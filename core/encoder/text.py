@@ -1,4 +1,4 @@
-"""The text tower: a BERT that reads queries and metadata alike, with the paper's normalisation."""
+"""The text tower: a BERT for queries and metadata alike, with the paper's normalisation."""
 
 import string
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ class TextConfig(BaseModel):
 
 
 class AnchorHead(nn.Module):
-    """Append to a text's vector how much it speaks of each anchor, such as each AudioSet class.
+    """Append to a text's vector how near it is to each anchor, such as each AudioSet class.
 
     An audio tower that knows classes answers there directly. The softmax makes a sentence mean its
     few nearest classes: cosines alone find every sentence a little like every class.
@@ -83,13 +83,13 @@ class TextTower(nn.Module):
 
     def forward(self, texts: Sequence[str]) -> Tensor:
         """Embed texts: ``(len(texts), dim)``, not normalised to unit length."""
-        return self.embed(*self.read_tokens(texts))
+        return self.embed(*self.encode_tokens(texts))
 
     def embed(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Pool and project what ``read_tokens`` returns."""
+        """Pool and project what ``encode_tokens`` returns."""
         return self.project(self.pool(hidden, mask))  # type: ignore[no-any-return]
 
-    def read_tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def encode_tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return BERT's last hidden states ``(texts, tokens, hidden)`` and which are no padding."""
         tokens = self.tokenizer(
             [normalise(text) for text in texts],

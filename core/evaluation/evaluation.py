@@ -82,25 +82,25 @@ class QueryScores:
 
 @dataclass
 class Gallery:
-    """Clips with what was heard of them; clips that could not be heard are listed, not fatal."""
+    """Clips with their audio embeddings; clips that could not be decoded are listed, not fatal."""
 
     clips: list[Clip] = field(default_factory=list)
-    heard: list[AudioEmbedding] = field(default_factory=list)
+    embeddings: list[AudioEmbedding] = field(default_factory=list)
     rejected: list[tuple[Clip, Rejected]] = field(default_factory=list)
 
 
 def encode_clips(encoder: Encoder, clips: Iterable[Clip]) -> Gallery:
-    """Hear every clip once."""
+    """Decode and embed every clip once."""
     gallery = Gallery()
     for clip in clips:
         try:
             with open_recording(clip.path, MAX_DURATION_S) as recording:
-                heard = encoder.encode_audio(recording.windows())
+                embedding = encoder.encode_audio(recording.windows())
         except Rejected as error:
             gallery.rejected.append((clip, error))
         else:
             gallery.clips.append(clip)
-            gallery.heard.append(heard)
+            gallery.embeddings.append(embedding)
     return gallery
 
 
@@ -121,7 +121,7 @@ def judge(
     Raises ``ConfigurationError`` when a query means a sound that the gallery does not hold.
     """
     relevant = relevance(queries, gallery.clips)
-    asked = read_queries(encoder, queries)
+    asked = encode_queries(encoder, queries)
     texts = _texts(gallery.clips, blank, seed)
     systems = {
         AUDIO: item_vectors(encoder, gallery, [""] * len(texts)),
@@ -145,12 +145,12 @@ def relevance(queries: Sequence[Query], clips: Sequence[Clip]) -> Tensor:
     """
     numbers = {clip.identity: number for number, clip in enumerate(clips)}
     if lacking := [query for query in queries if query.identity not in numbers]:
-        raise ConfigurationError(f"no clip of {lacking[0].identity!r} could be heard")
+        raise ConfigurationError(f"no clip of {lacking[0].identity!r} could be decoded")
     wanted = torch.tensor([numbers[query.identity] for query in queries])
     return wanted[:, None] == torch.tensor([numbers[clip.identity] for clip in clips])
 
 
-def read_queries(encoder: Encoder, queries: Sequence[Query]) -> Tensor:
+def encode_queries(encoder: Encoder, queries: Sequence[Query]) -> Tensor:
     """Return the queries' vectors, of unit length: ``(queries, dim)``, on the CPU."""
     texts = [query.text for query in queries]
     asked = _in_batches(lambda rows: encoder.encode_text([texts[row] for row in rows]), len(texts))
@@ -164,8 +164,8 @@ def item_vectors(encoder: Encoder, gallery: Gallery, texts: Sequence[str]) -> Te
     """
 
     def fuse(rows: list[int]) -> Tensor:
-        heard = AudioEmbedding.stack([gallery.heard[row] for row in rows])
-        return encoder.fuse(heard, [texts[row] for row in rows]).vectors
+        audio = AudioEmbedding.stack([gallery.embeddings[row] for row in rows])
+        return encoder.fuse(audio, [texts[row] for row in rows]).vectors
 
     return _in_batches(fuse, len(texts)).nan_to_num(0.0)  # NaN would be ranked first
 

@@ -100,7 +100,8 @@ def _our_epochs(encoder: Encoder, clips: Sequence[Clip]) -> list[float]:
 
     with tempfile.TemporaryDirectory() as folder:
         entries = AudioCache(Path(folder, "cache"), 3600).prepare(clips).entries
-        examples = Examples(training_rows(clips, every_caption=True), entries, CONFIG.reading)
+        rows = training_rows(clips, every_caption=True)
+        examples = Examples(rows, entries, CONFIG.example_config)
         task = Task(examples, lambda _: {}, "epoch", show=clock, say=lambda _: None)
         Fit(encoder, task, CONFIG, Path(folder, "run")).run(resume=False)
     return seconds

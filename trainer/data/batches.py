@@ -39,7 +39,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Reading:
+class ExampleConfig:
     """How rows become examples.
 
     Sounds longer than ``crop_s`` are cut at random. ``drop_metadata`` is the share of examples that
@@ -68,7 +68,9 @@ def cut(samples: Samples) -> list[Samples]:
 class Examples(Dataset[Example]):
     """Rows as examples, by epoch and number."""
 
-    def __init__(self, rows: Sequence[Row], entries: Mapping[Path, Entry], how: Reading) -> None:
+    def __init__(
+        self, rows: Sequence[Row], entries: Mapping[Path, Entry], how: ExampleConfig
+    ) -> None:
         """Read rows whose clips are in the cache."""
         self.rows = rows
         self.how = how
@@ -98,7 +100,7 @@ class Examples(Dataset[Example]):
 
 
 @dataclass(frozen=True)
-class Dealing:
+class BatchPlan:
     """How an epoch's rows come in batches.
 
     ``size`` is that of the whole batch, dealt out among ``processes``; this is number ``rank``.
@@ -111,17 +113,15 @@ class Dealing:
     workers: int = 0
 
 
-def batches(
-    examples: Examples, epoch: int, first: int, dealing: Dealing
-) -> Iterator[list[Example]]:
+def batches(examples: Examples, epoch: int, first: int, plan: BatchPlan) -> Iterator[list[Example]]:
     """Yield this process's share of an epoch's batches, from batch number ``first`` on.
 
     The last rows that fill no batch are left to chance in another epoch.
     """
-    size, workers = dealing.size, dealing.workers
+    size, workers = plan.size, plan.workers
     order = np.random.default_rng([examples.how.seed, epoch]).permutation(len(examples.rows))
     dealt = [
-        [(epoch, int(row)) for row in order[at + dealing.rank : at + size : dealing.processes]]
+        [(epoch, int(row)) for row in order[at + plan.rank : at + size : plan.processes]]
         for at in range(first * size, len(order) - size + 1, size)
     ]
     yield from DataLoader(

@@ -13,7 +13,7 @@ from audiofuse.core.errors import ConfigurationError, ObjectChanged, Reason, Rej
 from audiofuse.core.evaluation.clips import Clip, ask_for_captions, clip_of
 from audiofuse.core.items import MAX_SIDECAR_BYTES, Metadata, ObjectInfo, is_audio, sidecar_keys
 from audiofuse.core.storage.store import FolderStore, Store
-from audiofuse.trainer.data.cache import Progress, unseen
+from audiofuse.trainer.data.cache import Progress, no_progress
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class Dataset:
     rejected: list[tuple[str, Rejected]] = field(default_factory=list)
 
 
-def read_bucket(store: Store, downloads: Path, progress: Progress = unseen) -> Dataset:
+def read_bucket(store: Store, downloads: Path, progress: Progress = no_progress) -> Dataset:
     """Read every sound of a bucket, with the words that a worker would index it with.
 
     What ``clip_of`` takes from a sidecar says what the clip is for. A clip with a broken sidecar is

@@ -44,7 +44,7 @@ class Progress(Protocol):
         """Yield each part of the work, in order."""
 
 
-def unseen(work: Sequence[Work]) -> Iterable[Work]:
+def no_progress(work: Sequence[Work]) -> Iterable[Work]:
     """Show no progress."""
     return work
 
@@ -97,7 +97,7 @@ class AudioCache:
         self._max_duration_s = max_duration_s
         self._workers = workers or os.cpu_count() or 1
 
-    def prepare(self, clips: Iterable[Clip], progress: Progress = unseen) -> Prepared:
+    def prepare(self, clips: Iterable[Clip], progress: Progress = no_progress) -> Prepared:
         """Decode what is not decoded yet; what could not be decoded is tried again.
 
         Raises ``ConfigurationError`` when the folder cannot be written to.

@@ -8,7 +8,7 @@ from pathlib import Path
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.evaluation.clips import Clip, Query, ask_for_captions, select_queries
 from audiofuse.core.settings import Settings
-from audiofuse.trainer.data.cache import AudioCache, Entry, Progress, unseen
+from audiofuse.trainer.data.cache import AudioCache, Entry, Progress, no_progress
 from audiofuse.trainer.data.datasets import read_dataset
 from audiofuse.trainer.data.splits import TRAIN, VAL, assign_splits, check_leakage
 
@@ -19,7 +19,7 @@ MAX_DURATION_S = 3600.0
 
 @dataclass(frozen=True)
 class Corpus:
-    """Clips that can be heard, and where their samples are."""
+    """Clips that can be decoded, and where their samples are."""
 
     clips: list[Clip]
     entries: dict[Path, Entry]
@@ -53,7 +53,7 @@ def prepare_corpus(
     settings: Settings,
     folder: Path,
     division: Division,
-    progress: Progress = unseen,
+    progress: Progress = no_progress,
 ) -> Corpus:
     """Read and decode sources; what cannot be used is logged by name, and left out.
 
@@ -69,8 +69,8 @@ def prepare_corpus(
     prepared = AudioCache(folder / "decoded", MAX_DURATION_S).prepare(clips, progress)
     for clip, error in prepared.rejected:
         log.warning("left out: %s: %s", clip.path, error)
-    heard = [clip for clip in clips if clip.path in prepared.entries]
-    divided = assign_splits(heard, division.val_share, division.seed)
+    decoded = [clip for clip in clips if clip.path in prepared.entries]
+    divided = assign_splits(decoded, division.val_share, division.seed)
     check_leakage(divided, prepared.contents)
     if not divided:
         raise ConfigurationError("no clip can be decoded")

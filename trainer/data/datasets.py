@@ -13,12 +13,12 @@ from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import open_store
 from audiofuse.trainer.data.audiocaps import audiocaps_tables, read_audiocaps
 from audiofuse.trainer.data.bucket import Dataset, read_bucket
-from audiofuse.trainer.data.cache import Progress, unseen
+from audiofuse.trainer.data.cache import Progress, no_progress
 from audiofuse.trainer.data.clotho import clotho_tables, read_clotho
 
 
 def read_dataset(
-    source: str, settings: Settings, downloads: Path, progress: Progress = unseen
+    source: str, settings: Settings, downloads: Path, progress: Progress = no_progress
 ) -> Dataset:
     """Read clips from wherever ``source`` is: never none.
 

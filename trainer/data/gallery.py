@@ -1,4 +1,4 @@
-"""What an encoder hears of sounds that are in the cache."""
+"""Audio embeddings of sounds that are in the cache."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,10 +13,10 @@ from audiofuse.trainer.data.cache import Entry, read
 def encode_cached(
     encoder: Encoder, clips: Iterable[Clip], entries: Mapping[Path, Entry]
 ) -> Gallery:
-    """Hear every clip that is in the cache; ``cache.Prepared`` tells why others are not."""
+    """Embed every clip that is in the cache; ``cache.Prepared`` tells why others are not."""
     gallery = Gallery()
     for clip in clips:
         if entry := entries.get(clip.path):
             gallery.clips.append(clip)
-            gallery.heard.append(encoder.encode_audio(cut(read(entry, 0, entry.samples))))
+            gallery.embeddings.append(encoder.encode_audio(cut(read(entry, 0, entry.samples))))
     return gallery

@@ -38,7 +38,7 @@ BLANKED_SHARE, BLANKING_SEEDS = 0.5, (0, 1, 2)
 
 @dataclass(frozen=True)
 class System:
-    """An encoder and what it heard."""
+    """An encoder and its embeddings of the clips to find."""
 
     encoder: Encoder
     gallery: Gallery
@@ -104,14 +104,14 @@ class Assessment:
 
 
 def assess(systems: Mapping[str, System], queries: Sequence[Query]) -> Assessment:
-    """Have every system rank the same clips, all that were heard, for the same queries.
+    """Have every system rank the same clips, all that were decoded, for the same queries.
 
-    Raises ``ConfigurationError`` when there is no query, a query means no clip that was heard, or
-    the systems heard different clips.
+    Raises ``ConfigurationError`` when there is no query, a query means no clip of these, or
+    the systems have embedded different clips.
     """
     clips, *others = (system.gallery.clips for system in systems.values())
-    if any(heard != clips for heard in others):
-        raise ConfigurationError("the systems have not heard the same clips")
+    if any(other != clips for other in others):
+        raise ConfigurationError("the systems have not embedded the same clips")
     if not queries:
         raise ConfigurationError("there is no query to ask")
     random = by_chance(relevance(queries, clips))

@@ -1,6 +1,6 @@
 """The grid of arXiv 2406.15897 on any dataset, and the paper's claims beside what came of it.
 
-A cell is one system: what is fused, from which metadata, read by which tower, trained on whose
+A cell is one system: what is fused, from which metadata, read by which text tower, trained on whose
 captions. Each is trained and tested once a seed. Queries are the captions of the split ``test``, or
 of ``val`` where nothing else is asked; tested are the last weights, as the authors do, so that
 nothing is chosen by any split and ``val`` need not be ranked beside ``test``.
@@ -24,7 +24,7 @@ from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.evaluation.evaluation import HYBRID, Gallery, Metrics, QueryScores, judge
 from audiofuse.trainer.data.batches import Examples, training_rows
-from audiofuse.trainer.data.cache import Progress, unseen
+from audiofuse.trainer.data.cache import Progress, no_progress
 from audiofuse.trainer.data.corpus import Corpus
 from audiofuse.trainer.data.gallery import encode_cached
 from audiofuse.trainer.data.metadata import Kind, evaluation_rankings
@@ -39,25 +39,25 @@ from audiofuse.trainer.study.grid import (
     why_left_out,
 )
 from audiofuse.trainer.study.tables import as_dict
-from audiofuse.trainer.training.fit import Fit, FitConfig, Show, Task, unshown
+from audiofuse.trainer.training.fit import Fit, FitConfig, Show, Task, no_batch_progress
 from audiofuse.trainer.training.start import Fusion
 
 CONFIG, CELLS, RUNNING, RESULTS = "config.json", "cells.jsonl", "running", "results.json"
 
 
 @dataclass(frozen=True)
-class Watch:
+class Callbacks:
     """Who sees how far it got: with the trainings, with a training's batches, with its epochs."""
 
-    progress: Progress = unseen
-    show: Show = unshown
+    progress: Progress = no_progress
+    show: Show = no_batch_progress
     say: Callable[[str], None] = print
 
 
 Make = Callable[[Fusion, bool, int], Encoder]
 
 
-def run_grid(plan: Plan, corpus: Corpus, make: Make, folder: Path, watch: Watch) -> Results:
+def run_grid(plan: Plan, corpus: Corpus, make: Make, folder: Path, watch: Callbacks) -> Results:
     """Train and test what is not finished yet; return everything that the folder holds then.
 
     ``make`` builds the encoder to begin with, of a fusion, with a separate metadata tower or not,
@@ -94,7 +94,7 @@ class _Training(NamedTuple):
 
 
 def _train(
-    training: _Training, config: FitConfig, corpus: Corpus, make: Make, watch: Watch
+    training: _Training, config: FitConfig, corpus: Corpus, make: Make, watch: Callbacks
 ) -> Encoder:
     """Train a cell, or go on with it, and return the encoder with its last weights."""
     cell, seed, run = training
@@ -102,7 +102,8 @@ def _train(
     config = config.model_copy(update=given | ({"metadata": cell.kind} if cell.kind else {}))
     rows = training_rows(corpus.train, every_caption=config.every_caption)
     task = Task(
-        Examples(rows, corpus.entries, config.reading), score=lambda _: {}, criterion="epoch",
+        Examples(rows, corpus.entries, config.example_config),
+        score=lambda _: {}, criterion="epoch",
         show=watch.show, say=lambda line: watch.say(f"{run.name}  {line}"),
     )  # fmt: skip
     fit = Fit(make(cell.fusion, cell.separate, seed), task, config, run)
@@ -112,10 +113,10 @@ def _train(
 
 def _test(encoder: Encoder, cell: Cell, corpus: Corpus, ranked: Ranked) -> Metrics:
     """Score what the cell makes of its items, each query of the same weight."""
-    heard = encode_cached(encoder, ranked.clips, corpus.entries).heard
+    embeddings = encode_cached(encoder, ranked.clips, corpus.entries).embeddings
     kind = cell.kind or Kind.OS  # audio alone is asked as the others are, and reads nothing
     rankings = evaluation_rankings(ranked.clips, ranked.split, kind)
-    judged = [judge(encoder, Gallery(each.clips, heard), each.queries) for each in rankings]
+    judged = [judge(encoder, Gallery(each.clips, embeddings), each.queries) for each in rankings]
     return QueryScores.concatenate([each[HYBRID] for each in judged]).mean()
 
 

@@ -23,7 +23,12 @@ from torchaudio.functional import resample
 from audiofuse.core.audio.recording import SAMPLE_RATE, open_recording
 from audiofuse.core.errors import Rejected
 from audiofuse.core.evaluation.clips import Clip, Query
-from audiofuse.core.evaluation.evaluation import HYBRID, MAX_DURATION_S, item_vectors, read_queries
+from audiofuse.core.evaluation.evaluation import (
+    HYBRID,
+    MAX_DURATION_S,
+    encode_queries,
+    item_vectors,
+)
 from audiofuse.core.evaluation.intervals import Estimate
 from audiofuse.trainer.study.assessment import ALL, Assessment, System, compare
 
@@ -149,7 +154,7 @@ def write_report(out: Path, story: Story) -> None:
     assessment, system = story.assessment, story.shown
     texts = [clip.metadata.text for clip in system.gallery.clips]
     items = item_vectors(system.encoder, system.gallery, texts)
-    asked = read_queries(system.encoder, assessment.queries)
+    asked = encode_queries(system.encoder, assessment.queries)
     page = environment.get_template("report.html.j2").render(
         story=story,
         ours=assessment.systems[0],

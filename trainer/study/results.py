@@ -17,7 +17,7 @@ METRICS, REPORT = "assessment.json", "report.html"
 
 
 def compare_on(corpus: Corpus, encoders: Mapping[str, Encoder]) -> dict[str, System]:
-    """Let every encoder hear the clips that none was trained on."""
+    """Embed the clips that none was trained on, by every encoder."""
     return {
         name: System(encoder, encode_cached(encoder, corpus.gallery, corpus.entries))
         for name, encoder in encoders.items()

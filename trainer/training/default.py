@@ -2,7 +2,7 @@
 
 Few sounds may be trained on for an encoder that everyone gets, so most of what it learns of words
 comes from text: the sentences that describe each AudioSet class (``core/encoder/assets``), written
-for this project. They teach the text head which class a sentence speaks of, and stand in for
+for this project. They teach the text head which class a sentence means, and stand in for
 captions of the permitted sounds. Nobody's captions, and nothing under a licence that forbids
 shipping the result, takes part. The text model itself stays as it is.
 """
@@ -80,8 +80,8 @@ def default_task(settings: Settings, corpus: Corpus) -> tuple[Encoder, Task]:
         metrics = evaluate(trained, gallery, queries) if queries else {}
         return {f"{row} mAP@10": each.mean_average_precision for row, each in metrics.items()}
 
-    auxiliaries = (KnowClasses(encoder, names), HearAsOften(encoder))
-    examples = Examples(rows, corpus.entries, CONFIG.reading)
+    auxiliaries = (ClassAnchorLoss(encoder, names), SelfDistillationLoss(encoder))
+    examples = Examples(rows, corpus.entries, CONFIG.example_config)
     return encoder, Task(examples, score, LAST, auxiliaries, FROZEN)
 
 
@@ -107,17 +107,17 @@ def _label_classes() -> dict[str, list[str]]:
     return {label: names.split("|") for label, names in (line.split("\t") for line in lines)}
 
 
-class KnowClasses:
-    """Teaches the anchors which class each sentence speaks of."""
+class ClassAnchorLoss:
+    """Teaches the anchors which class each sentence means."""
 
     def __init__(self, encoder: Encoder, names: Sequence[str]) -> None:
-        """Read all sentences once: the text model is frozen."""
+        """Encode all sentences once: the text model is frozen."""
         described_by = [[name, name, *own] for name, own in
                         zip(names, read_class_sentences(names), strict=True)]  # fmt: skip
         tower = encoder.text_tower
         with torch.inference_mode():
-            read = [tower.pool(*tower.read_tokens(each)) for each in described_by]
-        self._texts = normalize(torch.cat(read)).clone()
+            pooled = [tower.pool(*tower.encode_tokens(each)) for each in described_by]
+        self._texts = normalize(torch.cat(pooled)).clone()
         self._classes = torch.tensor(
             [number for number, each in enumerate(described_by) for _ in each]
         ).to(encoder.device)
@@ -131,8 +131,8 @@ class KnowClasses:
         return cross_entropy(head.anchors(self._texts[rows]), self._classes[rows])
 
 
-class HearAsOften:
-    """Has the audio tower say of a sound at once what it says of several versions of it on average.
+class SelfDistillationLoss:
+    """Teach the audio tower to tag a sound at once as it tags several versions of it on average.
 
     Played slower and quieter, sounds are named better by the pretrained tower, and their mean is
     better than each (DECISIONS.md). The tower is taught that mean, so that one hearing suffices;
@@ -142,10 +142,10 @@ class HearAsOften:
     def __init__(self, encoder: Encoder) -> None:
         """Remember the encoder as it is: it is the teacher."""
         self._teacher = prepare(copy.deepcopy(encoder)).eval()
-        self._taught: dict[bytes, Tensor] = {}  # sounds this short are never cut: heard once
+        self._taught: dict[bytes, Tensor] = {}  # sounds this short are never cut: tagged once
 
     def __call__(self, encoder: Encoder, examples: Sequence[Example], _step: int) -> Tensor:
-        """Return the cross-entropy of the classes heard, augmented, to the mean of the versions."""
+        """Return the cross-entropy of the augmented sound's tags to the mean of the versions."""
         clips = [example.windows for example in examples]
         target = torch.stack([self._target(clip) for clip in clips])
         return TEACHER_WEIGHT * binary_cross_entropy_with_logits(encoder.tag(clips), target)
@@ -155,8 +155,8 @@ class HearAsOften:
         """Return the mean probability of each class: ``(527,)``."""
         key = hashlib.sha256(b"".join(window.tobytes() for window in clip)).digest()
         if key not in self._taught:
-            heard = [self._teacher.tag([_changed(clip, *version)]) for version in VERSIONS]
-            self._taught[key] = torch.cat(heard).sigmoid().mean(0)
+            tags = [self._teacher.tag([_changed(clip, *version)]) for version in VERSIONS]
+            self._taught[key] = torch.cat(tags).sigmoid().mean(0)
         return self._taught[key]
 
 

@@ -27,7 +27,7 @@ from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.encoder.frontend import MelFrontEnd
 from audiofuse.core.encoder.inference import keep_freed_memory
 from audiofuse.core.errors import ConfigurationError
-from audiofuse.trainer.data.batches import Dealing, Example, Examples, Reading, batches
+from audiofuse.trainer.data.batches import BatchPlan, Example, ExampleConfig, Examples, batches
 from audiofuse.trainer.data.metadata import Kind
 from audiofuse.trainer.training.augment import Augmentation, AugmentedFrontEnd
 from audiofuse.trainer.training.step import (
@@ -106,9 +106,9 @@ class FitConfig(BaseModel):
         )
 
     @property
-    def reading(self) -> Reading:
+    def example_config(self) -> ExampleConfig:
         """How rows become examples."""
-        return Reading(
+        return ExampleConfig(
             self.metadata, self.crop_s, self.drop_metadata, self.artificial_captions, self.seed
         )
 
@@ -124,7 +124,9 @@ Score = Callable[[Encoder], Mapping[str, float]]
 Show = Callable[[Iterable[list[Example]], int, str], Iterable[list[Example]]]
 
 
-def unshown(work: Iterable[list[Example]], _total: int, _label: str) -> Iterable[list[Example]]:
+def no_batch_progress(
+    work: Iterable[list[Example]], _total: int, _label: str
+) -> Iterable[list[Example]]:
     """Show no progress."""
     return work
 
@@ -142,7 +144,7 @@ class Task:
     criterion: str
     auxiliaries: Sequence[Auxiliary] = ()
     frozen: frozenset[str] = frozenset()
-    show: Show = unshown
+    show: Show = no_batch_progress
     say: Callable[[str], None] = print
 
 
@@ -163,7 +165,7 @@ class Fit:
             raise ConfigurationError(
                 f"a batch of {config.batch_size} cannot be divided among {processes} processes"
             )
-        self._dealing = Dealing(config.batch_size, rank, processes, config.workers)
+        self._batch_plan = BatchPlan(config.batch_size, rank, processes, config.workers)
         self._precision = Precision(encoder.device.type, config.bf16)
         self._learner = Learner(encoder, config.temperature, learned=config.learn_temperature)
         self._learner.to(encoder.device)
@@ -224,7 +226,7 @@ class Fit:
     def _train_epoch(self, epoch: int, writer: SummaryWriter | None) -> None:
         label = f"epoch {epoch + 1} of {self._config.epochs}"
         done = self._step - epoch * self._steps  # not 0 where a run was resumed
-        read = batches(self._task.examples, epoch, done, self._dealing)
+        read = batches(self._task.examples, epoch, done, self._batch_plan)
         self._set_training()
         losses = []
         for batch in self._task.show(read, self._steps - done, label):
@@ -270,7 +272,7 @@ class Fit:
         seed = hash((config.seed, self._step))
         loss = contrastive_step(self._learner, examples, config.chunk, seed, self._precision)
         for auxiliary in self._task.auxiliaries:
-            extra = auxiliary(self.encoder, examples, self._step) / self._dealing.processes
+            extra = auxiliary(self.encoder, examples, self._step) / self._batch_plan.processes
             extra.backward()  # type: ignore[no-untyped-call]
         sum_gradients(self._learner)
         if config.clip_norm:

@@ -113,7 +113,7 @@ def not_checked(why: str) -> Gate:
 
 def _only(gallery: Gallery, paths: set[Path]) -> Gallery:
     kept = [row for row, clip in enumerate(gallery.clips) if clip.path in paths]
-    return Gallery([gallery.clips[row] for row in kept], [gallery.heard[row] for row in kept])
+    return Gallery([gallery.clips[row] for row in kept], [gallery.embeddings[row] for row in kept])
 
 
 def _differences(

@@ -33,7 +33,7 @@ def test_hearing_is_reproducible(tiny_encoder: Encoder, name: str) -> None:
 def test_hearing_does_not_depend_on_how_windows_are_batched(
     tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Windows heard eight at a time or one by one give the same vector."""
+    """Windows embedded eight at a time or one by one give the same vector."""
     rng = np.random.default_rng(0)
     windows = [rng.standard_normal(WINDOW_SAMPLES).astype("f4") / 10 for _ in range(9)]
     windows.append(windows[0][:50_000])
@@ -81,7 +81,7 @@ def test_gradients_reach_every_trainable_parameter(shape: str) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape_encodes_as_it_trains(shape: str) -> None:
-    """What ``hear`` and ``fuse`` give is what the differentiable pass gives, of unit length."""
+    """``encode_audio`` and ``fuse`` give what the differentiable pass gives, of unit length."""
     encoder = Encoder.random(_tiny(**SHAPES[shape]), seed=0)
     sounds = [encoder.encode_audio(_windows(name)) for name in (LONG, SHORT)]
     fused = encoder.fuse(AudioEmbedding.stack(sounds), ["a drum", "a duck"])
@@ -94,11 +94,11 @@ def test_every_shape_encodes_as_it_trains(shape: str) -> None:
 def test_the_authors_add_the_empty_text() -> None:
     """With ``absent`` empty, an item without metadata is its audio plus the empty text's vector."""
     encoder = Encoder.random(_tiny(absent="empty"), seed=0)
-    heard = encoder.encode_audio(_windows(SHORT))
-    audio = encoder.project_audio(heard.pooled)
+    embedding = encoder.encode_audio(_windows(SHORT))
+    audio = encoder.project_audio(embedding.pooled)
     assert audio is not None
     expected = torch.nn.functional.normalize(audio + encoder.encode_text([""]))
-    torch.testing.assert_close(encoder.fuse(heard, [""]).vectors, expected, **CLOSE)
+    torch.testing.assert_close(encoder.fuse(embedding, [""]).vectors, expected, **CLOSE)
 
 
 def test_metadata_alone_without_metadata_is_no_vector() -> None:
@@ -114,7 +114,7 @@ def test_mid_fusion_hears_and_reads() -> None:
     valid = torch.ones(1, 40, dtype=torch.bool)
     forwards, backwards = (AudioEmbedding(f.mean(1), f, valid) for f in (frames, frames.flip(1)))
     asked = ((forwards, "a"), (forwards, "b"), (forwards, ""), (backwards, "a"))
-    vectors = [encoder.fuse(heard, [text]).vectors for heard, text in asked]
+    vectors = [encoder.fuse(embedding, [text]).vectors for embedding, text in asked]
     for first, second in itertools.combinations(vectors, 2):
         assert not torch.allclose(first, second, rtol=0, atol=1e-3)
 
@@ -151,18 +151,18 @@ def test_released_variants_build_and_hear(shape: dict[str, Any], steps: int) -> 
 
 
 def test_a_clip_of_no_windows_is_an_error(tiny_encoder: Encoder) -> None:
-    """Nothing heard is an error, not a vector of zeros."""
+    """No window is an error, not a vector of zeros."""
     with pytest.raises(ValueError, match="no windows"):
         tiny_encoder.encode_audio([])
 
 
 def test_an_item_is_the_sum_of_its_parts(tiny_encoder: Encoder) -> None:
     """Late fusion adds the projections before they are normalised (arXiv 2406.15897)."""
-    heard = AudioEmbedding.stack(
+    embedding = AudioEmbedding.stack(
         [tiny_encoder.encode_audio(_windows(name)) for name in (LONG, SHORT)]
     )
-    fused = tiny_encoder.fuse(heard, ["a drum", "a duck"])
-    audio = tiny_encoder.project_audio(heard.pooled)
+    fused = tiny_encoder.fuse(embedding, ["a drum", "a duck"])
+    audio = tiny_encoder.project_audio(embedding.pooled)
     assert audio is not None
     expected = audio + tiny_encoder.encode_text(["a drum", "a duck"])
     torch.testing.assert_close(fused.vectors * fused.norms[:, None], expected, **CLOSE)
@@ -172,11 +172,11 @@ def test_an_item_is_the_sum_of_its_parts(tiny_encoder: Encoder) -> None:
 @pytest.mark.parametrize("text", ["", "  ", "?!"])
 def test_an_item_without_words_is_its_audio(tiny_encoder: Encoder, text: str) -> None:
     """Missing metadata, or metadata that is punctuation only, leaves the projected audio alone."""
-    heard = tiny_encoder.encode_audio(_windows(SHORT))
-    audio = tiny_encoder.project_audio(heard.pooled)
+    embedding = tiny_encoder.encode_audio(_windows(SHORT))
+    audio = tiny_encoder.project_audio(embedding.pooled)
     assert audio is not None
     expected = torch.nn.functional.normalize(audio)
-    torch.testing.assert_close(tiny_encoder.fuse(heard, [text]).vectors, expected, **CLOSE)
+    torch.testing.assert_close(tiny_encoder.fuse(embedding, [text]).vectors, expected, **CLOSE)
 
 
 @pytest.mark.parametrize("fusion", ["late", "mid", "audio", "metadata"])
@@ -197,10 +197,10 @@ def test_an_item_does_not_depend_on_its_neighbours(fusion: str, absent: str) -> 
 
 def test_fusing_leaves_the_stored_audio_alone(tiny_encoder: Encoder) -> None:
     """Fusing does not write into the audio vectors that it is given."""
-    heard = tiny_encoder.encode_audio(_windows(SHORT))
-    before = heard.pooled.clone()
-    tiny_encoder.fuse(heard, ["a duck"])
-    assert torch.equal(heard.pooled, before)
+    embedding = tiny_encoder.encode_audio(_windows(SHORT))
+    before = embedding.pooled.clone()
+    tiny_encoder.fuse(embedding, ["a duck"])
+    assert torch.equal(embedding.pooled, before)
 
 
 @pytest.mark.parametrize("head", ["linear", "classes"])

@@ -21,9 +21,9 @@ def test_a_prepared_encoder_hears_the_same(name: str) -> None:
     prepared = prepare(copy.deepcopy(encoder))
     with open_recording(SOUNDS / name, max_duration_s=60) as recording:
         windows = list(recording.windows())
-    expected, heard = encoder.encode_audio(windows), prepared.encode_audio(windows)
-    torch.testing.assert_close(heard.pooled, expected.pooled, rtol=1e-4, atol=1e-4)
-    items = torch.cat([each.fuse(heard, ["a drum"]).vectors for each in (encoder, prepared)])
+    expected, embedding = encoder.encode_audio(windows), prepared.encode_audio(windows)
+    torch.testing.assert_close(embedding.pooled, expected.pooled, rtol=1e-4, atol=1e-4)
+    items = torch.cat([each.fuse(embedding, ["a drum"]).vectors for each in (encoder, prepared)])
     assert float(items[0] @ items[1]) > 1 - 1e-6
 
 

@@ -1,4 +1,4 @@
-"""The encoders to begin with hear what words mean."""
+"""The encoders to begin with know what words mean."""
 
 import shutil
 from pathlib import Path
@@ -73,15 +73,15 @@ def test_a_sound_is_nearer_to_what_it_is(
 
 def _assert_nearer(encoder: Encoder, name: str, right: str, wrong: str) -> None:
     with open_recording(SOUNDS / name, max_duration_s=60) as recording:
-        heard = encoder.encode_audio(recording.windows())
-    item = encoder.fuse(heard, [""]).vectors[0]
+        embedding = encoder.encode_audio(recording.windows())
+    item = encoder.fuse(embedding, [""]).vectors[0]
     near, far = torch.nn.functional.normalize(encoder.encode_text([right, wrong])) @ item
     assert near > far + 0.2
 
 
 @pytest.fixture(scope="module")
 def gallery(shared: Path, encoder: Encoder) -> Gallery:
-    """Return all human-described clips, heard by the shipped encoder."""
+    """Return all human-described clips, embedded by the shipped encoder."""
     return encode_clips(encoder, read_manifest(shared / "data" / "human.jsonl"))
 
 

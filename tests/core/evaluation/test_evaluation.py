@@ -140,7 +140,7 @@ OTHERS: list[dict[str, object]] = [
 ]
 
 
-def test_a_clip_that_cannot_be_heard_is_listed(tmp_path: Path, tiny_encoder: Encoder) -> None:
+def test_a_clip_that_cannot_be_decoded_is_listed(tmp_path: Path, tiny_encoder: Encoder) -> None:
     """A broken file is left out of the gallery with its reason, and the rest is scored."""
     clips = read_manifest(_manifest(tmp_path, ROWS))
     gallery = encode_clips(tiny_encoder, clips)
@@ -176,7 +176,7 @@ def test_a_batch_of_queries_is_scored_as_all_at_once(
 def test_a_query_for_what_is_not_there_is_an_error(tmp_path: Path, tiny_encoder: Encoder) -> None:
     """A query that means no clip of the gallery is named instead of scored."""
     gallery = encode_clips(tiny_encoder, read_manifest(_manifest(tmp_path, OTHERS)))
-    with pytest.raises(ConfigurationError, match="'bat' could be heard"):
+    with pytest.raises(ConfigurationError, match="'bat' could be decoded"):
         judge(tiny_encoder, gallery, [Query("a bat", "", "bat")])
 
 

@@ -50,7 +50,7 @@ CLIPS = [
 
 @pytest.fixture(scope="module")
 def systems() -> dict[str, System]:
-    """Return two encoders of different weights that heard the same four clips."""
+    """Return two encoders of different weights that embedded the same four clips."""
     encoders = {name: Encoder.random(TINY, seed) for seed, name in enumerate(("trained", "start"))}
     return {
         name: System(encoder, encode_clips(encoder, CLIPS)) for name, encoder in encoders.items()
@@ -132,11 +132,11 @@ def test_it_is_told_as_json(systems: dict[str, System], assessment: Assessment) 
     assert set(everything["random"]) == {"mAP@10", "R@1", "R@5", "R@10", "MRR"}
 
 
-def test_systems_that_heard_different_clips_are_not_compared(systems: dict[str, System]) -> None:
+def test_systems_that_embedded_different_clips_are_not_compared(systems: dict[str, System]) -> None:
     """A gallery of other clips is refused, for its ranking is another task."""
     encoder = systems["start"].encoder
     other = System(encoder, encode_clips(encoder, CLIPS[:3]))
-    with pytest.raises(ConfigurationError, match="not heard the same clips"):
+    with pytest.raises(ConfigurationError, match="not embedded the same clips"):
         assess(systems | {"start": other}, queries_of(CLIPS, "val"))
 
 
@@ -242,8 +242,8 @@ def test_spread_refuses_assessments_of_other_systems() -> None:
         spread(runs)
 
 
-def test_the_cache_is_heard_like_the_files(tmp_path: Path, tiny_encoder: Encoder) -> None:
-    """A decoded clip is heard as its file is, to int16's precision; what is not there is left."""
+def test_the_cache_is_embedded_like_the_files(tmp_path: Path, tiny_encoder: Encoder) -> None:
+    """A decoded clip is embedded as its file is, to int16's precision; what is not there is not."""
     clip, missing = _clip("music/tabla-loop.m4a", "val", "drums"), CLIPS[0]  # 10.7 s: two windows
     with open_recording(clip.path, 60) as recording:
         samples = np.concatenate(list(recording.windows()))
@@ -252,7 +252,7 @@ def test_the_cache_is_heard_like_the_files(tmp_path: Path, tiny_encoder: Encoder
     cached = encode_cached(
         tiny_encoder, [missing, clip], {clip.path: Entry(file, samples.size, "")}
     )
-    (expected,) = encode_clips(tiny_encoder, [clip]).heard
+    (expected,) = encode_clips(tiny_encoder, [clip]).embeddings
     assert cached.clips == [clip]
-    difference = (cached.heard[0].pooled - expected.pooled).norm() / expected.pooled.norm()
+    difference = (cached.embeddings[0].pooled - expected.pooled).norm() / expected.pooled.norm()
     assert difference < 0.01  # without the last 0.7 s it would be 0.04

@@ -31,7 +31,7 @@ from audiofuse.trainer.study.grid import (
     grid,
     rank_for_captions,
 )
-from audiofuse.trainer.study.paper import CELLS, RUNNING, Watch, run_grid
+from audiofuse.trainer.study.paper import CELLS, RUNNING, Callbacks, run_grid
 from audiofuse.trainer.training.fit import Fit, FitConfig
 
 SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"
@@ -43,7 +43,7 @@ CONFIG = PAPER.model_copy(
 AUDIO = Cell(fusion="audio")
 OS, FS = (Cell(fusion="late", kind=kind) for kind in (Kind.OS, Kind.FS))
 FEW = [AUDIO, OS]
-QUIET = Watch(say=lambda _: None)
+QUIET = Callbacks(say=lambda _: None)
 
 
 def _clip(name: str, split: str, keywords: str) -> Clip:
@@ -124,7 +124,7 @@ def test_every_cell_is_run_once(corpus: Corpus, tmp_path: Path) -> None:
         Cell(fusion="mid", kind=Kind.FS, separate=True),
     ]
     said: list[str] = []
-    first = run_grid(_plan(cells), corpus, make, tmp_path, Watch(say=said.append))
+    first = run_grid(_plan(cells), corpus, make, tmp_path, Callbacks(say=said.append))
     assert made == [(cell.fusion, cell.separate, 0) for cell in cells]
     assert [each.cell for each in first.measured] == cells
     assert all(0 < each.metrics["mAP@10"] <= 1 for each in first.measured)
@@ -189,7 +189,9 @@ def test_a_cell_is_tested_by_the_papers_rule(corpus: Corpus, tmp_path: Path) -> 
 
     clips = asking.gallery
     encoders = {f: _make(f, separate=False, seed=0) for f in ("audio", "late")}
-    heard = {f: encode_cached(each, clips, corpus.entries).heard for f, each in encoders.items()}
+    embeddings = {
+        f: encode_cached(each, clips, corpus.entries).embeddings for f, each in encoders.items()
+    }
 
     def score(fusion: str, row: str, captions: range, carried: list[Clip]) -> dict[str, float]:
         queries = [
@@ -198,7 +200,7 @@ def test_a_cell_is_tested_by_the_papers_rule(corpus: Corpus, tmp_path: Path) -> 
             for index in captions
             if index < len(clip.captions)
         ]
-        scores = evaluate(encoders[fusion], Gallery(carried, heard[fusion]), queries)
+        scores = evaluate(encoders[fusion], Gallery(carried, embeddings[fusion]), queries)
         return scores[row].as_dict()
 
     def score_described(index: int) -> dict[str, float]:

@@ -207,7 +207,7 @@ def test_hits_and_misses_are_those_of_the_first_system(page: Page, story: Story)
     """Each query is shown with its best clips in order, and the right one with its rank."""
     system, titles = story.shown, [clip.metadata.title or clip.path.name for clip in CLIPS]
     vectors = system.encoder.fuse(
-        system.gallery.heard[0].stack(system.gallery.heard),
+        system.gallery.embeddings[0].stack(system.gallery.embeddings),
         [clip.metadata.text for clip in CLIPS],
     ).vectors
     assert len(page.articles) == 5
@@ -244,7 +244,7 @@ def _asking(story: Story, queries: list[Query], **systems: torch.Tensor) -> Stor
     """Return a story with made-up scores of queries for one sound, as if it were many."""
     identities = list(dict.fromkeys(query.identity for query in queries))
     clips = [replace(CLIPS[2], identity=identity) for identity in identities]
-    gallery = Gallery(clips, [story.shown.gallery.heard[2]] * len(clips))
+    gallery = Gallery(clips, [story.shown.gallery.embeddings[2]] * len(clips))
     scores = {
         name: {"hybrid": QueryScores(each, each, dict.fromkeys((1, 5, 10), each))}
         for name, each in systems.items()
@@ -309,7 +309,7 @@ def test_a_sound_that_is_gone_has_no_player(story: Story, tmp_path: Path) -> Non
     """A file that was removed after hearing is said to be gone, and the page is written."""
     path = tmp_path / "gone \udcff.wav"  # as a name that is no UTF-8 is read from a folder
     shown, gone = story.shown, replace(CLIPS[0], path=path, metadata=Metadata())
-    gallery = Gallery([gone, *CLIPS[1:]], shown.gallery.heard)
+    gallery = Gallery([gone, *CLIPS[1:]], shown.gallery.embeddings)
     page = _write(tmp_path, replace(story, shown=System(shown.encoder, gallery)))
     assert "gone ?.wav" in page.text
     assert "the sound is gone" in page.text
@@ -351,7 +351,7 @@ def test_colours_are_labels_within_one_collection(story: Story) -> None:
         replace(CLIPS[2], identity=str(number), metadata=Metadata(labels=each))
         for number, each in enumerate(labels)
     ]
-    gallery = Gallery(clips, [story.shown.gallery.heard[2]] * len(clips))
+    gallery = Gallery(clips, [story.shown.gallery.embeddings[2]] * len(clips))
     assessment = Assessment([Query("a duck", "", "13")], len(clips), {})
     drawn = report._map(
         Story("", assessment, System(story.shown.encoder, gallery)),

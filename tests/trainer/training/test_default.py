@@ -13,8 +13,8 @@ from audiofuse.core.items import Metadata
 from audiofuse.trainer.data.batches import Example, cut
 from audiofuse.trainer.training.default import (
     LABEL_CLASSES,
-    HearAsOften,
-    KnowClasses,
+    ClassAnchorLoss,
+    SelfDistillationLoss,
     described,
     permitted,
 )
@@ -67,7 +67,7 @@ def anchored() -> Encoder:
 
 def test_sentences_teach_the_anchors(anchored: Encoder) -> None:
     """Learning which class each sentence speaks of lowers the loss of doing so."""
-    lesson = KnowClasses(anchored, NAMES)
+    lesson = ClassAnchorLoss(anchored, NAMES)
     optimizer = torch.optim.Adam(anchored.text_tower.project.parameters(), 0.5)
     first = lesson(anchored, [], 0)
     for step in range(30):
@@ -81,7 +81,7 @@ def test_the_teacher_stays_as_it_was(anchored: Encoder) -> None:
     """The tower is taught what it said at first, of slower and quieter versions of a sound."""
     noise = np.random.default_rng(0).standard_normal(32_000).astype(np.float32) * 0.1
     example = Example(cut(noise), "", "a noise", 0)
-    lesson = HearAsOften(anchored)
+    lesson = SelfDistillationLoss(anchored)
     before = lesson._target(example.windows)
     bias = anchored.audio_tower.classifier[-1].bias
     with torch.no_grad():

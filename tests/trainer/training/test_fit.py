@@ -37,7 +37,7 @@ def _examples(folder: Path, config: FitConfig = CONFIG) -> Examples:
     ]  # fmt: skip
     entries = AudioCache(folder, 600, workers=1).prepare(clips).entries
     rows = training_rows(clips, every_caption=config.every_caption)
-    return Examples(rows, entries, config.reading)
+    return Examples(rows, entries, config.example_config)
 
 
 @pytest.fixture(scope="module")

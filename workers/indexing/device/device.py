@@ -82,7 +82,7 @@ class _Clip:
     def settle(self) -> None:
         """Tell what was heard once that is everything."""
         if self.complete and self.done == self.given and not self.heard.done():
-            self.heard.set_result(self.listening.heard())
+            self.heard.set_result(self.listening.embedding())
 
     def fail(self, error: Exception) -> None:
         """Let whoever waits for the clip know that it cannot be heard."""
