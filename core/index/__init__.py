@@ -1,5 +1,7 @@
 """Item vectors in Qdrant.
 
-``index`` (generations and the live alias), ``engine`` (Qdrant embedded), ``embedded`` (the engine
-behind Qdrant's REST dialect).
+``index`` (generations and the live alias), ``provisioning`` (how a collection is made, and made
+whole again), ``collection`` (reading and writing the points of one), ``refusals`` (whose fault it
+is that Qdrant refuses), ``engine`` (Qdrant embedded), ``embedded`` (the engine behind Qdrant's REST
+dialect).
 """

@@ -12,9 +12,10 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
 from qdrant_client import models
 
-from audiofuse.core.index.engine import Engine
+from audiofuse.core.index.engine import CollectionExistsError, Engine, NoSuchCollectionError
 
 Answer = dict[str, Any]
+STATUSES: dict[type[Exception], int] = {NoSuchCollectionError: 404, CollectionExistsError: 409}
 
 
 def create_app(engine: Engine, api_key: str) -> FastAPI:
@@ -22,7 +23,7 @@ def create_app(engine: Engine, api_key: str) -> FastAPI:
 
     def authorised(request: Request) -> None:
         if not secrets.compare_digest(request.headers.get("api-key", ""), api_key):
-            raise HTTPException(403, "the api-key header is missing or wrong")
+            raise HTTPException(401, "the api-key header is missing or wrong")
 
     app = FastAPI(title="audiofuse embedded Qdrant", openapi_url=None)
     app.add_api_route("/readyz", lambda: {"status": "ok"})
@@ -57,8 +58,6 @@ def _collections(engine: Engine) -> APIRouter:
 
     @router.put("/collections/{name}")
     def create(name: str, body: models.CreateCollection) -> Answer:
-        if engine.collection_exists(name):
-            raise HTTPException(409, f"collection {name} already exists")
         made = engine.create_collection(name, vectors_config=body.vectors, metadata=body.metadata)
         return _result(made)
 
@@ -125,6 +124,6 @@ def _result(value: object) -> Answer:
 
 
 def _refuse(_: Request, error: Exception) -> JSONResponse:
-    """Answer what the engine refuses as the server does: 404 for no collection, else 400."""
-    status = 404 if "not found" in str(error) else 400
+    """Answer what the engine refuses with the status that a server gives."""
+    status = STATUSES.get(type(error), 400)
     return JSONResponse({"status": {"error": str(error)}, "time": 0.0}, status_code=status)

@@ -33,11 +33,19 @@ SCHEMAS = {
 }
 
 
+class NoSuchCollectionError(ValueError):
+    """There is no collection or alias of this name."""
+
+
+class CollectionExistsError(ValueError):
+    """There is a collection of this name already."""
+
+
 class Engine:
     """What ``embedded.py`` serves, by the names of ``QdrantClient``. Threads may call at once.
 
-    Every method raises ``ValueError`` for what cannot be asked; its text says ``not found`` if that
-    is because there is no such collection.
+    Every method raises ``ValueError`` for what cannot be asked; that is ``NoSuchCollectionError``
+    where there is no such collection.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -71,16 +79,19 @@ class Engine:
         return models.CollectionsAliasesResponse(aliases=aliases)
 
     def update_collection_aliases(self, actions: Sequence[Any]) -> bool:
-        """Change aliases in one step."""
+        """Change aliases, one action after the other, up to one that is refused.
+
+        As a server does: what came before the refusal stays changed.
+        """
         with self._changing:
-            aliases = dict(self._aliases)
             for action in actions:
+                aliases = dict(self._aliases)
                 if isinstance(action, models.DeleteAliasOperation):
                     aliases.pop(action.delete_alias.alias_name, None)
                 else:
                     wanted = action.create_alias
                     aliases[wanted.alias_name] = self._name(wanted.collection_name)
-            self._set_aliases(aliases)
+                self._set_aliases(aliases)
         return True
 
     def _set_aliases(self, aliases: dict[str, str]) -> None:
@@ -97,15 +108,18 @@ class Engine:
         return self._aliases.get(name, name) in self._shards
 
     def create_collection(self, name: str, vectors_config: Any, metadata: Any = None) -> bool:
-        """Make a collection; what a crash left of one is begun anew."""
+        """Make a collection; what a crash left of one is begun anew.
+
+        Raises ``CollectionExistsError`` if there is one, so that of several callers one makes it.
+        """
         vectors = {
             vector: edge.EdgeVectorParams(size=each.size, distance=DISTANCES[each.distance])
             for vector, each in vectors_config.items()
         }
         folder = self._folder / name
         with self._changing:
-            if name in self._shards:
-                raise ValueError(f"Collection {name} already exists")
+            if name in self._shards or name in self._aliases:
+                raise CollectionExistsError(f"Collection {name} already exists")
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             shard = edge.EdgeShard.create(str(folder / SHARD), edge.EdgeConfig(vectors=vectors))
@@ -135,7 +149,9 @@ class Engine:
             "points_count": info.points_count,
             "indexed_vectors_count": info.indexed_vectors_count,
             "segments_count": info.segments_count,
-            "payload_schema": {},
+            "payload_schema": {
+                field: _payload_index(each) for field, each in info.payload_schema.items()
+            },
             "config": {
                 "params": {},
                 "metadata": self._metadata[self._name(name)],
@@ -207,7 +223,7 @@ class Engine:
     def _name(self, name: str) -> str:
         """Return the collection that a name or an alias means."""
         if (found := self._aliases.get(name, name)) not in self._shards:
-            raise ValueError(f"Collection {name} not found")
+            raise NoSuchCollectionError(f"Collection {name} not found")
         return found
 
     @contextmanager
@@ -218,10 +234,20 @@ class Engine:
             yield self._shards[collection]
         except Exception as error:
             if collection not in self._shards:  # it was deleted meanwhile
-                raise ValueError(f"Collection {name} not found") from error
+                raise NoSuchCollectionError(f"Collection {name} not found") from error
             if type(error) is Exception and not str(error).startswith(OWN_FAULT):
                 raise ValueError(str(error)) from error
             raise
+
+
+def _payload_index(found: Any) -> dict[str, Any]:
+    kinds = {kind: name for name, kind in SCHEMAS.items()}
+    has_prefix = bool(getattr(found.params, "prefix", None))
+    return {
+        "data_type": kinds[found.data_type],
+        "params": {"type": "keyword", "prefix": True} if has_prefix else None,
+        "points": found.points,
+    }
 
 
 def _nearest(query: Any) -> list[float]:

@@ -10,7 +10,7 @@ import pytest
 from qdrant_client import models
 
 from audiofuse.core.errors import ConfigurationError
-from audiofuse.core.index.engine import COLLECTION, Engine
+from audiofuse.core.index.engine import COLLECTION, Engine, NoSuchCollectionError
 
 VECTORS = {"item": models.VectorParams(size=2, distance=models.Distance.COSINE)}
 
@@ -96,6 +96,17 @@ def test_a_deleted_collection_takes_its_alias_along(engine: Engine) -> None:
             engine.count(name, None)
 
 
+def test_a_refused_action_on_aliases_keeps_those_before_it(engine: Engine) -> None:
+    """As on a server: the first actions are done, the refused one and all after it are not."""
+    missing = models.CreateAlias(collection_name="nothing", alias_name="b")
+    made = models.CreateAlias(collection_name="c", alias_name="a")
+    with pytest.raises(NoSuchCollectionError):
+        engine.update_collection_aliases(
+            [models.CreateAliasOperation(create_alias=each) for each in (made, missing, made)]
+        )
+    assert [each.alias_name for each in engine.get_aliases().aliases] == ["a"]
+
+
 def test_deleting_a_collection_that_is_asked_is_told_as_such(engine: Engine) -> None:
     """Threads that ask while their collection goes hear that it is not found, and nothing else."""
     engine.upsert("c", _points(*map(str, range(200))))
@@ -114,8 +125,7 @@ def test_deleting_a_collection_that_is_asked_is_told_as_such(engine: Engine) -> 
     engine.delete_collection("c")
     for thread in threads:
         thread.join()
-    assert [type(error) for error in errors] == [ValueError] * 4
-    assert all("not found" in str(error) for error in errors)
+    assert [type(error) for error in errors] == [NoSuchCollectionError] * 4
 
 
 def _about(**condition: object) -> models.FieldCondition:

@@ -1,21 +1,16 @@
-"""The index: the same over memory, and the REST dialect of the embedded engine."""
+"""The index: the same over memory, the REST dialect of the embedded engine, and a server."""
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from fastapi import FastAPI
 from qdrant_client import QdrantClient, models
-from qdrant_client.http.exceptions import UnexpectedResponse
 
-from audiofuse.core.errors import ConfigurationError, Unavailable
-from audiofuse.core.index.embedded import create_app
-from audiofuse.core.index.engine import Engine
+from audiofuse.core.errors import ConfigurationError
+from audiofuse.core.index.collection import HIT_FIELDS, HITS_AT_ONCE
 from audiofuse.core.index.index import (
     SCROLL_PAGE,
     Generation,
@@ -23,12 +18,9 @@ from audiofuse.core.index.index import (
     Index,
     Nearest,
     Point,
-    connect,
-    connect_embedded,
 )
 from audiofuse.core.query import Filter
 
-API_KEY = "a key of the test"
 SOME_VECTORS = {"v": models.VectorParams(size=2, distance=models.Distance.COSINE)}
 
 
@@ -42,35 +34,6 @@ class Sizes:
 
 def _second(number: int) -> datetime:
     return datetime.fromtimestamp(number, UTC)
-
-
-@pytest.fixture(scope="module")
-def embedded_url(
-    serving: Callable[[FastAPI], AbstractContextManager[str]],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[str]:
-    """Serve an embedded index over HTTP, as the local deployment does."""
-    with (
-        closing(Engine(tmp_path_factory.mktemp("qdrant"))) as engine,
-        serving(create_app(engine, API_KEY)) as url,
-    ):
-        yield url
-
-
-@pytest.fixture(params=["memory", "engine"])
-def client(request: pytest.FixtureRequest) -> Iterator[QdrantClient]:
-    """Return each kind of client that an index may be given."""
-    in_memory = request.param == "memory"
-    url = None if in_memory else request.getfixturevalue("embedded_url")
-    client = connect(url, API_KEY) if url else connect_embedded()
-    yield client
-    client.close()
-
-
-@pytest.fixture
-def index(client: QdrantClient) -> Index:
-    """Return an index under an alias that no other test uses."""
-    return Index(client, f"test-{uuid4().hex[:8]}")
 
 
 def _point(number: int, **payload: object) -> Point:
@@ -171,6 +134,37 @@ def test_a_page_begins_where_the_one_before_ended(index: Index) -> None:
     assert list(hit.item) == pytest.approx([0.5**0.5, 0, 0, 0.5**0.5])
 
 
+def test_a_hit_says_all_but_what_may_be_large(index: Index) -> None:
+    """``extra``, which may be large, comes with the item alone, all else with each hit."""
+    generation = index.create("late-aaa", Sizes())
+    payload = dict.fromkeys(HIT_FIELDS, "x") | {"extra": {"large": "x" * 1000}}
+    point = _point(1, **payload)
+    index.upsert(generation, [point])
+    ((hit,),) = index.search(generation, [Nearest([1, 0, 0, 0], 9)])
+    assert hit.payload.keys() == point.payload.keys() - {"extra"}
+    assert index.get(generation, [point.id])[point.id].payload == point.payload
+
+
+def test_large_questions_are_not_answered_together(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is asked at once is answered in portions of so many hits, in the order of asking."""
+    generation = index.create("late-aaa", Sizes())
+    index.upsert(generation, [_point(number) for number in range(4)])
+    portions = []
+    ask = index._client.query_batch_points
+
+    def count(collection: str, requests: list[models.QueryRequest]) -> object:
+        portions.append([each.limit for each in requests])
+        return ask(collection, requests)
+
+    monkeypatch.setattr(index._client, "query_batch_points", count)
+    limits = [3, HITS_AT_ONCE - 3, 1, 2 * HITS_AT_ONCE, 2]
+    found = index.search(generation, [Nearest([1, 0, 0, 0], limit) for limit in limits])
+    assert portions == [[3, HITS_AT_ONCE - 3], [1], [2 * HITS_AT_ONCE], [2]]
+    assert [len(hits) for hits in found] == [3, 4, 1, 4, 2]
+
+
 def test_removed_points_are_gone(index: Index) -> None:
     """Removing is idempotent, and the others stay."""
     generation = index.create("late-aaa", Sizes())
@@ -190,6 +184,14 @@ def test_scrolling_meets_every_point_once(index: Index) -> None:
     assert payloads[0].keys() == {"key"}
 
 
+def test_scrolling_may_be_for_a_folder_only(index: Index) -> None:
+    """Points that do not pass the filter are not even sent."""
+    generation = index.create("late-aaa", Sizes())
+    index.upsert(generation, [_point(n, key=key) for n, key in enumerate(("a/1", "a/2", "b/1"))])
+    found = index.scroll(generation, ["key"], Filter(prefix="a/"))
+    assert {point.payload["key"] for point in found} == {"a/1", "a/2"}
+
+
 def test_eight_threads_lose_nothing(index: Index) -> None:
     """Threads that write at once all have their points."""
     generation = index.create("late-aaa", Sizes())
@@ -206,25 +208,14 @@ def test_eight_threads_lose_nothing(index: Index) -> None:
     assert index.count(generation) == 200
 
 
-def test_a_foreign_collection_is_not_searched(client: QdrantClient) -> None:
+def test_a_foreign_collection_is_not_searched(
+    index: Index, client: QdrantClient, alias: str
+) -> None:
     """An alias that names a collection which is not ours is a configuration error."""
-    index = Index(client, f"foreign-{uuid4().hex[:8]}")
-    client.create_collection(f"{index._alias}-mine", vectors_config=SOME_VECTORS)
-    index.promote(Generation(f"{index._alias}-mine", ""))
+    client.create_collection(f"{alias}-mine", vectors_config=SOME_VECTORS)
+    index.promote(Generation(f"{alias}-mine", ""))
     with pytest.raises(ConfigurationError, match="no audiofuse made"):
         index.live()
-
-
-def test_a_wrong_key_is_refused(embedded_url: str) -> None:
-    """Whoever lacks the API key cannot read, let alone write."""
-    with pytest.raises(UnexpectedResponse, match="403"):
-        Index(connect(embedded_url, "wrong"), "audiofuse").live()
-
-
-def test_an_absent_server_is_unavailable() -> None:
-    """Nobody listening is a reason to try later."""
-    with pytest.raises(Unavailable, match="does not answer"):
-        Index(connect("http://127.0.0.1:1"), "audiofuse").live()
 
 
 def test_promoting_moves_the_alias_there_and_back(index: Index) -> None:
@@ -239,16 +230,18 @@ def test_promoting_moves_the_alias_there_and_back(index: Index) -> None:
     assert index.live() == first
 
 
-def test_a_dropped_generation_is_gone_and_nothing_else(index: Index, client: QdrantClient) -> None:
+def test_a_dropped_generation_is_gone_and_nothing_else(
+    index: Index, client: QdrantClient, alias: str
+) -> None:
     """Only the collection of this exact name goes; what is asked of it says that it is gone."""
     first, second = (index.create(version, Sizes()) for version in ("late-aaa", "late-aaab"))
-    client.create_collection(f"{index._alias}-late", vectors_config=SOME_VECTORS)
+    client.create_collection(f"{alias}-late", vectors_config=SOME_VECTORS)
     assert index.generations() == [first, second]
     index.upsert(second, [_point(1)])
     for _ in range(2):
         index.drop(index.generation("late-aaa"))
     assert index.generations() == [second]
-    assert client.collection_exists(f"{index._alias}-late")
+    assert client.collection_exists(f"{alias}-late")
     for ask in (
         index.count,
         index.health,

@@ -1,0 +1,213 @@
+"""Reading and writing the points of one generation.
+
+With replicas, ``sync`` may only take for granted what a single node gives: that writes of one point
+have one order, and that a later read sees them. So writes go through one replica, in its order
+(``ordering="strong"``), and what is read to be compared is what most replicas say. Searching asks
+any one: what it misses for a moment is no harm.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from qdrant_client import QdrantClient, models
+
+from audiofuse.core.index.refusals import refusals
+from audiofuse.core.query import EVERYTHING, Filter
+
+ITEM, AUDIO = "item", "audio"  # the named vectors: what queries search, and what re-fusing needs
+VERSION_KEY = "encoder"  # in the collection's metadata and in every payload
+ONE_ORDER = models.WriteOrdering.STRONG
+MOST = models.ReadConsistencyType.MAJORITY
+SCROLL_PAGE = 1000  # points an answer: more are fewer requests, and more memory for each
+# Hits of one answer, of all that is asked together: some 10 kB each, most of it the audio vector.
+HITS_AT_ONCE = 2000
+HIT_FIELDS = (  # all but ``extra``, of which an item may have 256 kB
+    "bucket", "key", "etag", "sidecar_etag", "sidecar_problem", "user_metadata_hash", "modified",
+    "size", "duration_s", "sample_rate", "channels", "title", "description", "keywords", "labels",
+    "has_text", "item_norm", VERSION_KEY, "indexed_at", "content_hash",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The points of one encoder version."""
+
+    collection: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Point:
+    """One item as the index holds it. Vectors are present where they were asked for."""
+
+    id: str
+    payload: Mapping[str, Any]
+    item: Sequence[float] = ()
+    audio: Sequence[float] = ()
+    score: float = 0.0
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """Which points to find: the ``limit`` nearest to a vector by their item vectors.
+
+    ``offset`` of them are passed over; ``items``: their item vectors come, too.
+    """
+
+    vector: Sequence[float]
+    limit: int
+    offset: int = 0
+    where: Filter = EVERYTHING
+    items: bool = False
+
+
+class Points:
+    """The points of any generation.
+
+    Every method raises ``GenerationGone`` if there is no such collection, else ``Unavailable`` if
+    Qdrant cannot answer now. What is refused because of what was sent raises what the client does.
+    """
+
+    def __init__(self, client: QdrantClient) -> None:
+        """Ask by ``client``."""
+        self._client = client
+
+    def _refusals(self, generation: Generation, things: int = 1) -> AbstractContextManager[None]:
+        return refusals(self._client, generation.collection, many=things > 1)
+
+    def upsert(self, generation: Generation, points: Iterable[Point]) -> None:
+        """Write whole points; when this returns they are searchable."""
+        structs = [
+            models.PointStruct(
+                id=point.id,
+                vector={ITEM: list(point.item), AUDIO: list(point.audio)},
+                payload=dict(point.payload),
+            )
+            for point in points
+        ]
+        with self._refusals(generation, len(structs)):
+            self._client.upsert(generation.collection, structs, wait=True, ordering=ONE_ORDER)
+
+    def remove(self, generation: Generation, ids: Sequence[str]) -> None:
+        """Delete points; ids without a point are no error."""
+        selected = models.PointIdsList(points=list(ids))
+        with self._refusals(generation, len(ids)):
+            self._client.delete(generation.collection, selected, wait=True, ordering=ONE_ORDER)
+
+    def get(
+        self, generation: Generation, ids: Sequence[str], *, vectors: bool = False
+    ) -> dict[str, Point]:
+        """Return the points that exist among ``ids``, by id, with their whole payloads."""
+        with self._refusals(generation, len(ids)):
+            records = self._client.retrieve(
+                generation.collection, list(ids), with_vectors=vectors, consistency=MOST
+            )
+        return {str(record.id): _point(record) for record in records}
+
+    def search(self, generation: Generation, asked: Sequence[Nearest]) -> list[list[Point]]:
+        """Return, for each that is asked, the points nearest to it, best first.
+
+        They have their audio vectors, and of the payload ``HIT_FIELDS``. No answer that is waited
+        for at once has more than ``HITS_AT_ONCE`` hits, unless one question alone wants more.
+        """
+        return [
+            found for together in _portions(asked) for found in self._search(generation, together)
+        ]
+
+    def _search(self, generation: Generation, asked: Sequence[Nearest]) -> Iterator[list[Point]]:
+        requests = [
+            models.QueryRequest(
+                query=list(each.vector), using=ITEM, limit=each.limit, offset=each.offset,
+                filter=_conditions(each.where), with_payload=list(HIT_FIELDS),
+                with_vector=[ITEM, AUDIO] if each.items else [AUDIO],
+            )
+            for each in asked
+        ]  # fmt: skip
+        with self._refusals(generation, len(requests)):
+            answers = self._client.query_batch_points(generation.collection, requests)
+        return ([_point(hit) for hit in answer.points] for answer in answers)
+
+    def count(self, generation: Generation, where: Filter = EVERYTHING) -> int:
+        """Return the exact number of points that pass a filter."""
+        with self._refusals(generation):
+            return self._client.count(
+                generation.collection, count_filter=_conditions(where), exact=True
+            ).count
+
+    def scroll(
+        self, generation: Generation, fields: Sequence[str], where: Filter = EVERYTHING
+    ) -> Iterator[Point]:
+        """Walk all points that pass a filter, page by page.
+
+        They have the payload fields that ``fields`` names, and no vectors.
+        """
+        offset: Any = None
+        while True:
+            with self._refusals(generation):
+                records, offset = self._client.scroll(
+                    generation.collection, _conditions(where), limit=SCROLL_PAGE, offset=offset,
+                    with_payload=list(fields), with_vectors=False, consistency=MOST,
+                )  # fmt: skip
+            yield from map(_point, records)
+            if offset is None:
+                return
+
+
+def _portions(asked: Iterable[Nearest]) -> Iterator[list[Nearest]]:
+    """Yield, in their order, as many together as have at most ``HITS_AT_ONCE`` hits."""
+    together: list[Nearest] = []
+    for each in asked:
+        if together and sum(one.limit for one in together) + each.limit > HITS_AT_ONCE:
+            yield together
+            together = []
+        together.append(each)
+    if together:
+        yield together
+
+
+def _conditions(where: Filter) -> models.Filter | None:
+    """Return a filter as Qdrant knows it; ``None`` if it lets everything through."""
+    texts = {
+        "bucket": [where.bucket] if where.bucket else [],
+        "keywords": where.keywords,
+        "labels": where.labels,
+        "has_text": [] if where.has_text is None else ["yes" if where.has_text else "no"],
+    }
+    must: list[models.Condition] = [
+        models.FieldCondition(key=name, match=models.MatchValue(value=value))
+        for name, values in texts.items()
+        for value in values
+    ]
+    if where.prefix:
+        starts = models.MatchPrefix(prefix=where.prefix)
+        must.append(models.FieldCondition(key="key", match=starts))
+    ranges = {
+        "duration_s": models.Range(gte=where.min_duration_s, lte=where.max_duration_s),
+        "modified": models.Range(gte=_ms(where.since), lt=_ms(where.until)),
+    }
+    must += [
+        models.FieldCondition(key=name, range=bounds)
+        for name, bounds in ranges.items()
+        if bounds != models.Range()
+    ]
+    besides: list[models.Condition] = [models.HasIdCondition(has_id=list(where.besides))]
+    must_not = besides if where.besides else []
+    return models.Filter(must=must, must_not=must_not) if must or must_not else None
+
+
+def _ms(moment: datetime | None) -> float | None:
+    return None if moment is None else moment.timestamp() * 1000
+
+
+def _point(record: models.Record | models.ScoredPoint) -> Point:
+    vectors: dict[str, Any] = record.vector if isinstance(record.vector, dict) else {}
+    return Point(
+        id=str(record.id),
+        payload=record.payload or {},
+        item=vectors.get(ITEM, ()),
+        audio=vectors.get(AUDIO, ()),
+        score=getattr(record, "score", 0.0),
+    )

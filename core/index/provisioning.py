@@ -1,0 +1,158 @@
+"""How a collection is made, and made whole again where it is not as it would be made today.
+
+Several workers may do this at once, and each may be killed at any moment: every step asks for what
+is to be, is no error where it is so already, and is taken again at the next start.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from qdrant_client import QdrantClient, models
+from qdrant_client.http.exceptions import UnexpectedResponse
+
+from audiofuse.core.index.collection import AUDIO, ITEM, VERSION_KEY, Generation
+
+KEYWORD = models.PayloadSchemaType.KEYWORD
+PAYLOAD_INDEXES: Mapping[str, models.PayloadSchemaType | models.KeywordIndexParams] = {
+    "bucket": KEYWORD,
+    "key": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, prefix=True),
+    "keywords": KEYWORD,
+    "labels": KEYWORD,
+    "has_text": KEYWORD,
+    "content_hash": KEYWORD,
+    "duration_s": models.PayloadSchemaType.FLOAT,
+    "modified": models.PayloadSchemaType.INTEGER,
+    "indexed_at": models.PayloadSchemaType.INTEGER,
+}
+# Audio vectors are fetched with their points and never searched: a graph of them would cost a third
+# of the server's work for nothing.
+NO_GRAPH = models.HnswConfigDiff(m=0)
+
+
+class VectorSizes(Protocol):
+    """What a collection must know of an encoder; an ``Encoder`` will do."""
+
+    @property
+    def dim(self) -> int:
+        """Width of item vectors."""
+
+    @property
+    def audio_dim(self) -> int:
+        """Width of audio vectors."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a server is to keep a collection; what is ``None`` it decides by itself.
+
+    ``vectors`` are the item vectors: float16 are half as large; of int8 there are quantised ones in
+    memory, and the originals, by which hits are ranked in the end, on disk.
+    """
+
+    shards: int | None = None
+    replicas: int | None = None
+    vectors: Literal["float32", "float16", "int8"] = "float32"
+
+    def item_options(self) -> dict[str, Any]:
+        """Return what the parameters of item vectors are besides size and distance."""
+        if self.vectors == "float16":
+            return {"datatype": models.Datatype.FLOAT16}
+        if self.vectors == "int8":
+            # Of the whole range: cut at the usual quantile, one of seven first hits is lost.
+            int8 = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, always_ram=True)
+            return {
+                "on_disk": True,
+                "quantization_config": models.ScalarQuantization(scalar=int8),
+            }
+        return {}
+
+
+def provision(
+    client: QdrantClient, generation: Generation, sizes: VectorSizes, layout: Layout
+) -> None:
+    """Make sure that a generation has its collection, with all that belongs to one.
+
+    Raises what the client raises.
+    """
+    if not client.collection_exists(generation.collection):
+        _make(client, generation, sizes, layout)
+    _heal(client, generation.collection)
+
+
+def _make(client: QdrantClient, generation: Generation, sizes: VectorSizes, layout: Layout) -> None:
+    try:
+        client.create_collection(
+            generation.collection,
+            vectors_config={
+                ITEM: models.VectorParams(
+                    size=sizes.dim, distance=models.Distance.COSINE, **layout.item_options()
+                ),
+                # Stored as it is: its length carries how sure the tower was.
+                AUDIO: models.VectorParams(
+                    size=sizes.audio_dim,
+                    distance=models.Distance.DOT,
+                    on_disk=True,
+                    hnsw_config=NO_GRAPH,
+                ),
+            },
+            shard_number=layout.shards,
+            replication_factor=layout.replicas,
+            write_consistency_factor=layout.replicas and _most(layout.replicas),
+            metadata={VERSION_KEY: generation.version},
+        )
+    except (UnexpectedResponse, ValueError):  # of a server; of the engine in memory
+        if not client.collection_exists(generation.collection):
+            raise  # else somebody made it meanwhile
+
+
+def _heal(client: QdrantClient, collection: str) -> None:
+    """Add what a start that was cut off, or an older release, left out.
+
+    The embedded engine has no graphs and no replicas, and so tells nothing of them.
+    """
+    info = client.get_collection(collection)
+    for field, schema in PAYLOAD_INDEXES.items():
+        if not _is_indexed(info.payload_schema.get(field), schema):
+            client.create_payload_index(collection, field_name=field, field_schema=schema)
+    if _has_graph(info.config.params.vectors):
+        without = {AUDIO: models.VectorParamsDiff(hnsw_config=NO_GRAPH)}
+        client.update_collection(collection, vectors_config=without)
+    params = info.config.params
+    written = _most(params.replication_factor or 1)
+    if (params.write_consistency_factor or 1) < written:
+        more = models.CollectionParamsDiff(write_consistency_factor=written)
+        client.update_collection(collection, collection_params=more)
+
+
+def _most(replicas: int) -> int:
+    """Return how many of so many replicas must have a write before it counts."""
+    return replicas // 2 + 1
+
+
+def _is_indexed(
+    found: models.PayloadIndexInfo | None,
+    wanted: models.PayloadSchemaType | models.KeywordIndexParams,
+) -> bool:
+    if found is None:
+        return False
+    if isinstance(wanted, models.PayloadSchemaType):
+        return found.data_type is wanted
+    has_prefix = bool(getattr(found.params, "prefix", False))
+    return found.data_type is KEYWORD and has_prefix == bool(wanted.prefix)
+
+
+def _has_graph(vectors: Any) -> bool:
+    """Whether audio vectors get a graph."""
+    audio = vectors.get(AUDIO) if isinstance(vectors, dict) else None
+    return audio is not None and (audio.hnsw_config is None or audio.hnsw_config.m != 0)
+
+
+def move_alias(client: QdrantClient, alias: str, generation: Generation) -> None:
+    """Let the alias name this generation, whatever it named before.
+
+    In one action: refused, it has changed nothing. Of several actions a server keeps those that
+    came before the one that it refuses.
+    """
+    wanted = models.CreateAlias(collection_name=generation.collection, alias_name=alias)
+    client.update_collection_aliases([models.CreateAliasOperation(create_alias=wanted)])
