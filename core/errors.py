@@ -2,7 +2,8 @@
 
     AudiofuseError
     ├── Rejected            the object itself is at fault: dead letter, never retried by itself
-    ├── Unavailable         something we depend on is down: try again later, with back-off
+    ├── Unavailable         something we depend on is down, or refuses whatever it is asked:
+    │                       try again later, with back-off; its text says what to do about it
     ├── ObjectChanged       the object is no longer the one looked at: look again, at once
     ├── ConfigurationError  the operator must change something: refuse to start, exit code 2
     │   └── BundleError     an encoder bundle is missing, damaged or of another format
@@ -29,6 +30,7 @@ class Reason(StrEnum):
     HUNG = "hung"  # its decoding made no progress and was killed
     CRASHED = "crashed"  # its decoding took its process down, or more memory than it may
     NO_MEMORY = "no_memory"  # it does not fit the device, not even alone
+    UNREADABLE = "unreadable"  # an archive, a policy or its own key keeps its bytes from us
     BAD_SIDECAR = "bad_sidecar"
     BUG = "bug"
 

@@ -1,4 +1,5 @@
 """The bucket, S3 or a folder.
 
-``store`` reads its objects as they are now, ``files`` writes small files on conditions.
+``store`` reads its objects as they are now, ``files`` writes small files on conditions,
+``refusals`` tells whose fault it is that S3 refuses.
 """

@@ -15,7 +15,8 @@ from uuid import uuid4
 
 from audiofuse.core.errors import ConfigurationError, ObjectChanged, Unavailable
 from audiofuse.core.settings import Settings
-from audiofuse.core.storage.store import S3_SCHEME, folder_root, s3_client, s3_errors
+from audiofuse.core.storage.refusals import s3_errors
+from audiofuse.core.storage.store import S3_SCHEME, folder_root, s3_client
 
 LOCK = ".lock"
 

@@ -9,8 +9,8 @@ import shutil
 import tempfile
 import time
 import unicodedata
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from datetime import datetime
 from email.errors import HeaderParseError
 from email.header import decode_header, make_header
@@ -19,12 +19,18 @@ from stat import S_ISREG
 from typing import TYPE_CHECKING, Any, Protocol
 
 import boto3
-from boto3.exceptions import Boto3Error
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError
 
-from audiofuse.core.errors import ConfigurationError, ObjectChanged, Unavailable
+from audiofuse.core.errors import (
+    ConfigurationError,
+    ObjectChanged,
+    Reason,
+    Rejected,
+    Unavailable,
+)
 from audiofuse.core.items import ObjectInfo
+from audiofuse.core.storage.refusals import Refused, s3_errors
 
 if TYPE_CHECKING:
     from audiofuse.core.settings import Settings
@@ -35,14 +41,16 @@ S3_SCHEME = "s3://"
 CANNOT_BE_SHOWN = {"Cc", "Cs"}  # control characters, and what stands for bytes that are no UTF-8
 NO_SUCH_NAME = {errno.ENAMETOOLONG, errno.ELOOP}
 BUCKET_SEEN_S = 60  # a bucket is looked at this often at the most
-CHANGED = frozenset({
-    "404", "NoSuchKey", "NotFound", "412", "PreconditionFailed",
-    "409", "ConditionalRequestConflict",  # two wrote at once: one has won
-})  # fmt: skip
+MAY_NOT = {errno.EACCES, errno.EPERM}
+MAX_KEY_BYTES = 1024  # S3's own limit: a longer name is no object, and S3 refuses to be asked
 
 
 class Store(Protocol):
-    """One bucket, read only. Every method raises ``Unavailable`` when the bucket cannot answer."""
+    """One bucket, read only. Every method raises ``Unavailable`` when the bucket cannot answer.
+
+    What is refused for one object alone, while the bucket answers, is ``Rejected`` as
+    ``unreadable`` by whatever asks for its bytes; its head is what can be known of it all the same.
+    """
 
     bucket: str
 
@@ -139,7 +147,10 @@ class FolderStore:
             path.open("rb").close()
         except OSError as error:
             self._check(info)
-            raise Unavailable(f"cannot read {path}: {error.strerror}") from error
+            detail = f"cannot read {path}: {error.strerror}"
+            if error.errno in MAY_NOT:
+                raise Rejected(Reason.UNREADABLE, detail) from error
+            raise Unavailable(detail) from error
         try:
             yield path
         except Exception:
@@ -207,12 +218,17 @@ class S3Store:
         self._bucket_seen = -math.inf  # when it was last known to exist, on the monotonic clock
 
     def head(self, key: str) -> ObjectInfo | None:
-        """Ask for the object's headers."""
+        """Ask for the object's headers; if those are refused, for what the bucket lists of it."""
+        if len(key.encode()) > MAX_KEY_BYTES:
+            return None
         try:
             answer = self._call(self._client.head_object, Key=key)
         except ObjectChanged:
             self._check_bucket()
             return None
+        except Refused:
+            page = self._call(self._client.list_objects_v2, Prefix=key, MaxKeys=1)
+            return next((each for each in _listed(page) if each.key == key), None)
         return ObjectInfo(
             key=key,
             etag=answer["ETag"].strip('"'),
@@ -235,14 +251,30 @@ class S3Store:
     @contextmanager
     def open(self, info: ObjectInfo) -> Iterator[Path]:
         """Download to a temporary file that is gone afterwards."""
-        answer = self._call(self._client.get_object, Key=info.key, IfMatch=info.etag)
-        with tempfile.NamedTemporaryFile(prefix="audiofuse-") as file:
-            try:
-                shutil.copyfileobj(answer["Body"], file)
-            except (BotoCoreError, OSError) as error:
-                raise Unavailable(f"reading s3://{self.bucket}/{info.key}: {error}") from error
-            file.flush()
+        answer = self._get(info)
+        where = f"reading s3://{self.bucket}/{info.key} into {tempfile.gettempdir()}"
+        with ExitStack() as opened:
+            with s3_errors(where), closing(answer["Body"]) as body:
+                file = opened.enter_context(tempfile.NamedTemporaryFile(prefix="audiofuse-"))
+                shutil.copyfileobj(body, file)
+                file.flush()
             yield Path(file.name)
+
+    def _get(self, info: ObjectInfo) -> Any:
+        """Begin to get the object; ``Rejected`` if it alone is refused.
+
+        That is so if it is refused again while the bucket answers: wrong credentials, or clocks,
+        are refused by the bucket, too.
+        """
+        wanted = {"Key": info.key, "IfMatch": info.etag}
+        try:
+            return self._call(self._client.get_object, **wanted)
+        except Refused:
+            self._call(self._client.head_bucket)
+        try:
+            return self._call(self._client.get_object, **wanted)
+        except Refused as refusal:
+            raise refusal.verdict from refusal
 
     def link(self, key: str, seconds: int) -> str:
         """Return a URL by which anybody can get the object for so long."""
@@ -256,37 +288,25 @@ class S3Store:
         token: dict[str, str] = {}
         while True:
             page = self._call(self._client.list_objects_v2, Prefix=prefix, **token)
-            for entry in page.get("Contents", ()):
-                yield ObjectInfo(
-                    key=entry["Key"],
-                    etag=entry["ETag"].strip('"'),
-                    size=entry["Size"],
-                    modified_ms=_whole_seconds(entry["LastModified"]),
-                )
+            yield from _listed(page)
             if not page.get("IsTruncated"):
                 return
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
-    def _call(self, method: Callable[..., Any], **arguments: str) -> Any:
+    def _call(self, method: Callable[..., Any], **arguments: Any) -> Any:
         where = f"{method.__name__} s3://{self.bucket}/{arguments.get('Key', '')}"
         with s3_errors(where, names_object="Key" in arguments):
             return method(Bucket=self.bucket, **arguments)
 
 
-@contextmanager
-def s3_errors(where: str, *, names_object: bool = True) -> Iterator[None]:
-    """Raise what boto3 raises as ours: ``ObjectChanged`` or ``Unavailable``.
-
-    An object is changed if it is gone, or is not the one that was asked for. ``where`` is told.
-    """
-    try:
-        yield
-    except ClientError as error:
-        if names_object and error.response["Error"]["Code"] in CHANGED:
-            raise ObjectChanged(f"{where}: {error}") from error
-        raise Unavailable(f"{where}: {error}") from error
-    except (BotoCoreError, Boto3Error, OSError) as error:
-        raise Unavailable(f"{where}: {error}") from error
+def _listed(page: Mapping[str, Any]) -> Iterator[ObjectInfo]:
+    for entry in page.get("Contents", ()):
+        yield ObjectInfo(
+            key=entry["Key"],
+            etag=entry["ETag"].strip('"'),
+            size=entry["Size"],
+            modified_ms=_whole_seconds(entry["LastModified"]),
+        )
 
 
 def s3_client(settings: "Settings", service: str = "s3") -> Any:

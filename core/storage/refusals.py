@@ -1,0 +1,69 @@
+"""Whose fault it is that a bucket refuses: nobody's, everything's, or one object's.
+
+404, 409, 412 for an object ──────> ObjectChanged: it is gone, or another one
+403, 400 and the like for one ────> Refused: perhaps it alone; whoever reads objects finds out
+all else, whatever was asked ─────> Unavailable: credentials, throttling, outages, networks
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from boto3.exceptions import Boto3Error
+from botocore.exceptions import BotoCoreError, ClientError
+from urllib3.exceptions import HTTPError
+
+from audiofuse.core.errors import ObjectChanged, Reason, Rejected, Unavailable
+
+CHANGED = frozenset({
+    "404", "NoSuchKey", "NotFound", "412", "PreconditionFailed",
+    "409", "ConditionalRequestConflict",  # two wrote at once: one has won
+})  # fmt: skip
+ONE_OBJECTS = frozenset({
+    "InvalidObjectState",  # of an archive class, and not restored
+    "400", "InvalidRequest",  # encrypted with a key that whoever reads must send (SSE-C)
+    "403", "AccessDenied", "Forbidden",  # a policy; the numbers are HEAD's, which has no body
+    "KMS.AccessDeniedException", "KMS.DisabledException", "KMS.InvalidKeyUsageException",
+    "KMS.InvalidStateException", "KMS.KMSInvalidStateException", "KMS.NotFoundException",
+})  # fmt: skip
+
+
+ADVICE = {
+    "InvalidObjectState": "restore it from its archive class",
+    "400": "it may be encrypted with a key that only its uploader has (SSE-C)",
+    "InvalidRequest": "it may be encrypted with a key that only its uploader has (SSE-C)",
+}
+KMS_ADVICE = "enable its key, and allow it to be used for decryption"
+POLICY_ADVICE = "a policy keeps it from being read"
+
+
+class Refused(Unavailable):
+    """The object that was asked for is refused, perhaps like everything else."""
+
+    def __init__(self, where: str, error: ClientError) -> None:
+        super().__init__(f"{where}: {error}")
+        self.code: str = error.response["Error"]["Code"]
+
+    @property
+    def verdict(self) -> Rejected:
+        """What this means if it is the object alone that is refused."""
+        advice = KMS_ADVICE if self.code.startswith("KMS.") else POLICY_ADVICE
+        return Rejected(Reason.UNREADABLE, f"{self}; {ADVICE.get(self.code, advice)}")
+
+
+@contextmanager
+def s3_errors(where: str, *, names_object: bool = True) -> Iterator[None]:
+    """Raise what boto3 raises as ours: ``ObjectChanged``, ``Refused`` or ``Unavailable``.
+
+    An object is changed if it is gone, or is not the one that was asked for. ``where`` is told.
+    """
+    try:
+        yield
+    except ClientError as error:
+        code = error.response["Error"]["Code"]
+        if names_object and code in CHANGED:
+            raise ObjectChanged(f"{where}: {error}") from error
+        if names_object and code in ONE_OBJECTS:
+            raise Refused(where, error) from error
+        raise Unavailable(f"{where}: {error}") from error
+    except (BotoCoreError, Boto3Error, HTTPError, OSError) as error:
+        raise Unavailable(f"{where}: {error}") from error

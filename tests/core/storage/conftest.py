@@ -1,0 +1,80 @@
+"""Fixtures: an empty bucket of each kind, with the means to change what is in it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from audiofuse.core.items import ObjectInfo
+from audiofuse.core.settings import Settings
+from audiofuse.core.storage.store import FolderStore, Store, open_store, s3_client
+
+
+class Bucket:
+    """A store, and what a test asks of it."""
+
+    store: Store
+
+    def info(self, key: str) -> ObjectInfo:
+        """Return what is known of an object that is there."""
+        info = self.store.head(key)
+        assert info is not None
+        return info
+
+    def keys(self, prefix: str = "") -> list[str]:
+        """Return the keys that are listed."""
+        return [info.key for info in self.store.list(prefix)]
+
+
+class FolderBucket(Bucket):
+    """A folder, changed as users do."""
+
+    def __init__(self, root: Path) -> None:
+        root.mkdir()
+        self.root = root
+        self.store = FolderStore(root)
+
+    def put(self, key: str, content: bytes) -> None:
+        """Write the file."""
+        (self.root / key).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / key).write_bytes(content)
+
+    def delete(self, key: str) -> None:
+        """Delete the file."""
+        (self.root / key).unlink()
+
+
+class S3Bucket(Bucket):
+    """A bucket of moto's server, changed through boto3."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.client = s3_client(settings)
+        self.name = settings.bucket.removeprefix("s3://")
+        self.store = open_store(settings)
+
+    def put(self, key: str, content: bytes, **options: Any) -> None:
+        """Put the object, with more arguments of boto3's if need be."""
+        self.client.put_object(Bucket=self.name, Key=key, Body=content, **options)
+
+    def delete(self, key: str) -> None:
+        """Delete the object."""
+        self.client.delete_object(Bucket=self.name, Key=key)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> FolderBucket:
+    """Return an empty folder."""
+    return FolderBucket(tmp_path / "sounds")
+
+
+@pytest.fixture
+def s3(aws_settings: Settings) -> S3Bucket:
+    """Return an empty bucket behind the S3 protocol."""
+    return S3Bucket(aws_settings)
+
+
+@pytest.fixture(params=["folder", "s3"])
+def bucket(request: pytest.FixtureRequest) -> Bucket:
+    """Return an empty bucket of either kind."""
+    return request.getfixturevalue(request.param)
