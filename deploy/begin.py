@@ -2,13 +2,18 @@
 
     python deploy/begin.py
 
-The buckets of AUDIOFUSE_BUCKET and AUDIOFUSE_REGISTRY, where they are in S3; in the registry the
-encoder that is shipped; and the document that names it as the live one. What is there stays.
+The buckets of AUDIOFUSE_BUCKET and AUDIOFUSE_REGISTRY, where they are in S3 and missing; in the
+registry the encoder that is shipped; and the document that names it as the live one. What is there
+stays, and may belong to another account.
 Needs the right to make buckets and to write to the registry, which no other process needs.
 """
 
 import tempfile
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import ClientError
 
 from audiofuse.core.bundles.bundle import save_bundle
 from audiofuse.core.bundles.document import Rollout
@@ -17,6 +22,9 @@ from audiofuse.core.encoder.starting import DEFAULT_NAME, default_card, default_
 from audiofuse.core.errors import ObjectChanged
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import S3_SCHEME, bucket_name, s3_client, s3_errors
+
+NO_BUCKET = ("404", "NoSuchBucket")
+FIRST_REGION = "us-east-1"
 
 
 def main() -> None:
@@ -32,12 +40,23 @@ def main() -> None:
 
 
 def make_bucket(settings: Settings, name: str) -> None:
-    """Make a bucket if it is not there."""
+    """Make a bucket if it is not there; one of another account is there, too."""
     s3 = s3_client(settings)
-    with s3_errors(f"making s3://{name}"):
-        known = [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]]
-        if name not in known:
-            s3.create_bucket(Bucket=name)
+    with s3_errors(f"making s3://{name}", names_object=False):
+        try:
+            s3.head_bucket(Bucket=name)
+        except ClientError as error:
+            if error.response["Error"]["Code"] not in NO_BUCKET:
+                raise
+            with suppress(s3.exceptions.BucketAlreadyOwnedByYou):  # somebody else began, too
+                s3.create_bucket(Bucket=name, **_place(settings.s3_region))
+
+
+def _place(region: str) -> dict[str, Any]:
+    """Return what says where a bucket is made: S3 takes no name for the region it began with."""
+    if region == FIRST_REGION:
+        return {}
+    return {"CreateBucketConfiguration": {"LocationConstraint": region}}
 
 
 def first_encoder(registry: Registry) -> str:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -60,6 +61,27 @@ def _contained(user: str, tmp: Path, places: list[Path]) -> list[str]:
     return [*mounts, *user.split(":"), str(tmp), str(len(places)), *map(str, places)]
 
 
+# What BusyBox's nc does in the image of the storage, of which this machine has none.
+NC = f"""#!{sys.executable}
+import os, socket, subprocess, sys, threading
+arguments = sys.argv[1:]
+if arguments[0] == "-ll":
+    server = socket.create_server(("127.0.0.1", int(arguments[2])))
+    while True:
+        peer, _ = server.accept()
+        subprocess.Popen(arguments[4:], stdin=peer, stdout=peer)
+        peer.close()
+remote = socket.create_connection((arguments[0], int(arguments[1])))
+def send():
+    while chunk := os.read(0, 65536):
+        remote.sendall(chunk)
+    remote.shutdown(socket.SHUT_WR)
+threading.Thread(target=send, daemon=True).start()
+while chunk := remote.recv(65536):
+    os.write(1, chunk)
+"""
+
+
 class Containers:
     """The services of docker-compose.yml as processes of this machine.
 
@@ -83,6 +105,7 @@ class Containers:
         )
         ports = {"s3": 8333, "valkey": 6379, "qdrant": 6333, "intake": 7701, "search": 7700}
         self.ports = {name: (port, free_port()) for name, port in ports.items()}
+        self._relay = free_port()
         self._metrics = {name: free_port() for name in self.services}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -92,6 +115,10 @@ class Containers:
 
     def _local(self, name: str, text: str) -> str:
         """Replace what a container would see by what is here."""
+        if name == "s3":  # of whose own loopback this machine's has to be a part
+            text = text.replace("//127.0.0.1:7701", f"//127.0.0.1:{self._relay}")
+            text = text.replace("-p 7701", f"-p {self._relay}")
+            text = text.replace("nc intake 7701", f"nc 127.0.0.1 {self.ports['intake'][1]}")
         for host, (port, free) in self.ports.items():
             text = text.replace(f"//{host}:{port}", f"//127.0.0.1:{free}")
             text = text.replace(f"@{host}:{port}", f"@127.0.0.1:{free}")
@@ -141,7 +168,7 @@ class Containers:
             self._running[name] = subprocess.Popen(
                 [*_contained(self.services[name]["user"], folder, places), *self._command(name)],
                 env=self._environment(name), cwd=folder,
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
 
     def start_index(self) -> None:
@@ -189,7 +216,8 @@ class Containers:
 
     def stop(self) -> None:
         """End everything."""
-        self._running["s3"].kill()  # an orderly end takes it half a minute
+        # An orderly end takes storage half a minute; the relay beside it ends with it, as there.
+        os.killpg(self._running["s3"].pid, signal.SIGKILL)
         for process in self._running.values():
             process.terminate()
         for process in self._running.values():
@@ -220,6 +248,8 @@ def containers() -> Iterator[Containers]:
     folder = Path(tempfile.mkdtemp(dir="/var/tmp", prefix="audiofuse-compose-"))
     folder.chmod(0o711)  # other users pass through
     (folder / "bin").mkdir(mode=0o755)
+    (folder / "bin" / "nc").write_text(NC)
+    (folder / "bin" / "nc").chmod(0o755)
     (folder / "bin" / "valkey-server").symlink_to(get_binary_path())
     running = Containers(folder)
     try:

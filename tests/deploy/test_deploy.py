@@ -129,6 +129,76 @@ def test_every_service_has_the_least_rights(services: dict[str, Config]) -> None
             assert "cpus" in each, name
 
 
+def test_it_starts_on_two_cores(services: dict[str, Config], env_file: Path) -> None:
+    """Docker refuses limits above the machine's CPUs: none is, by the .env made here or without."""
+    cpus = os.cpu_count() or 1
+    assert all(float(each.get("cpus", 0)) <= cpus for each in services.values())
+    text = (ROOT / "docker-compose.yml").read_text()
+    limits = re.findall(r"^ +cpus: (\S+)$", text, re.MULTILINE)
+    assert set(limits) == {"1", "${SERVICE_CPUS:-2}", "${WORKER_CPUS:-2}"}
+    written = dict(re.findall(r"^(\w+_CPUS)=(\d+)$", env_file.read_text(), re.MULTILINE))
+    assert written.keys() == {"SERVICE_CPUS", "WORKER_CPUS"}
+
+
+def test_numerical_libraries_start_as_many_threads_as_are_allowed(
+    services: dict[str, Config],
+) -> None:
+    """Each of our services says its CPU limit to libraries that would count the machine's CPUs."""
+    for name, each in _ours(services).items():
+        for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            assert float(each["environment"][variable]) == float(each["cpus"]), name
+
+
+def test_the_deployment_is_not_named_after_its_folder(config: Config) -> None:
+    """A renamed or second checkout finds the volumes, and so the sounds, of the first."""
+    assert config["name"] == "audiofuse"
+    assert {each["name"] for each in config["volumes"].values()} == {
+        f"audiofuse_{name}" for name in config["volumes"]
+    }
+
+
+def test_our_own_image_is_never_pulled(services: dict[str, Config]) -> None:
+    """It is built here: whatever a registry has by that name is somebody else's."""
+    assert {each["pull_policy"] for each in _ours(services).values()} == {"never"}
+
+
+def test_storage_sends_its_events_by_way_of_its_own_loopback(services: dict[str, Config]) -> None:
+    """SeaweedFS sends from the address that it is bound to: from the loopback to the loopback."""
+    (command,) = services["s3"]["command"]
+    assert "-ip.bind=127.0.0.1" in command
+    endpoint = urlsplit(re.findall(r'^endpoint = "(.+)"$', command, re.MULTILINE)[0])
+    assert endpoint.hostname == "127.0.0.1"
+    relay = rf"nc -ll -p {endpoint.port} -e sh -c 'until nc intake {endpoint.port}; do"
+    assert relay in command
+    assert command.index(relay) < command.index("exec weed")
+    assert endpoint.port in _listens("intake", services["intake"])
+
+
+def test_qdrant_is_told_to_end_and_given_time(services: dict[str, Config]) -> None:
+    """The signal reaches Qdrant itself, not a script that ends before it does."""
+    qdrant = services["qdrant"]
+    assert qdrant["init"]
+    assert qdrant["command"][0].endswith("exec /qdrant/qdrant")
+    assert qdrant["stop_grace_period"] == "1m0s"
+
+
+def test_no_limit_is_above_what_docker_may_allow(services: dict[str, Config]) -> None:
+    """Docker refuses to start what asks for more open files than its own hard limit."""
+    assert not [name for name, each in services.items() if "ulimits" in each]
+
+
+def test_restoring_never_takes_the_sounds(config: Config) -> None:
+    """The commands in operations.md remove volumes by name: never all, never that of storage."""
+    page = (DEPLOY / "operations.md").read_text()
+    commands = "\n".join(re.findall(r"```sh\n(.+?)```", page, re.DOTALL))
+    assert not re.search(r"down.*(--volumes|-v\b)|volume prune", commands)
+    removed = {
+        each for line in re.findall(r"docker volume rm (.+)", commands) for each in line.split()
+    }
+    assert removed == {"audiofuse_qdrant", "audiofuse_valkey"}
+    assert removed <= {each["name"] for each in config["volumes"].values()}
+
+
 def test_every_image_has_a_version(services: dict[str, Config]) -> None:
     """What is pulled today is what is pulled next year."""
     for name, each in services.items():

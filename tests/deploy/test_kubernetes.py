@@ -22,6 +22,7 @@ SECRETS = {  # who gets which: only who needs it
     "audiofuse-search": {"search"},
     "audiofuse-webhook": {"intake"},
 }
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 Manifest = dict[str, Any]
 
 
@@ -115,6 +116,39 @@ def test_every_pod_has_the_least_rights(manifests: list[Manifest]) -> None:
             assert mounted == {each["name"] for each in spec["volumes"]}, name
 
 
+def test_numerical_libraries_start_as_many_threads_as_are_allowed(
+    manifests: list[Manifest],
+) -> None:
+    """Each container says its CPU limit to libraries that would count the node's CPUs."""
+    for name, pod in _pods(manifests):
+        for container in pod["spec"]["containers"]:
+            given = {each["name"]: each.get("valueFrom") for each in container["env"]}
+            for variable in THREADS:
+                assert given[variable] == {"resourceFieldRef": {"resource": "limits.cpu"}}, name
+
+
+def test_who_still_asks_a_pod_that_goes_is_answered(manifests: list[Manifest]) -> None:
+    """What a service leads to goes on for some seconds after it was told to end."""
+    pods = dict(_pods(manifests))
+    for name in _kind(manifests, "Service"):
+        (container,) = pods[name]["spec"]["containers"]
+        assert 5 <= container["lifecycle"]["preStop"]["sleep"]["seconds"] <= 15, name
+
+
+def test_only_what_begins_has_the_operators_account(manifests: list[Manifest]) -> None:
+    """A role that writes, given to the job's account, is given to nothing else; both exist."""
+    accounts = {name: pod["spec"]["serviceAccountName"] for name, pod in _pods(manifests)}
+    assert {n for n, account in accounts.items() if account == "audiofuse-owner"} == {"begin"}
+    assert set(accounts.values()) == _kind(manifests, "ServiceAccount").keys()
+
+
+def test_no_comparison_hangs_for_ever(manifests: list[Manifest]) -> None:
+    """Where one forbids the next, it is ended after a time."""
+    for each in _kind(manifests, "CronJob").values():
+        assert each["spec"]["concurrencyPolicy"] == "Forbid"
+        assert each["spec"]["jobTemplate"]["spec"]["activeDeadlineSeconds"] <= 86400
+
+
 def test_secrets_are_named_and_never_held(manifests: list[Manifest]) -> None:
     """No secret is in the files, and each goes only to those that need it."""
     assert not _kind(manifests, "Secret")
@@ -122,11 +156,8 @@ def test_secrets_are_named_and_never_held(manifests: list[Manifest]) -> None:
     for name, pod in _pods(manifests):
         for container in pod["spec"]["containers"]:
             refs = [each["secretRef"] for each in container["envFrom"] if "secretRef" in each]
-            refs += [
-                each["valueFrom"]["secretKeyRef"]
-                for each in container.get("env", ())
-                if "valueFrom" in each
-            ]
+            given = [each.get("valueFrom", {}) for each in container.get("env", ())]
+            refs += [each["secretKeyRef"] for each in given if "secretKeyRef" in each]
             for ref in refs:
                 users.setdefault(ref["name"], set()).add(name)
     assert users == SECRETS
@@ -147,7 +178,8 @@ def test_every_setting_exists(manifests: list[Manifest]) -> None:
         for container in pod["spec"]["containers"]:
             literal = {each["name"]: each.get("value") for each in container.get("env", ())}
             given |= {name: value for name, value in literal.items() if value is not None}
-            assert {n.removeprefix(PREFIX).lower() for n in literal} <= Settings.model_fields.keys()
+            ours = {name.removeprefix(PREFIX) for name in literal if name.startswith(PREFIX)}
+            assert {name.lower() for name in ours} <= Settings.model_fields.keys()
     names = {name.removeprefix(PREFIX).lower(): value for name, value in given.items()}
     assert names.keys() - {"tmpdir"} <= Settings.model_fields.keys()
     Settings(**names)
@@ -218,3 +250,5 @@ def test_a_gpu_worker_has_a_gpu_and_nothing_else_has() -> None:
             ("1", True) if name == "worker" else (None, False)
         )
         assert container["image"] == "audiofuse:cuda"
+    worker = _kind(manifests, "Deployment")["worker"]["spec"]
+    assert worker["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}

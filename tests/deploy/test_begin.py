@@ -1,0 +1,46 @@
+"""deploy/begin.py: the buckets of an empty deployment, wherever they are and whoever owns them."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from audiofuse.core.settings import Settings
+from audiofuse.core.storage.store import s3_client
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def begin() -> Any:
+    """Return the script as a module."""
+    spec = importlib.util.spec_from_file_location("begin", ROOT / "deploy" / "begin.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("region", ["us-east-1", "eu-central-1"])
+def test_a_bucket_is_made_in_its_region(begin: Any, aws_settings: Settings, region: str) -> None:
+    """S3 wants its region named for every bucket, but not for those of the region it began with."""
+    settings = aws_settings.model_copy(update={"s3_region": region})
+    name = f"encoders-{uuid4().hex[:8]}"
+    begin.make_bucket(settings, name)
+    place = s3_client(settings).get_bucket_location(Bucket=name)["LocationConstraint"]
+    assert place == (None if region == "us-east-1" else region)
+    begin.make_bucket(settings, name)  # and again, any number of times
+
+
+def test_a_bucket_that_is_there_is_not_made(
+    begin: Any, aws_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bucket counts if it can be reached, listed among one's own or not: it may be another's."""
+    s3 = s3_client(aws_settings)
+    monkeypatch.setattr(s3, "create_bucket", None)
+    monkeypatch.setattr(s3, "list_buckets", lambda: {"Buckets": []})
+    monkeypatch.setattr(begin, "s3_client", lambda _: s3)
+    begin.make_bucket(aws_settings, aws_settings.bucket.removeprefix("s3://"))
