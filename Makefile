@@ -1,13 +1,13 @@
 # make demo | test | check | soak | chaos | rollout | drill | dashboards | up BUCKET=folder | clean
 #      bench-encoder | bench-query | bench-worker | bench-backlog | bench-reconcile | bench-train
-#      audit | sbom | compose-env
+#      audit | sbom | compose-env | docs | pictures
 
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format soak chaos rollout drill dashboards bench-encoder bench-query bench-worker bench-backlog bench-reconcile bench-train audit sbom compose-env up clean setup constraints
+.PHONY: demo test check format soak chaos rollout drill dashboards bench-encoder bench-query bench-worker bench-backlog bench-reconcile bench-train audit sbom compose-env docs pictures up clean setup constraints
 
 setup: $(READY)
 
@@ -89,7 +89,15 @@ sbom: $(READY)
 		environment --output-reproducible --pyproject pyproject.toml --output-file sbom.json $(BIN)/python
 	@echo "wrote sbom.json"
 
-# Passwords for docker-compose.yml, in .env.
+# The list of files in docs/internals.md, from what the files say about themselves.
+docs: $(READY)
+	@$(BIN)/python docs/files.py
+
+# The pictures in README.md, from the demo's sounds; needs chromium and prometheus.
+pictures: $(READY)
+	@$(BIN)/python docs/pictures.py
+
+# Passwords and CPU limits for docker-compose.yml, in .env.
 compose-env:
 	@sh deploy/compose-env.sh
 
