@@ -35,7 +35,7 @@ QUESTION = "a rooster crowing at dawn"
 QUESTIONS = (QUESTION, "an infant wailing", "old record player noise", "water flowing from a tap")
 SPAN_S = 240  # of the traffic, and of what the graphs show
 STEP_S = 2
-PAGE = {"width": 1180, "height": 820}  # what is seen of the search page, pixels
+PAGE = {"width": 1180, "height": 734}  # what is seen of the search page, pixels
 PATIENCE_S = 180
 
 
