@@ -75,7 +75,8 @@ class Question:
     ``without`` are words for what the hits shall not be like. ``balance`` shifts what counts, from
     0, audio alone, to 1, metadata alone; without one a sound alone is compared with sounds alone,
     and all else as the encoder adds them. ``unique`` shows sounds of the same content once. Where
-    the index cannot rank so by itself, its ``CANDIDATES`` nearest items are ranked anew.
+    the index cannot rank so by itself, its ``CANDIDATES`` nearest items are ranked anew. ``extra``
+    has hits tell what else their sidecars say, which may be long.
     """
 
     text: str = ""
@@ -87,6 +88,7 @@ class Question:
     limit: int = 10
     offset: int = 0
     unique: bool = False
+    extra: bool = False
 
     def __post_init__(self) -> None:
         """Raise ``QueryError`` if this is no question."""

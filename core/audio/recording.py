@@ -4,9 +4,10 @@ One decoder, PyAV, reads every format. A file that is not whole raises ``Rejecte
 """
 
 import itertools
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import av
 import numpy as np
@@ -162,6 +163,23 @@ class Recording:
 
     def _too_long(self, found: str) -> Rejected:
         return Rejected(Reason.TOO_LONG, f"{found}; the limit is {self._max_duration_s:.0f} s")
+
+
+class OpenSound(Protocol):
+    """A sound file that is open: a ``Recording``, or one that another process decodes."""
+
+    sample_rate: int
+    channels: int
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds decoded so far."""
+
+    def windows(self) -> Iterator[Samples]:
+        """Yield the clip in windows."""
+
+
+Opener = Callable[[Path, float], AbstractContextManager[OpenSound]]  # with the longest duration, s
 
 
 @contextmanager

@@ -24,7 +24,7 @@ MOST = models.ReadConsistencyType.MAJORITY
 SCROLL_PAGE = 1000  # points an answer: more are fewer requests, and more memory for each
 # Hits of one answer, of all that is asked together: some 10 kB each, most of it the audio vector.
 HITS_AT_ONCE = 2000
-HIT_FIELDS = (  # all but ``extra``, of which an item may have 256 kB
+HIT_FIELDS = (  # all but ``extra``, of which an item may have 256 kB: it is asked for
     "bucket", "key", "etag", "sidecar_etag", "sidecar_problem", "user_metadata_hash", "modified",
     "size", "duration_s", "sample_rate", "channels", "title", "description", "keywords", "labels",
     "has_text", "item_norm", VERSION_KEY, "indexed_at", "content_hash",
@@ -54,7 +54,8 @@ class Point:
 class Nearest:
     """Which points to find: the ``limit`` nearest to a vector by their item vectors.
 
-    ``offset`` of them are passed over; ``items``: their item vectors come, too.
+    ``offset`` of them are passed over; ``items``: their item vectors come, too; ``extra``: what
+    else their sidecars say, too.
     """
 
     vector: Sequence[float]
@@ -62,6 +63,12 @@ class Nearest:
     offset: int = 0
     where: Filter = EVERYTHING
     items: bool = False
+    extra: bool = False
+
+    @property
+    def fields(self) -> list[str]:
+        """The payload fields that come."""
+        return [*HIT_FIELDS, *(["extra"] if self.extra else [])]
 
 
 class Points:
@@ -110,7 +117,7 @@ class Points:
     def search(self, generation: Generation, asked: Sequence[Nearest]) -> list[list[Point]]:
         """Return, for each that is asked, the points nearest to it, best first.
 
-        They have their audio vectors, and of the payload ``HIT_FIELDS``. No answer that is waited
+        They have their audio vectors, and of the payload what was asked for. No answer that is waited
         for at once has more than ``HITS_AT_ONCE`` hits, unless one question alone wants more.
         """
         return [
@@ -121,7 +128,7 @@ class Points:
         requests = [
             models.QueryRequest(
                 query=list(each.vector), using=ITEM, limit=each.limit, offset=each.offset,
-                filter=_conditions(each.where), with_payload=list(HIT_FIELDS),
+                filter=_conditions(each.where), with_payload=each.fields,
                 with_vector=[ITEM, AUDIO] if each.items else [AUDIO],
             )
             for each in asked

@@ -1,4 +1,4 @@
 """A question's way to its hits.
 
-``towers`` (questions to vectors), ``search`` (vectors to hits).
+``loaded`` (the encoders that are loaded: questions to vectors), ``search`` (vectors to hits).
 """

@@ -1,6 +1,6 @@
 """Searching: from a question to ranked hits, each with what audio and metadata contributed.
 
-    alias ──> live generation ──> the tower of its version, if it is loaded; until then what was
+    alias ──> live generation ──> its version's encoder, if it is loaded; until then what was
                                   searched before, which is kept until its successor is dropped
 
 So one answer never mixes versions, and no query waits while an encoder is loaded.
@@ -12,16 +12,14 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from audiofuse.core.audio.recording import Samples, open_recording
+from audiofuse.core.audio.recording import Opener, open_recording
 from audiofuse.core.batcher import Batcher
 from audiofuse.core.bundles.bundle import load_encoder, load_version
 from audiofuse.core.bundles.document import POLL_S
@@ -29,28 +27,32 @@ from audiofuse.core.bundles.registry import Watch, open_registry
 from audiofuse.core.errors import AudiofuseError, NotFound, QueryError, Unavailable
 from audiofuse.core.index.index import Generation, GenerationGone, Index, Nearest, Point, open_index
 from audiofuse.core.query import CANDIDATES, Question, check_id, check_words
-from audiofuse.core.search.towers import Ranked, Tower, Towers
+from audiofuse.core.search.loaded import LoadedEncoder, LoadedEncoders, Ranked
 from audiofuse.core.settings import Settings
 
 log = logging.getLogger(__name__)
 
+# Longest pause between two tries to load what cannot be loaded. Higher: less of a burden on a
+# registry that is away; lower: sooner there again.
 MAX_PAUSE_S = 32.0
-MAX_SOUND_S = 60.0
-QUERIES_AT_ONCE = 32
+MAX_SOUND_S = 60.0  # longest sound to search by: what it costs grows with its length
+# Hits that one call to the index returns, for the questions of several threads together. Higher:
+# fewer calls under load; lower: less memory, as each hit brings its audio vector (some 30 kB).
+HITS_AT_ONCE = 1000
+# What each question counts at least, whatever its limit: so at most 32 of them share a call.
+HITS_OF_A_QUESTION = 31
 AWAY_FROM = 0.5  # how much of what is not wanted is taken from what is
+# What a hit tells. What else a sidecar says may be long: it is asked for (``Question.extra``).
+FIELDS = (
+    "bucket", "key", "etag", "modified", "size", "duration_s", "sample_rate", "channels",
+    "title", "description", "keywords", "labels", "has_text", "encoder", "indexed_at",
+    "content_hash", "item_norm",
+)  # fmt: skip
 T = TypeVar("T")
 NEVER = (-math.inf, None)
 
 
-class OpenSound(Protocol):
-    """A sound file that is open: see ``core.audio.recording.Recording``."""
-
-    def windows(self) -> Iterator[Samples]:
-        """Yield the clip in windows."""
-
-
 Asked = tuple[Generation, Nearest]
-Opener = Callable[[Path, float], AbstractContextManager[OpenSound]]
 
 
 @dataclass(frozen=True)
@@ -84,24 +86,24 @@ class Searcher:
     def __init__(
         self,
         index: Index,
-        towers: Towers,
+        encoders: LoadedEncoders,
         wanted: Callable[[], Iterable[str]] = tuple,
         open_sound: Opener = open_recording,
         max_sound_s: float = MAX_SOUND_S,
     ) -> None:
-        """Search ``index`` with ``towers``; ``wanted`` tells which versions may soon be live.
+        """Search ``index`` with ``encoders``; ``wanted`` tells which versions may soon be live.
 
         ``open_sound`` decodes the sounds of questions, which may last ``max_sound_s``.
         """
         self._index = index
-        self._towers = towers
+        self._encoders = encoders
         self._wanted = wanted
         self._open_sound = open_sound
         self._max_sound_s = max_sound_s
-        self._nearest = Batcher[Asked, list[Point]](self._find, QUERIES_AT_ONCE)
-        self._resolving = threading.Lock()
+        self._nearest = Batcher[Asked, list[Point]](self._find, HITS_AT_ONCE, size=_hits_of)
+        self._resolving = threading.Lock()  # whoever has it asks for the alias; nobody waits for it
         self._resolved: tuple[float, Generation | None] = NEVER
-        self._last: tuple[Generation, Tower] | None = None  # what was searched last
+        self._last: tuple[Generation, LoadedEncoder] | None = None  # what was searched last
 
     def search(self, question: Question | str) -> Found:
         """Return the items that answer a question; a string is asked as words.
@@ -112,7 +114,7 @@ class Searcher:
         nowhere to be had.
         """
         asked = Question(question) if isinstance(question, str) else question
-        found = self._with_live(lambda live, tower: self._search(live, tower, asked))
+        found = self._with_live(lambda live, encoder: self._search(live, encoder, asked))
         return found or Found(None, [])
 
     def embed(self, text: str) -> tuple[str, list[float]]:
@@ -122,7 +124,7 @@ class Searcher:
         """
         check_words(text)
         embedded = self._with_live(
-            lambda live, tower: (live.version, tower.encode_text(text).tolist())
+            lambda live, encoder: (live.version, encoder.encode_text(text).tolist())
         )
         if embedded is None:
             raise NotFound("nothing is indexed yet, so that no encoder is live")
@@ -141,7 +143,7 @@ class Searcher:
         counted = self._with_live(lambda live, _: (live.version, self._index.count(live)))
         return counted or (None, 0)
 
-    def _with_live(self, work: Callable[[Generation, Tower], T]) -> T | None:
+    def _with_live(self, work: Callable[[Generation, LoadedEncoder], T]) -> T | None:
         """Work with what is live; once more if that was dropped; ``None`` if nothing is."""
         try:
             return work(*chosen) if (chosen := self._choose()) else None
@@ -149,45 +151,47 @@ class Searcher:
             self._forget()
             return work(*chosen) if (chosen := self._choose()) else None
 
-    def _search(self, generation: Generation, tower: Tower, question: Question) -> Found:
-        query = self._query(generation, tower, question)
+    def _search(self, generation: Generation, encoder: LoadedEncoder, question: Question) -> Found:
+        query = self._query(generation, encoder, question)
         where = question.where
         if question.like:
             where = replace(where, besides=(*where.besides, question.like))
         vector: list[float] = query.tolist()
+        fields = (*FIELDS, "extra") if question.extra else FIELDS
         if question.ranks_anew:
-            points = self._nearest((generation, Nearest(vector, CANDIDATES, 0, where, items=True)))
-            hits = [_hit(*each) for each in self._weighed(tower, points, query, question)]
+            candidates = Nearest(vector, CANDIDATES, 0, where, items=True, fields=fields)
+            points = self._nearest((generation, candidates))
+            hits = [_hit(*each) for each in self._weighed(encoder, points, query, question)]
             hits = _unique(hits) if question.unique else hits
             hits = hits[question.offset : question.offset + question.limit]
         else:
-            page = Nearest(vector, question.limit, question.offset, where)
+            page = Nearest(vector, question.limit, question.offset, where, fields=fields)
             points = self._nearest((generation, page))
-            hits = [_hit(*each) for each in tower.explained(points, query)]
+            hits = [_hit(*each) for each in encoder.explained(points, query)]
         return Found(generation.version, hits)
 
     def _weighed(
-        self, tower: Tower, points: Sequence[Point], query: Tensor, question: Question
+        self, encoder: LoadedEncoder, points: Sequence[Point], query: Tensor, question: Question
     ) -> list[Ranked]:
-        if tower.is_sum:
-            return tower.weighed(points, query, question.weight_of_metadata)
+        if encoder.is_sum:
+            return encoder.weighed(points, query, question.weight_of_metadata)
         if question.balance is not None:
             raise QueryError("the live encoder fuses audio and metadata inseparably: no balance")
-        return tower.explained(points, query)
+        return encoder.explained(points, query)
 
-    def _query(self, generation: Generation, tower: Tower, question: Question) -> Tensor:
+    def _query(self, generation: Generation, encoder: LoadedEncoder, question: Question) -> Tensor:
         """Return the one vector ``(dim,)`` that a question comes down to, of unit length."""
         vectors = []
         if question.text:
-            vectors.append(tower.encode_text(question.text))
+            vectors.append(encoder.encode_text(question.text))
         if question.sound:
             with self._open_sound(question.sound, self._max_sound_s) as recording:
-                vectors.append(tower.encode_audio(recording.windows()))
+                vectors.append(encoder.encode_audio(recording.windows()))
         if question.like:
             vectors.append(torch.tensor(self._get(generation, question.like, vectors=True).item))
         query = _unit(torch.stack(vectors).sum(0))
         if question.without:
-            query = _unit(query - AWAY_FROM * tower.encode_text(question.without))
+            query = _unit(query - AWAY_FROM * encoder.encode_text(question.without))
         return query
 
     def _find(self, asked: list[Asked]) -> list[list[Point]]:
@@ -204,29 +208,39 @@ class Searcher:
             raise NotFound(f"there is no item {id_}")
         return point
 
-    def _choose(self) -> tuple[Generation, Tower] | None:
-        """Choose the live generation, or the one before while the live one's tower is loaded."""
+    def _choose(self) -> tuple[Generation, LoadedEncoder] | None:
+        """Choose the live generation, or the one before while the live one's encoder is loaded."""
         live = self._live()
         if live is None:
             return None
-        tower = self._towers.get(live.version)
-        if tower is None and self._last:
+        encoder = self._encoders.get(live.version)
+        if encoder is None and self._last:
             return self._last
-        self._last = live, tower or self._towers.load(live.version)
+        self._last = live, encoder or self._encoders.load(live.version)
         return self._last
 
     def _live(self) -> Generation | None:
-        """Resolve the alias, at most once in a while."""
-        with self._resolving:
-            at, live = self._resolved
-            if time.monotonic() - at > POLL_S:
+        """Resolve the alias, at most once in a while.
+
+        One thread asks; the others go on with what was live a moment ago, however long that takes.
+        """
+        known = self._resolved
+        at, live = known
+        if time.monotonic() - at <= POLL_S:
+            return live
+        mine = self._resolving.acquire(blocking=False)
+        try:
+            if mine or known is NEVER:
                 live = self._index.live()
-                self._resolved = time.monotonic(), live
+                if self._resolved is known:  # else it was forgotten, or is known better, meanwhile
+                    self._resolved = time.monotonic(), live
+        finally:
+            if mine:
+                self._resolving.release()
         return live
 
     def _forget(self) -> None:
-        with self._resolving:
-            self._resolved, self._last = NEVER, None
+        self._resolved, self._last = NEVER, None
 
     def check(self) -> None:
         """Raise ``Unavailable`` if the index is away."""
@@ -234,32 +248,34 @@ class Searcher:
 
     @property
     def loaded(self) -> frozenset[str]:
-        """The versions whose towers are loaded."""
-        return self._towers.versions
+        """The versions whose encoders are loaded."""
+        return self._encoders.versions
 
     def prepare(self) -> None:
-        """Load the towers that are or may soon be needed, and let go of all others."""
+        """Load the encoders that are or may soon be needed, and let go of all others."""
         needed = {self._last[0].version} if self._last else set[str]()
         for version in self._needed():
-            self._towers.load(version)
+            self._encoders.load(version)
             needed.add(version)
-        self._towers.keep(needed)
+        self._encoders.keep(needed)
 
     def _needed(self) -> Iterator[str]:
         if live := self._live():
             yield live.version
         yield from self._wanted()
 
-    def follow(self) -> None:
+    def follow(self, prepared: Callable[[], object] = int) -> None:
         """Prepare again and again, for ever; run this in a thread. Whatever fails, search goes on.
 
-        What cannot be loaded is tried more and more seldom.
+        ``prepared`` is called after each time that all could be loaded. What cannot be loaded is
+        tried more and more seldom.
         """
         pause_s = POLL_S
         while True:
             time.sleep(pause_s)
             try:
                 self.prepare()
+                prepared()
             except AudiofuseError as error:
                 log.warning("searching goes on with what is loaded: %s", error)
                 pause_s = min(2 * pause_s, MAX_PAUSE_S)
@@ -288,8 +304,10 @@ def open_searcher(
             return rollout.versions
         return (own[1],) if own else ()
 
-    towers = Towers(partial(load_version, settings), {own[1]: own[0]} if own else {}, tell)
-    searcher = Searcher(open_index(settings), towers, wanted, open_sound)
+    encoders = LoadedEncoders(
+        partial(load_version, settings), {own[1]: own[0]} if own else {}, tell
+    )
+    searcher = Searcher(open_index(settings), encoders, wanted, open_sound)
     try:
         searcher.prepare()
     except Unavailable as error:
@@ -320,6 +338,10 @@ class AsyncSearcher:
     async def embed(self, text: str) -> tuple[str, list[float]]:
         """See ``Searcher``."""
         return await asyncio.to_thread(self._searcher.embed, text)
+
+
+def _hits_of(asked: Asked) -> int:
+    return max(asked[1].limit, HITS_OF_A_QUESTION)
 
 
 def _by_generation(asked: Iterable[Asked]) -> dict[Generation, list[Asked]]:

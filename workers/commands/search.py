@@ -48,11 +48,14 @@ def search(
     offset: Annotated[int, typer.Option(min=0, help="How many to pass over.")] = 0,
     *,
     unique: Annotated[bool, typer.Option("--unique", help="Same content only once.")] = False,
+    extra: Annotated[
+        bool, typer.Option("--extra", help="With --json: what else their sidecars say, too.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Find sounds by a sentence, by a sound (--sound), by an item (--like), or by several."""
     from audiofuse.workers.commands.display import hits_table
-    from audiofuse.workers.service.client import find
+    from audiofuse.workers.service.client import Access, find
 
     if query or not (sound or like):
         check_words(query)
@@ -66,9 +69,10 @@ def search(
         "has_text": None if has_text is None else "yes" if has_text else "no",
         "like": str(point_id(bucket_name(current), like)) if like else None,
         "unique": "true" if unique else None,
+        "extra": "true" if extra else None,
     }  # fmt: skip
     given = {name: value for name, value in options.items() if value not in (None, "")}
-    hits = find(current.search_url, given, sound, current.search_key)
+    hits = find(current.search_url, given, sound, Access.of(current))
     if as_json:
         print_json({"query": query, "hits": hits})
         return

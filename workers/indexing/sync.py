@@ -28,14 +28,12 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from audiofuse.core.audio.recording import Samples, open_recording
+from audiofuse.core.audio.recording import Opener, Samples, open_recording
 from audiofuse.core.encoder.encoder import Fused
 from audiofuse.core.encoder.fusion import AudioEmbedding
 from audiofuse.core.errors import ObjectChanged, Reason, Rejected, Unavailable
@@ -151,21 +149,6 @@ class NoDeadLetters:
         """Forget nothing."""
 
 
-class OpenSound(Protocol):
-    """A sound file that is open: see ``core.audio.recording.Recording``."""
-
-    sample_rate: int
-    channels: int
-
-    @property
-    def duration_s(self) -> float:
-        """Seconds decoded so far."""
-
-    def windows(self) -> Iterator[Samples]:
-        """Yield the clip in windows."""
-
-
-Opener = Callable[[Path, float], AbstractContextManager[OpenSound]]
 Guard = Callable[[str, Iterator[Samples]], Iterator[Samples]]
 Verdicts = dict[str, Rejected]
 

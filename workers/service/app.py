@@ -1,38 +1,33 @@
-"""The query service: builds what it needs from settings, and puts the routes together.
+"""The query service: builds what it needs from settings, and puts the routes together."""
 
-api.py  what is asked   api_models.py  in which form   api_audio.py  links to sounds
-api_encoders.py  towers as files   api_problems.py  errors   api_guard.py  who may ask, how much
-"""
-
-import logging
 import threading
 from contextlib import AbstractContextManager
 from functools import cache, partial
 from ipaddress import ip_address
 from pathlib import Path
 
-from fastapi import FastAPI, Response, Security
+from fastapi import FastAPI, Security
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.security import HTTPBearer
 
 from audiofuse.core.bundles.bundle import locate
-from audiofuse.core.errors import ConfigurationError, Unavailable
+from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.search.search import Searcher, open_searcher
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import open_store
 from audiofuse.workers.indexing.decoding.decoders import DecodedRecording, Decoders
 from audiofuse.workers.service import routes as api
 from audiofuse.workers.service.audio import Links, audio_routes
-from audiofuse.workers.service.encoders import encoder_routes
+from audiofuse.workers.service.encoders import PackedTowers, encoder_routes
 from audiofuse.workers.service.guard import Guard, Keys, Rates, SafeHeaders
 from audiofuse.workers.service.measured import Measured
-from audiofuse.workers.service.models import Health, Version
 from audiofuse.workers.service.page import add_page
-from audiofuse.workers.service.problems import answers, explain_errors
+from audiofuse.workers.service.probes import add_probes
+from audiofuse.workers.service.problems import explain_errors
+from audiofuse.workers.service.questions import Questions
 from audiofuse.workers.telemetry.metrics import LOADED, QUERY_BATCH, Process
 
-log = logging.getLogger(__name__)
-
+# Processes that decode the sounds of questions. Higher: more sounds at once, 100 MB each.
 DECODERS = 2
 
 
@@ -53,15 +48,16 @@ def create_app(searcher: Searcher, settings: Settings) -> FastAPI:
     """Serve a searcher as the settings say: links to the bucket's sounds, who may ask, how much."""
     app = FastAPI(title="audiofuse", version="1", docs_url=None, redoc_url=None)
     links, keys = Links(open_store(settings) if settings.bucket else None), Keys(settings.api_keys)
+    questions, towers = Questions(), PackedTowers(partial(locate, settings))
     needs_key = [Security(HTTPBearer(auto_error=False))] if keys else []  # said in OpenAPI
     for router in (
-        api.search_routes(searcher, links),
-        api.item_routes(searcher, links),
-        encoder_routes(partial(locate, settings), lambda: searcher.loaded),
+        api.search_routes(searcher, links, questions),
+        api.item_routes(searcher, links, questions),
+        encoder_routes(towers, lambda: searcher.loaded),
     ):
         app.include_router(router, dependencies=needs_key)
     app.include_router(audio_routes(links))
-    _add_probes(app, searcher)
+    add_probes(app, searcher)
     add_page(app)
     explain_errors(app)
     rates = Rates(settings.rate_limit) if settings.rate_limit else None
@@ -92,27 +88,3 @@ def _is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _add_probes(app: FastAPI, searcher: Searcher) -> None:
-    @app.get("/healthz", tags=["probes"])
-    def alive() -> dict[str, str]:
-        """Answer that the process is alive."""
-        return {"status": "alive"}
-
-    @app.get("/readyz", tags=["probes"], responses=answers(422) | {503: {"model": Health}})
-    def ready(response: Response, version: Version = "") -> Health:
-        """Answer 200 once an encoder (that of ``version``) is loaded and the index answers."""
-        loaded, index_answers = searcher.loaded, _answers(searcher)
-        is_loaded = version in loaded if version else bool(loaded)
-        response.status_code = 200 if is_loaded and index_answers else 503
-        return Health(loaded=sorted(loaded), index="answers" if index_answers else "away")
-
-
-def _answers(searcher: Searcher) -> bool:
-    try:
-        searcher.check()
-    except Unavailable as error:
-        log.warning("the index is away: %s", error)
-        return False
-    return True

@@ -1,23 +1,42 @@
 """Asking a running query service."""
 
 import logging
+import ssl
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 from pydantic import SecretStr
 
 from audiofuse.core.errors import ConfigurationError, QueryError, Unavailable
+from audiofuse.core.settings import Settings
 
 log = logging.getLogger(__name__)
 
-TIMEOUT_S = 30
-SOUND_TIMEOUT_S = 180  # to be sent and heard
-NOT_ALLOWED = {401, 403}
-AT_FAULT = {404, 408, 413, 422}
+TIMEOUT_S = 30  # to answer a question; lower: the next service is asked sooner
+SOUND_TIMEOUT_S = 180  # to receive a sound, decode it and encode it
+NOT_ALLOWED = {401, 403}  # statuses that speak of the key
+AT_FAULT = {404, 408, 413, 422}  # statuses that speak of the question
 
 Hits = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Access:
+    """How a service lets us in: our key, and by which certificates it is known."""
+
+    key: SecretStr | None = None
+    ca_file: Path | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Return what the settings say."""
+        return cls(settings.search_key, settings.ca_file)
+
+
+ANYBODY = Access()
 
 
 def ask(search_url: str, query: str, limit: int = 10) -> Hits:
@@ -29,7 +48,7 @@ def find(
     search_url: str,
     options: Mapping[str, Any],
     sound: Path | None = None,
-    key: SecretStr | None = None,
+    access: Access = ANYBODY,
 ) -> Hits:
     """Return the hits, best first, from the first service that answers.
 
@@ -40,10 +59,10 @@ def find(
     *others, last = service_urls(search_url)
     for url in others:
         try:
-            return _find(url, options, sound, key)
+            return _find(url, options, sound, access)
         except Unavailable as error:
             log.warning("%s", error)
-    return _find(last, options, sound, key)
+    return _find(last, options, sound, access)
 
 
 def service_urls(search_url: str) -> list[str]:
@@ -51,13 +70,14 @@ def service_urls(search_url: str) -> list[str]:
     return [url.strip().rstrip("/") for url in search_url.split(",")]
 
 
-def has_loaded(url: str, version: str) -> bool:
+def has_loaded(url: str, version: str, access: Access = ANYBODY) -> bool:
     """Whether a query service has loaded an encoder version; ``Unavailable`` if it is away."""
-    return _send(httpx.Request("GET", f"{url}/readyz", params={"version": version})).is_success
+    request = httpx.Request("GET", f"{url}/readyz", params={"version": version})
+    return _send(request, access).is_success
 
 
-def _find(url: str, options: Mapping[str, Any], sound: Path | None, key: SecretStr | None) -> Hits:
-    headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+def _find(url: str, options: Mapping[str, Any], sound: Path | None, access: Access) -> Hits:
+    headers = {"Authorization": f"Bearer {access.key.get_secret_value()}"} if access.key else {}
     if sound is None:
         request = httpx.Request("POST", f"{url}/v1/search", json=options, headers=headers)
     else:
@@ -65,7 +85,7 @@ def _find(url: str, options: Mapping[str, Any], sound: Path | None, key: SecretS
             "POST", f"{url}/v1/search/sound", params=options, headers=headers,
             content=_content(sound),
         )  # fmt: skip
-    answer = _send(request, SOUND_TIMEOUT_S if sound else TIMEOUT_S)
+    answer = _send(request, access, SOUND_TIMEOUT_S if sound else TIMEOUT_S)
     if answer.status_code in NOT_ALLOWED:
         raise ConfigurationError(f"{url}: {_told(answer)} (AUDIOFUSE_SEARCH_KEY)")
     if answer.status_code in AT_FAULT:
@@ -90,9 +110,10 @@ def _told(answer: httpx.Response) -> str:
         return answer.text
 
 
-def _send(request: httpx.Request, timeout_s: float = TIMEOUT_S) -> httpx.Response:
+def _send(request: httpx.Request, access: Access, timeout_s: float = TIMEOUT_S) -> httpx.Response:
+    verify = ssl.create_default_context(cafile=access.ca_file) if access.ca_file else True
     try:
-        with httpx.Client(timeout=timeout_s) as client:
+        with httpx.Client(timeout=timeout_s, verify=verify) as client:
             return client.send(request)
     except httpx.TransportError as error:
         raise Unavailable(

@@ -1,55 +1,72 @@
 """The query towers as files, so that anybody asks Qdrant with the very encoder that is live."""
 
-import os
-import tempfile
+import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO
+from tempfile import TemporaryDirectory
 
 from fastapi import APIRouter
-from fastapi.responses import StreamingResponse
+from fastapi.responses import FileResponse
 
 from audiofuse.core.bundles.manifest import QUERY
 from audiofuse.workers.service.models import Version
 from audiofuse.workers.service.problems import ANY, Refusal, answers
 
 FOR_EVER = "private, max-age=31536000, immutable"  # a version never changes
-CHUNK_BYTES = 1024**2
 
 
-def encoder_routes(
-    locate: Callable[[str], Path], loaded: Callable[[], frozenset[str]]
-) -> APIRouter:
-    """Return the route; ``locate`` finds the bundle of a version, of those that are ``loaded``."""
+class PackedTowers:
+    """The query tower of each version as one ZIP file: packed once, when it is first asked for."""
+
+    def __init__(self, locate: Callable[[str], Path]) -> None:
+        """``locate`` finds the bundle of a version."""
+        self._locate = locate
+        self._folder: TemporaryDirectory[str] | None = None  # made once it is needed
+        self._packed: dict[str, Path] = {}
+        self._lock = threading.Lock()
+
+    def file(self, version: str) -> Path:
+        """Return the file of a version."""
+        with self._lock:
+            if version not in self._packed:
+                self._folder = self._folder or TemporaryDirectory(prefix="audiofuse-towers-")
+                path = Path(self._folder.name, f"{version}.zip")
+                _pack(self._locate(version) / QUERY, path)
+                self._packed[version] = path
+            return self._packed[version]
+
+    def keep(self, versions: Iterable[str]) -> None:
+        """Delete the files of all others; who is reading one reads it to its end."""
+        wanted = set(versions)
+        with self._lock:
+            for version in self._packed.keys() - wanted:
+                self._packed.pop(version).unlink(missing_ok=True)
+
+
+def encoder_routes(towers: PackedTowers, loaded: Callable[[], frozenset[str]]) -> APIRouter:
+    """Return the route that gives the ``towers`` of those versions that are ``loaded``."""
     router = APIRouter(tags=["encoders"], prefix="/v1/encoders", responses=ANY | answers(404))
 
     @router.get(
-        "/{version}/query.zip", response_class=StreamingResponse,
-        responses={200: {"content": {"application/zip": {}}}},
+        "/{version}/query.zip", response_class=FileResponse,
+        responses={200: {"content": {"application/zip": {}}}, 206: {"description": "A part"}}
+        | answers(416),
     )  # fmt: skip
-    def query_tower(version: Version) -> StreamingResponse:
+    def query_tower(version: Version) -> FileResponse:
         """Return a version's text tower as fastembed loads it."""
-        if version not in loaded():
+        versions = loaded()
+        towers.keep(versions)
+        if version not in versions:
             raise Refusal(404, "not-found", f"no encoder {version} is loaded here")
-        file = tempfile.TemporaryFile(prefix="audiofuse-")  # noqa: SIM115 - closed once it is sent
-        _pack(locate(version) / QUERY, file)
-        headers = {"Content-Length": str(file.tell()), "Cache-Control": FOR_EVER}
-        return StreamingResponse(_sent(file), headers=headers, media_type="application/zip")
+        headers = {"Cache-Control": FOR_EVER}
+        return FileResponse(towers.file(version), headers=headers, media_type="application/zip")
 
     return router
 
 
-def _pack(folder: Path, file: IO[bytes]) -> None:
+def _pack(folder: Path, packed: Path) -> None:
     """Write a folder's files into a ZIP file, as they are: weights do not become smaller."""
-    with zipfile.ZipFile(file, "w") as packed:
+    with zipfile.ZipFile(packed, "w") as file:
         for path in sorted(folder.rglob("*")):
-            packed.write(path, path.relative_to(folder))
-    file.seek(0, os.SEEK_END)
-
-
-def _sent(file: IO[bytes]) -> Iterator[bytes]:
-    with file:
-        file.seek(0)
-        while chunk := file.read(CHUNK_BYTES):
-            yield chunk
+            file.write(path, path.relative_to(folder))

@@ -50,6 +50,9 @@ class Options(BaseModel):
         "them. Without one a sound alone is compared with sounds alone, all else by 0.5.",
     )
     unique: bool = Field(default=False, description="Show sounds of the same content once.")
+    extra: bool = Field(
+        default=False, description="Tell with each hit what else its sidecar says, too."
+    )
     keyword: Tags = Field(default=[], description="Keywords that a hit has, as written; all.")
     label: Tags = Field(default=[], description="Labels that a hit has, as written; all.")
     min_duration: Seconds | None = Field(default=None, description="Shortest, in seconds.")
@@ -68,7 +71,8 @@ class Options(BaseModel):
         """Return the question by these options; ``QueryError`` if it is none."""
         return Question(
             text=text, like=like, sound=sound, without=self.without, balance=self.balance,
-            limit=self.limit, offset=self.offset, unique=self.unique, where=self._where(),
+            limit=self.limit, offset=self.offset, unique=self.unique, extra=self.extra,
+            where=self._where(),
         )  # fmt: skip
 
     def _where(self) -> Filter:

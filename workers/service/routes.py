@@ -8,24 +8,19 @@ GET  /v1/items, /v1/items/ID                             how many there are; one
 GET  /v1/embed?q=a dog barking                           a text's vector
 """
 
-import asyncio
-import tempfile
-from pathlib import Path
-from typing import IO, Annotated
+from functools import partial
+from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
-from fastapi.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
+from fastapi import APIRouter, Query, Request, Response
 
 from audiofuse.core.query import Question
 from audiofuse.core.search.search import Searcher
 from audiofuse.workers.service import models
 from audiofuse.workers.service.audio import Links, root_of
 from audiofuse.workers.service.guard import Right
-from audiofuse.workers.service.problems import ANY, Refusal, answers
+from audiofuse.workers.service.problems import ANY, answers
+from audiofuse.workers.service.questions import Questions, Uploads
 
-SOUNDS_AT_ONCE = 4  # of which each waits on the disk until it is heard
-UPLOAD_S = 120
 SOUND_BODY = {
     "requestBody": {
         "required": True,
@@ -54,6 +49,24 @@ class Answers:
         ]
         return models.FoundAnswer(encoder=found.encoder, hits=hits)
 
+    def count(self) -> models.ItemsAnswer:
+        """Tell how many items are live."""
+        version, count = self._searcher.count()
+        return models.ItemsAnswer(items=count, encoder=version)
+
+    def item(self, id_: str, request: Request) -> models.ItemAnswer:
+        """Tell of one item."""
+        point = self._searcher.item(id_)
+        key = point.payload["key"]
+        url = self.link(point.payload["bucket"], key, request)
+        payload = models.shown(point.payload)
+        return models.ItemAnswer(id=point.id, key=key, audio_url=url, payload=payload)
+
+    def embed(self, text: str) -> models.EmbedAnswer:
+        """Tell a text's vector."""
+        version, vector = self._searcher.embed(text)
+        return models.EmbedAnswer(encoder=version, vector=vector)
+
     def link(self, bucket: str, key: str, request: Request) -> str | None:
         """Return where a sound is heard, for those who may."""
         if Right.AUDIO not in request.state.caller.rights:
@@ -61,75 +74,60 @@ class Answers:
         return self._links.link(bucket, key, root_of(request))
 
 
-def search_routes(searcher: Searcher, links: Links) -> APIRouter:
+def search_routes(searcher: Searcher, links: Links, questions: Questions) -> APIRouter:
     """Return the routes that search."""
     router = APIRouter(tags=["search"], prefix="/v1", responses=ANY)
-    answered = Answers(searcher, links)
-    room = asyncio.Semaphore(SOUNDS_AT_ONCE)
+    answered, uploads = Answers(searcher, links), Uploads()
 
-    @router.get("/search")
-    def search(request: Request, options: Words) -> models.FoundAnswer:
+    async def answer(question: Question, request: Request) -> Response:
+        return await questions.answer(partial(answered.search, question, request), question.limit)
+
+    @router.get("/search", response_model=models.FoundAnswer)
+    async def search(request: Request, options: Words) -> Response:
         """Return the sounds nearest to a sentence, best first, with the parts of their score."""
-        return answered.search(options.question(options.q), request)
+        return await answer(options.question(options.q), request)
 
-    @router.post("/search", responses=answers(404))
-    def search_by_all(request: Request, options: models.Query) -> models.FoundAnswer:
+    @router.post("/search", response_model=models.FoundAnswer, responses=answers(404))
+    async def search_by_all(request: Request, options: models.Query) -> Response:
         """Search by a sentence, by an item, or by both; the body has the options."""
-        return answered.search(options.question(options.q, options.like or ""), request)
+        return await answer(options.question(options.q, options.like or ""), request)
 
-    @router.post("/search/sound", responses=answers(408), openapi_extra=SOUND_BODY)
-    async def search_by_sound(request: Request, options: SoundOptions) -> models.FoundAnswer:
+    @router.post(
+        "/search/sound", response_model=models.FoundAnswer, responses=answers(408),
+        openapi_extra=SOUND_BODY,
+    )  # fmt: skip
+    async def search_by_sound(request: Request, options: SoundOptions) -> Response:
         """Return what sounds like the file in the body, of any format that is indexed, too."""
-        async with room:
-            with tempfile.NamedTemporaryFile(prefix="audiofuse-asked-") as file:
-                await _receive(request, file)
-                question = options.question(options.q, sound=Path(file.name))
-                return await run_in_threadpool(answered.search, question, request)
+        async with uploads.received(request) as sound:  # before it takes anybody's place
+            question = options.question(options.q, sound=sound)
+            return await questions.answer_sound(partial(answered.search, question, request))
 
-    @router.get("/similar/{id}", responses=answers(404))
-    def similar(request: Request, id: models.Id, options: Options) -> models.FoundAnswer:  # noqa: A002 - its name in the URL
+    @router.get("/similar/{id}", response_model=models.FoundAnswer, responses=answers(404))
+    async def similar(request: Request, id: models.Id, options: Options) -> Response:  # noqa: A002 - its name in the URL
         """Return what is like an item, without the item itself."""
-        return answered.search(options.question(like=id), request)
+        return await answer(options.question(like=id), request)
 
     return router
 
 
-def item_routes(searcher: Searcher, links: Links) -> APIRouter:
+def item_routes(searcher: Searcher, links: Links, questions: Questions) -> APIRouter:
     """Return the routes that tell of items, and of vectors."""
     router = APIRouter(tags=["items"], prefix="/v1", responses=ANY)
     answered = Answers(searcher, links)
 
-    @router.get("/items")
-    def items() -> models.ItemsAnswer:
+    @router.get("/items", response_model=models.ItemsAnswer)
+    async def items() -> Response:
         """Return how many items can be found."""
-        version, count = searcher.count()
-        return models.ItemsAnswer(items=count, encoder=version)
+        return await questions.answer(answered.count)
 
-    @router.get("/items/{id}", responses=answers(404))
-    def item(request: Request, id: models.Id) -> models.ItemAnswer:  # noqa: A002 - its name in the URL
-        """Return one item."""
-        point = searcher.item(id)
-        key = point.payload["key"]
-        url = answered.link(point.payload["bucket"], key, request)
-        payload = models.shown(point.payload)
-        return models.ItemAnswer(id=point.id, key=key, audio_url=url, payload=payload)
+    @router.get("/items/{id}", response_model=models.ItemAnswer, responses=answers(404))
+    async def item(request: Request, id: models.Id) -> Response:  # noqa: A002 - its name in the URL
+        """Return one item, with all that its sidecar says."""
+        return await questions.answer(partial(answered.item, id, request))
 
-    @router.get("/embed", responses=answers(404))
-    def embed(q: Annotated[models.Words, Query(examples=["a dog barking"])]) -> models.EmbedAnswer:
+    @router.get("/embed", response_model=models.EmbedAnswer, responses=answers(404))
+    async def embed(q: Annotated[models.Words, Query(examples=["a dog barking"])]) -> Response:
         """Return a text's vector, to ask Qdrant with."""
-        version, vector = searcher.embed(q)
-        return models.EmbedAnswer(encoder=version, vector=vector)
+        return await questions.answer(partial(answered.embed, q))
 
     return router
-
-
-async def _receive(request: Request, file: IO[bytes]) -> None:
-    try:
-        async with asyncio.timeout(UPLOAD_S):
-            async for chunk in request.stream():
-                file.write(chunk)
-    except TimeoutError:
-        raise Refusal(408, "slow", f"the sound did not arrive within {UPLOAD_S} s") from None
-    except ClientDisconnect:
-        raise Refusal(400, "cut-off", "the sound did not arrive whole") from None
-    file.flush()

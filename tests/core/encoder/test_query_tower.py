@@ -31,8 +31,8 @@ from audiofuse.core.encoder.query_tower import export_query_tower
 from audiofuse.core.encoder.text import character_tokenizer
 from audiofuse.core.index.index import Index, connect
 from audiofuse.core.query import Question, normalise
+from audiofuse.core.search.loaded import LoadedEncoders
 from audiofuse.core.search.search import Searcher
-from audiofuse.core.search.towers import Towers
 from audiofuse.core.settings import PREFIX, Settings
 from audiofuse.core.storage.store import FolderStore
 from audiofuse.workers.deployment.local import free_port
@@ -314,7 +314,7 @@ def test_fastembed_asks_as_we_do(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
-    searcher = Searcher(index, Towers(lambda _: encoder))
+    searcher = Searcher(index, LoadedEncoders(lambda _: encoder))
     for question, hits in zip(QUESTIONS, answer["hits"], strict=True):
         expected = searcher.search(Question(question, limit=5)).hits
         assert len(expected) == len(SOUNDS)
@@ -350,7 +350,7 @@ def test_the_example_keeps_in_step_with_the_alias(
         syncer = Syncer(FolderStore(ANIMALS), index, generation, encoder, Limits(60, 10**7))
         for key in SOUNDS[: 3 if bundle is other else None]:
             syncer.sync(key)
-    searcher = Searcher(index, Towers(encoders.__getitem__, encoders))
+    searcher = Searcher(index, LoadedEncoders(encoders.__getitem__, encoders))
     keys = published.model_copy(update={"api_keys": SecretStr("foreigner:" + 20 * "k" + ":search")})
     with serving(create_app(searcher, keys)) as service:
         environment = os.environ | {

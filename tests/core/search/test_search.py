@@ -20,8 +20,8 @@ from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import ConfigurationError, NotFound, QueryError, Rejected, Unavailable
 from audiofuse.core.index.index import Generation, Index, connect_embedded
 from audiofuse.core.query import Filter, Question
+from audiofuse.core.search.loaded import LoadedEncoder, LoadedEncoders
 from audiofuse.core.search.search import AsyncSearcher, Found, Searcher, open_searcher
-from audiofuse.core.search.towers import Tower, Towers
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import FolderStore
 from audiofuse.workers.indexing.sync import Limits, Syncer
@@ -40,7 +40,7 @@ def index() -> Index:
 def searcher(index: Index, tiny_encoder: Encoder) -> Searcher:
     """Return a searcher over some sounds."""
     _fill(index, VERSION, tiny_encoder)
-    return Searcher(index, Towers(_nowhere, {VERSION: tiny_encoder}))
+    return Searcher(index, LoadedEncoders(_nowhere, {VERSION: tiny_encoder}))
 
 
 def _fill(index: Index, version: str, encoder: Encoder) -> Generation:
@@ -155,7 +155,7 @@ def test_a_sound_may_be_asked_for_with_words(searcher: Searcher, tiny_encoder: E
 
     sound = SOUNDS / "music/piano.wav"
     hits = searcher.search(Question("a gong", sound=sound)).hits
-    tower = Tower(tiny_encoder)
+    tower = LoadedEncoder(tiny_encoder)
     with open_recording(sound, 60) as recording:
         query = tower.encode_text("a gong") + tower.encode_audio(recording.windows())
     for hit in hits:
@@ -190,7 +190,7 @@ def test_a_balance_fuses_anew_exactly(
 
     from audiofuse.core.items import Metadata
 
-    query = Tower(tiny_encoder).encode_text("a gong")
+    query = LoadedEncoder(tiny_encoder).encode_text("a gong")
     hits = {h.key: h for h in searcher.search(Question("a gong", balance=balance)).hits}
     assert ("cowbell.flac" in hits) == (balance < 1)  # it has no metadata
     for key in hits.keys() & {"gong.ogg", "piano.wav"}:
@@ -237,7 +237,7 @@ def test_the_same_content_is_shown_once(
     syncer = Syncer(FolderStore(tmp_path), index, generation, tiny_encoder, Limits(60, 10**7))
     for key in ("a.ogg", "b.ogg", "piano.wav"):
         syncer.sync(key)
-    searcher = Searcher(index, Towers(_nowhere, {VERSION: tiny_encoder}))
+    searcher = Searcher(index, LoadedEncoders(_nowhere, {VERSION: tiny_encoder}))
     ranked = [hit.key for hit in searcher.search("a gong").hits if hit.key != "piano.wav"]
     hits = searcher.search(Question("a gong", unique=True)).hits
     assert len(hits) == 2
@@ -261,7 +261,7 @@ def test_an_encoder_without_parts_says_so(index: Index, tiny_encoder: Encoder) -
     """Mid fusion answers by words, sounds and items, but has no balance."""
     mid = Encoder.random(tiny_encoder.config.model_copy(update={"fusion": "mid"}), seed=0)
     _fill(index, VERSION, mid)
-    searcher = Searcher(index, Towers(_nowhere, {VERSION: mid}))
+    searcher = Searcher(index, LoadedEncoders(_nowhere, {VERSION: mid}))
     hits = searcher.search(Question(sound=SOUNDS / "music/cowbell.flac", unique=True)).hits
     assert (hits[0].key, hits[0].audio) == ("cowbell.flac", None)
     assert hits[0].score == pytest.approx(1, abs=1e-4)
@@ -281,7 +281,7 @@ def test_questions_that_wait_are_read_together(
         return read(texts)
 
     monkeypatch.setattr(tiny_encoder, "read", slowly)
-    tower, texts = Tower(tiny_encoder), [f"sound {number}" for number in range(40)]
+    tower, texts = LoadedEncoder(tiny_encoder), [f"sound {number}" for number in range(40)]
     with ThreadPoolExecutor(40) as threads:
         vectors = list(threads.map(tower.read, texts))
     assert sum(sizes) == 40
@@ -315,7 +315,7 @@ def test_items_are_told_and_counted(searcher: Searcher) -> None:
 
 def test_an_empty_index_finds_nothing(index: Index, tiny_encoder: Encoder) -> None:
     """Before the first generation exists a search has no hits, and is no error."""
-    found = Searcher(index, Towers(_nowhere, {VERSION: tiny_encoder})).search("a gong")
+    found = Searcher(index, LoadedEncoders(_nowhere, {VERSION: tiny_encoder})).search("a gong")
     assert (found.encoder, found.hits) == (None, [])
 
 
@@ -325,7 +325,7 @@ def test_a_query_never_meets_vectors_of_another_encoder(
     """If a version is live whose encoder cannot be had the search refuses, and names it."""
     index.create("other-111111", tiny_encoder)
     with pytest.raises(ConfigurationError, match=r"other-111111"):
-        Searcher(index, Towers(_nowhere, {VERSION: tiny_encoder})).search("a gong")
+        Searcher(index, LoadedEncoders(_nowhere, {VERSION: tiny_encoder})).search("a gong")
 
 
 @pytest.fixture
@@ -352,7 +352,7 @@ def test_the_live_generations_own_encoder_answers(
 ) -> None:
     """After a switch the new version finds by the new tower, and after the way back the old one."""
     generations = [_fill(index, version, encoder) for version, encoder in encoders.items()]
-    searcher = Searcher(index, Towers(_nowhere, encoders))
+    searcher = Searcher(index, LoadedEncoders(_nowhere, encoders))
     answers = []
     for generation in (*generations, generations[0]):
         index.promote(generation)
@@ -376,7 +376,7 @@ def test_the_old_generation_answers_while_the_new_encoder_is_loaded(
         assert go_on.wait(60), version
         return other_encoder
 
-    searcher = Searcher(index, Towers(load, {VERSION: tiny_encoder}))
+    searcher = Searcher(index, LoadedEncoders(load, {VERSION: tiny_encoder}))
     searcher.search("a gong")
     index.promote(new)
     loading = threading.Thread(target=searcher.prepare)
@@ -392,7 +392,7 @@ def test_a_generation_that_was_dropped_is_not_asked_again(
 ) -> None:
     """If what was searched is gone, the same query is answered by what is live now."""
     old, new = (_fill(index, version, encoder) for version, encoder in encoders.items())
-    searcher = Searcher(index, Towers(encoders.__getitem__))
+    searcher = Searcher(index, LoadedEncoders(encoders.__getitem__))
     assert searcher.search("a gong").encoder == VERSION
     index.promote(new)
     index.drop(old)
@@ -406,7 +406,7 @@ def test_what_may_soon_be_live_is_loaded_and_nothing_else(
     """The versions of a rollout are loaded before they are needed, and let go of afterwards."""
     index.create(VERSION, tiny_encoder)
     wanted = [VERSION, OTHER]
-    searcher = Searcher(index, Towers(lambda _: tiny_encoder), lambda: wanted)
+    searcher = Searcher(index, LoadedEncoders(lambda _: tiny_encoder), lambda: wanted)
     searcher.prepare()
     assert searcher.loaded == {VERSION, OTHER}
     wanted.remove(OTHER)
@@ -449,9 +449,9 @@ def test_no_query_fails_or_mixes_while_the_alias_moves(
     expected = {}
     for generation in generations:
         index.promote(generation)
-        searcher = Searcher(index, Towers(encoders.__getitem__))
+        searcher = Searcher(index, LoadedEncoders(encoders.__getitem__))
         expected[generation.version] = [hit.score for hit in searcher.search("a gong").hits]
-    searcher = Searcher(index, Towers(_nowhere, encoders))
+    searcher = Searcher(index, LoadedEncoders(_nowhere, encoders))
     answers: list[Any] = []
 
     def ask() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from audiofuse.core.audio.recording import open_recording
+from audiofuse.core.audio.recording import OpenSound, open_recording
 from audiofuse.core.bundles.bundle import audio_fingerprint
 from audiofuse.core.bundles.document import Rollout
 from audiofuse.core.bundles.registry import Watch, open_registry
@@ -24,7 +24,7 @@ from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import FolderStore
 from audiofuse.workers.indexing.device.device import Device
 from audiofuse.workers.indexing.stages import BatchedIndex
-from audiofuse.workers.indexing.sync import Limits, OpenSound, Syncer
+from audiofuse.workers.indexing.sync import Limits, Syncer
 from audiofuse.workers.indexing.versions import (
     Loaded,
     MultiVersionSyncer,

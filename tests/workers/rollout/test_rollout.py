@@ -27,8 +27,8 @@ from audiofuse.core.index import embedded
 from audiofuse.core.index.engine import Engine
 from audiofuse.core.index.index import Generation, open_index
 from audiofuse.core.items import is_audio, sidecar_keys
+from audiofuse.core.search.loaded import LoadedEncoders
 from audiofuse.core.search.search import Searcher
-from audiofuse.core.search.towers import Towers
 from audiofuse.core.settings import PREFIX, Settings, environment
 from audiofuse.core.storage.store import open_store
 from audiofuse.workers.commands.rollout import rollout_cli
@@ -481,7 +481,9 @@ def test_every_query_service_must_have_loaded_it(
 ) -> None:
     """One that has another version, or does not answer, closes the gate and is named."""
     live, new = versions
-    searcher = Searcher(open_index(settings), Towers(lambda _: tiny_encoder, {live: tiny_encoder}))
+    searcher = Searcher(
+        open_index(settings), LoadedEncoders(lambda _: tiny_encoder, {live: tiny_encoder})
+    )
     with serving(service.create_app(searcher, Settings())) as url:
         away = "http://127.0.0.1:9"
         assert gates.services([url], live).passed

@@ -15,8 +15,8 @@ from pydantic import SecretStr
 
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.index.index import Index, connect_embedded
+from audiofuse.core.search.loaded import LoadedEncoders
 from audiofuse.core.search.search import Searcher
-from audiofuse.core.search.towers import Towers
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import FolderStore
 from audiofuse.workers.indexing.decoding.decoders import Decoders
@@ -53,7 +53,7 @@ class Bucket:
         self._syncer = Syncer(FolderStore(root), self.index, self._generation, encoder, limits)
         self.decoders = Decoders(1, 30)
         self._searcher = Searcher(
-            self.index, Towers(_nowhere, {VERSION: encoder}), open_sound=self.decoders.open
+            self.index, LoadedEncoders(_nowhere, {VERSION: encoder}), open_sound=self.decoders.open
         )
 
     def add(self, key: str, name: str = "") -> None:

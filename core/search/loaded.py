@@ -1,4 +1,4 @@
-"""The encoders that questions are read with: loaded by version, asked by many threads at once."""
+"""The encoders of questions: loaded by version, asked by many threads at once."""
 
 import itertools
 import logging
@@ -18,20 +18,21 @@ from audiofuse.core.query import EVEN
 
 log = logging.getLogger(__name__)
 
+# Texts that are encoded as one batch. Higher: fewer batches under load; lower: shorter waits.
 TEXTS_AT_ONCE = 64
 Ranked = tuple[Point, float, float | None]  # with its score, and what audio gave to it
 NOTHING = 1e-4  # a vector this short, beside an item's own, is what rounding left
 
 
-class Tower:
-    """One encoder as questions use it. Texts that threads ask for at once are read as one batch."""
+class LoadedEncoder:
+    """One encoder as questions use it. What threads ask for at once is one batch."""
 
     def __init__(self, encoder: Encoder, tell: Callable[[int], object] = int) -> None:
-        """Read and hear with ``encoder``; ``tell`` is told how many texts are read together."""
+        """Encode with ``encoder``; ``tell`` is told how many texts make one batch."""
         self._encoder = encoder
         self._tell = tell
         self._read = Batcher[str, Tensor](self._read_all, TEXTS_AT_ONCE)
-        self._hearing = threading.Lock()  # one sound at a time: the processors are shared
+        self._listening = threading.Lock()  # one sound at a time: the processors are shared
 
     def encode_text(self, text: str) -> Tensor:
         """Return a text's vector ``(dim,)``, of unit length, on the CPU."""
@@ -43,7 +44,7 @@ class Tower:
 
     def encode_audio(self, windows: Iterable[Samples]) -> Tensor:
         """Return the vector ``(dim,)`` that a sound without words has as an item, on the CPU."""
-        with self._hearing:
+        with self._listening:
             vector = self._encoder.fuse(self._encoder.encode_audio(windows), [""]).vectors[0].cpu()
         if not vector.isfinite().all():
             raise QueryError("the live encoder does not hear: ask by words")
@@ -69,11 +70,11 @@ class Tower:
         if not points or balance == EVEN:
             return self.explained(points, query)
         audio, norms = self._projected(points), _norms(points)
-        heard = (1 - balance) * audio
+        sound = (1 - balance) * audio
         words = balance * (torch.tensor([point.item for point in points]) * norms[:, None] - audio)
-        lengths = (heard + words).norm(dim=1)
-        scores: list[float] = ((heard + words) @ query / lengths).tolist()
-        parts: list[float] = (heard @ query / lengths).tolist()
+        lengths = (sound + words).norm(dim=1)
+        scores: list[float] = ((sound + words) @ query / lengths).tolist()
+        parts: list[float] = (sound @ query / lengths).tolist()
         left: list[bool] = (lengths > NOTHING * norms).tolist()
         ranked = list(zip(points, scores, parts, strict=True))
         return sorted(itertools.compress(ranked, left), key=lambda each: -each[1])
@@ -90,8 +91,8 @@ def _norms(points: Sequence[Point]) -> Tensor:
     return torch.tensor([point.payload["item_norm"] for point in points])
 
 
-class Towers:
-    """The towers that are loaded, by version."""
+class LoadedEncoders:
+    """The encoders that are loaded, by version."""
 
     def __init__(
         self,
@@ -101,35 +102,37 @@ class Towers:
     ) -> None:
         """Begin with what is ``loaded``; ``load`` gets the encoder of another version.
 
-        ``tell`` is told how many texts are read together.
+        ``tell`` is told how many texts make one batch.
         """
         self._load = load
         self._tell = tell
-        self._towers = {version: Tower(each, tell) for version, each in (loaded or {}).items()}
+        self._encoders = {
+            version: LoadedEncoder(each, tell) for version, each in (loaded or {}).items()
+        }
         self._loading = threading.Lock()
 
-    def get(self, version: str) -> Tower | None:
-        """Return a tower if it is loaded."""
-        return self._towers.get(version)
+    def get(self, version: str) -> LoadedEncoder | None:
+        """Return an encoder if it is loaded."""
+        return self._encoders.get(version)
 
     @property
     def versions(self) -> frozenset[str]:
         """The versions that are loaded."""
-        return frozenset(self._towers)
+        return frozenset(self._encoders)
 
-    def load(self, version: str) -> Tower:
-        """Return a tower; load it first if need be."""
+    def load(self, version: str) -> LoadedEncoder:
+        """Return an encoder; load it first if need be."""
         with self._loading:
-            if version not in self._towers:
+            if version not in self._encoders:
                 started = time.monotonic()
-                tower = Tower(self._load(version), self._tell)
-                tower.encode_text("warm up")
-                self._towers = {**self._towers, version: tower}
+                encoder = LoadedEncoder(self._load(version), self._tell)
+                encoder.encode_text("warm up")
+                self._encoders = {**self._encoders, version: encoder}
                 log.info("encoder %s is loaded, in %.1f s", version, time.monotonic() - started)
-        return self._towers[version]
+        return self._encoders[version]
 
     def keep(self, versions: Iterable[str]) -> None:
         """Let go of all others."""
         wanted = set(versions)
         with self._loading:
-            self._towers = {v: tower for v, tower in self._towers.items() if v in wanted}
+            self._encoders = {v: encoder for v, encoder in self._encoders.items() if v in wanted}

@@ -1,0 +1,86 @@
+"""The probes: whether this process is alive, and whether it can answer questions now.
+
+They take no thread that questions take, so that they answer whatever the index does: else a
+stalled index would have healthy services restarted, which then load their encoders anew.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from fastapi import FastAPI, Response
+
+from audiofuse.core.errors import AudiofuseError
+from audiofuse.core.search.search import Searcher
+from audiofuse.workers.service.models import Health, Version
+from audiofuse.workers.service.problems import answers
+
+log = logging.getLogger(__name__)
+
+# How long /readyz waits for the index. Higher: a slow index counts as one that answers. It must be
+# below the timeout of whoever asks (Kubernetes: 5 s, set in search.yaml).
+PATIENCE_S = 1.5
+GLANCE_S = 0.01  # how often it looks whether the index has answered
+
+
+def add_probes(app: FastAPI, searcher: Searcher) -> None:
+    """Serve ``/healthz`` and ``/readyz``."""
+    index = Reachable(searcher.check)
+
+    @app.get("/healthz", tags=["probes"])
+    async def alive() -> dict[str, str]:
+        """Answer that the process is alive."""
+        return {"status": "alive"}
+
+    @app.get("/readyz", tags=["probes"], responses=answers(422) | {503: {"model": Health}})
+    async def ready(response: Response, version: Version = "") -> Health:
+        """Answer 200 once an encoder (that of ``version``) is loaded and the index answers."""
+        loaded, index_answers = searcher.loaded, await index.answers()
+        is_loaded = version in loaded if version else bool(loaded)
+        response.status_code = 200 if is_loaded and index_answers else 503
+        return Health(loaded=sorted(loaded), index="answers" if index_answers else "away")
+
+
+class Reachable:
+    """Whether something answers: asked in one thread of its own, however often one wants to know.
+
+    While it hangs there is that one thread, and everybody is told that it is away.
+    """
+
+    def __init__(self, check: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
+        """``check`` raises an error of ours if it is away; it may hang."""
+        self._check = check
+        self._patience_s = patience_s
+        self._lock = threading.Lock()
+        self._look: Future[bool] | None = None  # the last one, which may be under way
+
+    async def answers(self) -> bool:
+        """Return whether it answers within the patience, without holding up the event loop."""
+        look, deadline = self._begin(), time.monotonic() + self._patience_s
+        while not look.done() and time.monotonic() < deadline:  # noqa: ASYNC110 - it is a thread's
+            await asyncio.sleep(GLANCE_S)
+        return look.done() and look.result()
+
+    def _begin(self) -> "Future[bool]":
+        """Return the look that is under way, or a new one."""
+        with self._lock:
+            if self._look is None or self._look.done():
+                self._look = Future()
+                run = threading.Thread(target=self._run, args=[self._look], daemon=True)
+                run.start()
+            return self._look
+
+    def _run(self, look: "Future[bool]") -> None:
+        try:
+            self._check()
+        except AudiofuseError as error:
+            log.warning("the index is away: %s", error)
+            look.set_result(False)
+        except Exception:
+            log.exception("the index cannot be asked")
+            look.set_result(False)
+        else:
+            look.set_result(True)
