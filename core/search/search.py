@@ -290,13 +290,15 @@ def open_searcher(
     settings: Settings,
     open_sound: Opener = open_recording,
     tell: Callable[[int], object] = int,
+    watch: Watch | None = None,
 ) -> Searcher:
     """Return a searcher that has loaded what it needs: all that a program of your own must call.
 
-    ``tell`` is told how many texts are read together.
+    ``tell`` is told how many texts make one batch. ``watch`` is how the rollout is seen; unset: as
+    the settings' registry has it.
     Raises ``ConfigurationError`` when an encoder that it needs is nowhere to be had.
     """
-    watch = Watch(open_registry(settings))
+    watch = watch or Watch(open_registry(settings))
     own = None if _is_open(watch) else load_encoder(settings)
 
     def wanted() -> tuple[str, ...]:

@@ -408,13 +408,12 @@ def serve(
     ] = False,
 ) -> None:
     """Run the query service, until SIGTERM."""
-    from audiofuse.workers.service.app import build_searcher, check_exposure, create_app
+    from audiofuse.workers.service.app import check_exposure, running
 
     current = _begin("search")
     check_exposure(host, current, is_open=is_open)
-    searcher = build_searcher(current)
-    threading.Thread(target=searcher.follow, name="follow", daemon=True).start()
-    _serve(create_app(searcher, current), port, host)
+    with running(current) as app:
+        _serve(app, port, host)
 
 
 @cli.command()

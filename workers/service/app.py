@@ -1,7 +1,8 @@
 """The query service: builds what it needs from settings, and puts the routes together."""
 
 import threading
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache, partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -11,18 +12,21 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.security import HTTPBearer
 
 from audiofuse.core.bundles.bundle import locate
+from audiofuse.core.bundles.registry import Watch, open_registry
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.search.search import Searcher, open_searcher
 from audiofuse.core.settings import Settings
-from audiofuse.core.storage.store import open_store
+from audiofuse.core.storage.store import bucket_name, open_store
 from audiofuse.workers.indexing.decoding.decoders import DecodedRecording, Decoders
+from audiofuse.workers.queue.broker import connect_redis
+from audiofuse.workers.queue.followers import Followers, follower_name
 from audiofuse.workers.service import routes as api
 from audiofuse.workers.service.audio import Links, audio_routes
 from audiofuse.workers.service.encoders import PackedTowers, encoder_routes
 from audiofuse.workers.service.guard import Guard, Keys, Rates, SafeHeaders
 from audiofuse.workers.service.measured import Measured
 from audiofuse.workers.service.page import add_page
-from audiofuse.workers.service.probes import add_probes
+from audiofuse.workers.service.probes import Announcer, add_probes
 from audiofuse.workers.service.problems import explain_errors
 from audiofuse.workers.service.questions import Questions
 from audiofuse.workers.telemetry.metrics import LOADED, QUERY_BATCH, Process
@@ -31,7 +35,43 @@ from audiofuse.workers.telemetry.metrics import LOADED, QUERY_BATCH, Process
 DECODERS = 2
 
 
-def build_searcher(settings: Settings) -> Searcher:
+@contextmanager
+def running(settings: Settings) -> Iterator[FastAPI]:
+    """Yield the service of these settings; while it runs it follows the rollout, and says so.
+
+    Raises what ``open_searcher`` does.
+    """
+    watch, towers = Watch(open_registry(settings)), PackedTowers(partial(locate, settings))
+    searcher, announcer = build_searcher(settings, watch), _announcer(settings)
+
+    def prepared() -> None:
+        towers.keep(searcher.loaded)
+        if announcer:
+            announcer.prepared(watch.tag)
+
+    _begin("follow", partial(searcher.follow, prepared))
+    if announcer:
+        _begin("announce", announcer.run)
+    try:
+        yield create_app(searcher, settings, towers)
+    finally:
+        if announcer:
+            announcer.end()
+
+
+def _announcer(settings: Settings) -> Announcer | None:
+    """Return who tells rollouts of this service; they concern a bucket's."""
+    if not settings.bucket:
+        return None
+    followers = Followers(connect_redis(settings), bucket_name(settings))
+    return Announcer(followers, follower_name("search"))
+
+
+def _begin(name: str, run: Callable[[], None]) -> None:
+    threading.Thread(target=run, name=name, daemon=True).start()
+
+
+def build_searcher(settings: Settings, watch: Watch | None = None) -> Searcher:
     """Return a searcher that decodes in other processes what it is sent; see ``open_searcher``."""
     decoders = cache(partial(Decoders, DECODERS, settings.decode_timeout_s))
     starting = threading.Lock()
@@ -41,14 +81,19 @@ def build_searcher(settings: Settings) -> Searcher:
             started = decoders()  # once they are needed
         return started.open(path, max_duration_s)
 
-    return open_searcher(settings, open_sound, QUERY_BATCH.observe)
+    return open_searcher(settings, open_sound, QUERY_BATCH.observe, watch)
 
 
-def create_app(searcher: Searcher, settings: Settings) -> FastAPI:
-    """Serve a searcher as the settings say: links to the bucket's sounds, who may ask, how much."""
+def create_app(
+    searcher: Searcher, settings: Settings, towers: PackedTowers | None = None
+) -> FastAPI:
+    """Serve a searcher as the settings say: links to the bucket's sounds, who may ask, how much.
+
+    ``towers`` are the query towers as files, if somebody else looks after them.
+    """
     app = FastAPI(title="audiofuse", version="1", docs_url=None, redoc_url=None)
     links, keys = Links(open_store(settings) if settings.bucket else None), Keys(settings.api_keys)
-    questions, towers = Questions(), PackedTowers(partial(locate, settings))
+    questions, towers = Questions(), towers or PackedTowers(partial(locate, settings))
     needs_key = [Security(HTTPBearer(auto_error=False))] if keys else []  # said in OpenAPI
     for router in (
         api.search_routes(searcher, links, questions),

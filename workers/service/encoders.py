@@ -1,10 +1,12 @@
 """The query towers as files, so that anybody asks Qdrant with the very encoder that is live."""
 
+import shutil
+import tempfile
 import threading
+import weakref
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from fastapi import APIRouter
 from fastapi.responses import FileResponse
@@ -22,7 +24,7 @@ class PackedTowers:
     def __init__(self, locate: Callable[[str], Path]) -> None:
         """``locate`` finds the bundle of a version."""
         self._locate = locate
-        self._folder: TemporaryDirectory[str] | None = None  # made once it is needed
+        self._folder: Path | None = None  # made once it is needed
         self._packed: dict[str, Path] = {}
         self._lock = threading.Lock()
 
@@ -30,11 +32,17 @@ class PackedTowers:
         """Return the file of a version."""
         with self._lock:
             if version not in self._packed:
-                self._folder = self._folder or TemporaryDirectory(prefix="audiofuse-towers-")
-                path = Path(self._folder.name, f"{version}.zip")
+                self._folder = self._folder or self._made()
+                path = self._folder / f"{version}.zip"
                 _pack(self._locate(version) / QUERY, path)
                 self._packed[version] = path
             return self._packed[version]
+
+    def _made(self) -> Path:
+        """Make the folder, which goes with this process."""
+        folder = Path(tempfile.mkdtemp(prefix="audiofuse-towers-"))
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return folder
 
     def keep(self, versions: Iterable[str]) -> None:
         """Delete the files of all others; who is reading one reads it to its end."""

@@ -1,6 +1,6 @@
-"""The probes: whether this process is alive, and whether it can answer questions now.
+"""What the service tells of itself: that it is alive, ready, and which rollout it follows.
 
-They take no thread that questions take, so that they answer whatever the index does: else a
+The probes take no thread that questions take, so that they answer whatever the index does: else a
 stalled index would have healthy services restarted, which then load their encoders anew.
 """
 
@@ -12,9 +12,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from fastapi import FastAPI, Response
+from redis import RedisError
 
+from audiofuse.core.bundles.document import POLL_S
 from audiofuse.core.errors import AudiofuseError
 from audiofuse.core.search.search import Searcher
+from audiofuse.workers.queue.followers import NEVER, Followers
 from audiofuse.workers.service.models import Health, Version
 from audiofuse.workers.service.problems import answers
 
@@ -84,3 +87,46 @@ class Reachable:
             look.set_result(False)
         else:
             look.set_result(True)
+
+
+class Announcer:
+    """Says in Redis which rollout document this service follows; see ``queue/followers.py``.
+
+    It goes on with the document before while the encoders of a new one are loaded.
+    """
+
+    def __init__(self, followers: Followers, name: str) -> None:
+        """Speak as the process ``name``; nothing is said yet."""
+        self._followers = followers
+        self._name = name
+        self._tag: str | None = NEVER
+        self._ends = threading.Event()
+        self._was_heard = True
+
+    def prepared(self, tag: str | None) -> None:
+        """Note that everything is loaded that the document with this tag names."""
+        self._tag = tag
+
+    def run(self) -> None:
+        """Say so again and again until this ends; run this in a thread."""
+        while not self._ends.wait(POLL_S):
+            self.tell()
+
+    def tell(self) -> None:
+        """Say it once. A broker that is away keeps nobody from searching."""
+        try:
+            self._followers.follow(self._name, self._tag)
+        except RedisError as error:
+            if self._was_heard:
+                log.warning("rollouts do not know of this service: %s", error)
+            self._was_heard = False
+        else:
+            self._was_heard = True
+
+    def end(self) -> None:
+        """Say that this process ends, so that no rollout waits for it."""
+        self._ends.set()
+        try:
+            self._followers.leave(self._name)
+        except RedisError as error:
+            log.warning("rollouts will wait for this service in vain: %s", error)

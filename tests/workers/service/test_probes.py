@@ -12,11 +12,14 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from redis import Redis
 
 from audiofuse.core.errors import Unavailable
 from audiofuse.core.search.search import Found, Searcher
 from audiofuse.core.settings import Settings
+from audiofuse.workers.queue.followers import Followers
 from audiofuse.workers.service.app import create_app
+from audiofuse.workers.service.probes import Announcer
 from audiofuse.workers.service.questions import AT_ONCE, WAITING
 
 Eventually = Callable[..., Any]
@@ -81,3 +84,26 @@ def test_a_stalled_index_holds_up_no_probe(
 
 def _refused(answer: httpx.Response) -> httpx.Response | None:
     return answer if answer.status_code == 503 else None
+
+
+def test_a_rollout_hears_which_document_the_service_follows(redis: Redis) -> None:
+    """It is behind until all is loaded that the document names; once it ends nobody waits."""
+    followers = Followers(redis, "sounds")
+    announcer = Announcer(followers, "search here:1")
+    announcer.tell()
+    assert followers.behind("new") == ["search here:1"]
+    announcer.prepared("new")
+    announcer.tell()
+    assert followers.behind("new") == []
+    assert followers.behind("newer") == ["search here:1"]
+    announcer.end()
+    assert followers.behind("newer") == []
+
+
+def test_a_broker_that_is_away_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Searching goes on without it, and the log is not filled."""
+    away = Redis.from_url("redis://127.0.0.1:9", socket_connect_timeout=1)
+    announcer = Announcer(Followers(away, "sounds"), "search here:1")
+    for _ in range(3):
+        announcer.tell()
+    assert caplog.text.count("rollouts do not know of this service") == 1
