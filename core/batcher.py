@@ -32,17 +32,14 @@ class Batcher(Generic[Question, Answer]):
         call: Callable[[list[Question]], Sequence[Answer]],
         at_most: int,
         away: tuple[type[Exception], ...] = (AudiofuseError,),
-        size: Callable[[Question], int] = lambda _: 1,
     ) -> None:
-        """Combine questions whose sizes add up to ``at_most``; ``call`` answers them in order.
+        """Combine up to ``at_most`` questions; ``call`` answers them in their order.
 
-        A larger one is asked alone. An error that is ``away`` is no single question's fault and is
-        raised for all of them.
+        An error that is ``away`` is no single question's fault and is raised for all of them.
         """
         self._call = call
         self._away = away
         self._at_most = at_most
-        self._size = size
         self._lock = threading.Lock()
         self._waiting: deque[_Asked[Question, Answer]] = deque()
         self._led = False  # false only while nobody waits
@@ -63,7 +60,8 @@ class Batcher(Generic[Question, Answer]):
     def _lead(self) -> None:
         """Ask for the first that wait, oneself foremost; then let the next one lead."""
         with self._lock:
-            together = self._next()
+            count = min(len(self._waiting), self._at_most)
+            together = [self._waiting.popleft() for _ in range(count)]
         self._ask(together)
         for asked in together:
             asked.bell.set()
@@ -71,17 +69,6 @@ class Batcher(Generic[Question, Answer]):
             self._led = bool(self._waiting)
             if self._waiting:
                 self._waiting[0].bell.set()
-
-    def _next(self) -> list[_Asked[Question, Answer]]:
-        """Take the first that wait, as many as may be asked together."""
-        together = [self._waiting.popleft()]
-        size = self._size(together[0].question)
-        while self._waiting:
-            size += self._size(self._waiting[0].question)
-            if size > self._at_most:
-                break
-            together.append(self._waiting.popleft())
-        return together
 
     def _ask(self, together: Sequence[_Asked[Question, Answer]]) -> None:
         try:

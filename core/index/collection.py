@@ -117,8 +117,8 @@ class Points:
     def search(self, generation: Generation, asked: Sequence[Nearest]) -> list[list[Point]]:
         """Return, for each that is asked, the points nearest to it, best first.
 
-        They have their audio vectors, and of the payload what was asked for. No answer that is waited
-        for at once has more than ``HITS_AT_ONCE`` hits, unless one question alone wants more.
+        They have their audio vectors, and the payload fields that were asked for. No answer that is
+        waited for at once has more than ``HITS_AT_ONCE`` hits, unless one question alone wants more.
         """
         return [
             found for together in _portions(asked) for found in self._search(generation, together)

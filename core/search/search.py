@@ -36,18 +36,9 @@ log = logging.getLogger(__name__)
 # registry that is away; lower: sooner there again.
 MAX_PAUSE_S = 32.0
 MAX_SOUND_S = 60.0  # longest sound to search by: what it costs grows with its length
-# Hits that one call to the index returns, for the questions of several threads together. Higher:
-# fewer calls under load; lower: less memory, as each hit brings its audio vector (some 30 kB).
-HITS_AT_ONCE = 1000
-# What each question counts at least, whatever its limit: so at most 32 of them share a call.
-HITS_OF_A_QUESTION = 31
+# Questions that one call to the index asks. Higher: fewer calls under load; lower: less memory.
+QUERIES_AT_ONCE = 32
 AWAY_FROM = 0.5  # how much of what is not wanted is taken from what is
-# What a hit tells. What else a sidecar says may be long: it is asked for (``Question.extra``).
-FIELDS = (
-    "bucket", "key", "etag", "modified", "size", "duration_s", "sample_rate", "channels",
-    "title", "description", "keywords", "labels", "has_text", "encoder", "indexed_at",
-    "content_hash", "item_norm",
-)  # fmt: skip
 T = TypeVar("T")
 NEVER = (-math.inf, None)
 
@@ -100,7 +91,7 @@ class Searcher:
         self._wanted = wanted
         self._open_sound = open_sound
         self._max_sound_s = max_sound_s
-        self._nearest = Batcher[Asked, list[Point]](self._find, HITS_AT_ONCE, size=_hits_of)
+        self._nearest = Batcher[Asked, list[Point]](self._find, QUERIES_AT_ONCE)
         self._resolving = threading.Lock()  # whoever has it asks for the alias; nobody waits for it
         self._resolved: tuple[float, Generation | None] = NEVER
         self._last: tuple[Generation, LoadedEncoder] | None = None  # what was searched last
@@ -157,15 +148,14 @@ class Searcher:
         if question.like:
             where = replace(where, besides=(*where.besides, question.like))
         vector: list[float] = query.tolist()
-        fields = (*FIELDS, "extra") if question.extra else FIELDS
         if question.ranks_anew:
-            candidates = Nearest(vector, CANDIDATES, 0, where, items=True, fields=fields)
+            candidates = Nearest(vector, CANDIDATES, 0, where, items=True, extra=question.extra)
             points = self._nearest((generation, candidates))
             hits = [_hit(*each) for each in self._weighed(encoder, points, query, question)]
             hits = _unique(hits) if question.unique else hits
             hits = hits[question.offset : question.offset + question.limit]
         else:
-            page = Nearest(vector, question.limit, question.offset, where, fields=fields)
+            page = Nearest(vector, question.limit, question.offset, where, extra=question.extra)
             points = self._nearest((generation, page))
             hits = [_hit(*each) for each in encoder.explained(points, query)]
         return Found(generation.version, hits)
@@ -340,10 +330,6 @@ class AsyncSearcher:
     async def embed(self, text: str) -> tuple[str, list[float]]:
         """See ``Searcher``."""
         return await asyncio.to_thread(self._searcher.embed, text)
-
-
-def _hits_of(asked: Asked) -> int:
-    return max(asked[1].limit, HITS_OF_A_QUESTION)
 
 
 def _by_generation(asked: Iterable[Asked]) -> dict[Generation, list[Asked]]:

@@ -135,13 +135,15 @@ def test_a_page_begins_where_the_one_before_ended(index: Index) -> None:
 
 
 def test_a_hit_says_all_but_what_may_be_large(index: Index) -> None:
-    """``extra``, which may be large, comes with the item alone, all else with each hit."""
+    """``extra``, which may be large, comes with the item and where it is asked for."""
     generation = index.create("late-aaa", Sizes())
     payload = dict.fromkeys(HIT_FIELDS, "x") | {"extra": {"large": "x" * 1000}}
     point = _point(1, **payload)
     index.upsert(generation, [point])
     ((hit,),) = index.search(generation, [Nearest([1, 0, 0, 0], 9)])
     assert hit.payload.keys() == point.payload.keys() - {"extra"}
+    ((whole,),) = index.search(generation, [Nearest([1, 0, 0, 0], 9, extra=True)])
+    assert whole.payload == point.payload
     assert index.get(generation, [point.id])[point.id].payload == point.payload
 
 

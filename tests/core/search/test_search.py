@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pytest
 from audiofuse.core.audio.recording import open_recording
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import ConfigurationError, NotFound, QueryError, Rejected
-from audiofuse.core.index.index import Generation, Index, Nearest, Point
+from audiofuse.core.index.index import Generation, Index
 from audiofuse.core.query import Filter, Question
 from audiofuse.core.search.loaded import LoadedEncoder, LoadedEncoders
 from audiofuse.core.search.search import AsyncSearcher, Found, Searcher
@@ -248,25 +248,3 @@ def test_hits_tell_what_else_a_sidecar_says_on_demand(searcher: Searcher) -> Non
     """It may be as long as its sidecar, so only who asks for it gets it."""
     assert "extra" not in searcher.search("a gong").hits[0].payload
     assert "extra" in searcher.search(Question("a gong", extra=True)).hits[0].payload
-
-
-def test_a_call_to_the_index_returns_only_so_many_hits(
-    searcher: Searcher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Large questions that come together are asked one after the other, small ones together."""
-    calls: list[list[int]] = []
-    search = searcher._index.search
-
-    def slowly(generation: Generation, asked: Sequence[Nearest]) -> list[list[Point]]:
-        calls.append([each.limit for each in asked])
-        time.sleep(0.05)
-        return search(generation, asked)
-
-    monkeypatch.setattr(searcher._index, "search", slowly)
-    limits = [1000] * 4 + [10] * 16
-    with ThreadPoolExecutor(len(limits)) as threads:
-        asked = [threads.submit(searcher.search, Question("a", limit=each)) for each in limits]
-        assert all(len(each.result().hits) == 3 for each in asked)
-    assert sorted(limit for call in calls for limit in call) == sorted(limits)
-    assert max(map(sum, calls)) <= 1000
-    assert len(calls) < len(limits)
