@@ -118,7 +118,7 @@ class Points:
         """Return, for each that is asked, the points nearest to it, best first.
 
         They have their audio vectors, and the payload fields that were asked for. No answer that is
-        waited for at once has more than ``HITS_AT_ONCE`` hits, unless one question alone wants more.
+        waited for at once has more than ``HITS_AT_ONCE`` hits, unless one question wants more.
         """
         return [
             found for together in _portions(asked) for found in self._search(generation, together)

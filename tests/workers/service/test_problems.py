@@ -64,7 +64,7 @@ def test_any_words_are_an_ordinary_question(
      b'{"q": "a", "balance": NaN}', b'{"like": "../../etc"}', b"[" * 50_000,
      b'{"like": "6ba7b810-9dad-51d1-80b4-00c04fd430c8", "x": 1}'],
 )  # fmt: skip
-def test_a_body_that_is_no_question_is_aproblem(client: TestClient, body: bytes) -> None:
+def test_a_body_that_is_no_question_is_a_problem(client: TestClient, body: bytes) -> None:
     """Whatever is posted ends as a problem, and the service goes on."""
     answer = client.post("/v1/search", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code in {400, 422}
@@ -81,7 +81,7 @@ def test_a_body_that_is_no_question_is_aproblem(client: TestClient, body: bytes)
         ((SOUNDS / "music/cowbell.flac").read_bytes()[:5000], "damaged"),
     ],
 )
-def test_a_sound_that_cannot_be_heard_is_aproblem(
+def test_a_sound_that_cannot_be_heard_is_a_problem(
     client: TestClient, content: bytes, kind: str, problem: Problem
 ) -> None:
     """The reason is the problem's type, and nothing of our files is told."""
