@@ -9,14 +9,16 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 WIDTH, ROW, GAP = 1440, 38, 8  # of the page, of a row of the grid, between panels; pixels
 COLUMNS = 24  # of Grafana's grid
-TITLE, LEGEND, LEFT, BOTTOM = 30, 20, 46, 18  # what a graph leaves free for them; pixels
+TITLE, LEGEND, LEFT, BOTTOM = 30, 20, 52, 18  # what a graph leaves free for them; pixels
 TICKS = 5  # of an axis, at most
 MINUTE_S = 60
+GAP_S = 5  # between two points of a line that is not broken, at most
 RATE_INTERVAL = "15s"  # what Grafana would choose for a scrape each second, and a little calmer
 COLOURS = ("#73bf69", "#f2cc0c", "#5794f2", "#ff9830", "#f2495c", "#b877d9", "#8ab8ff", "#96d98d")
 NAMED = {
@@ -171,14 +173,15 @@ def _graph(
         parts.append(f"<text {where}>{text}</text>")
     for number, each in reversed(list(enumerate(drawn))):
         colour = COLOURS[number % len(COLOURS)]
-        path = " ".join(f"{x(at):.1f},{y(value):.1f}" for at, value in each.points)
-        if stacked:
-            first, last = x(each.points[0][0]), x(each.points[-1][0])
-            corners = f"{first:.1f},{4 + up} {path} {last:.1f},{4 + up}"
-            parts.append(f'<polygon points="{corners}" fill="{colour}" fill-opacity="0.3"/>')
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}"/>')
+        for points in _unbroken(each.points):
+            path = " ".join(f"{x(at):.1f},{y(value):.1f}" for at, value in points)
+            if stacked:
+                first, last = x(points[0][0]), x(points[-1][0])
+                corners = f"{first:.1f},{4 + up} {path} {last:.1f},{4 + up}"
+                parts.append(f'<polygon points="{corners}" fill="{colour}" fill-opacity="0.3"/>')
+            parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}"/>')
     parts += _limits(defaults, y, width, low, high)
-    return _svg(width, height, [*parts, *_legend([each.name for each in drawn], height)])
+    return _svg(width, height, [*parts, *_legend([each.name for each in drawn], width, height)])
 
 
 def _stacked(series: Sequence[Series]) -> list[Series]:
@@ -190,6 +193,16 @@ def _stacked(series: Sequence[Series]) -> list[Series]:
         below |= dict(points)
         stacked.append(Series(each.name, points))
     return stacked
+
+
+def _unbroken(points: Points) -> list[Points]:
+    """Return the stretches between which Prometheus had no value."""
+    stretches = [points[:1]]
+    for before, point in pairwise(points):
+        if point[0] - before[0] > GAP_S:
+            stretches.append([])
+        stretches[-1].append(point)
+    return stretches
 
 
 def _range(values: Iterable[float], *, log: bool) -> tuple[float, float]:
@@ -259,14 +272,16 @@ def _runs(points: Points) -> list[tuple[float, float, float]]:
     return runs
 
 
-def _legend(names: Sequence[str], height: float) -> list[str]:
+def _legend(names: Sequence[str], width: float, height: float) -> list[str]:
     parts, left = [], 12.0
+    letter = min(6.2, (width - left - 32 * len(names)) / sum(map(len, names)))  # pixels
     for number, name in enumerate(names):
         colour = COLOURS[number % len(COLOURS)]
         y = height - 8
         parts.append(_line(left, y - 4, left + 12, y - 4, colour, width=3))
-        parts.append(f'<text x="{left + 17}" y="{y}">{html.escape(name)}</text>')
-        left += 32 + 6.2 * len(name)
+        size = f"font-size: {11 * letter / 6.2:.1f}px"
+        parts.append(f'<text x="{left + 17}" y="{y}" style="{size}">{html.escape(name)}</text>')
+        left += 32 + letter * len(name)
     return parts
 
 

@@ -47,7 +47,8 @@ exec unshare --user --map-user="$user" --map-group="$group" -- "$@"
 
 @cache
 def _can_contain() -> bool:
-    if os.getuid() != 0 or BIN.is_relative_to("/tmp"):  # where the service's own is mounted
+    hidden = any(each.is_relative_to("/tmp") for each in (BIN, ROOT))  # by the service's own
+    if os.getuid() != 0 or hidden:
         return False
     probe = ["unshare", "--mount", "--user", "--map-user=1000", "true"]
     return not subprocess.run(probe, check=False).returncode

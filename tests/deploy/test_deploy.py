@@ -210,7 +210,7 @@ def test_every_image_has_a_version(services: dict[str, Config]) -> None:
 
 
 def test_nothing_listens_beyond_the_loopback(services: dict[str, Config]) -> None:
-    """Every published port is this machine's only, and only what has one can reach out."""
+    """Every published port is this machine's only, and only what has one is on that network."""
     for name, each in services.items():
         for port in each.get("ports", ()):
             assert port["host_ip"] == "127.0.0.1", name
@@ -227,8 +227,12 @@ def test_links_to_sounds_lead_to_the_published_port(services: dict[str, Config])
 
 
 def test_the_network_inside_has_no_way_out(config: Config) -> None:
-    """What decodes foreign files can send nothing to anybody."""
-    assert config["networks"]["inside"]["internal"]
+    """What decodes foreign files can send nothing to anybody: nor can those with a port."""
+    networks = config["networks"]
+    assert networks.keys() == {"inside", "outside"}
+    assert networks["inside"]["internal"]
+    masquerade = "com.docker.network.bridge.enable_ip_masquerade"
+    assert networks["outside"]["driver_opts"][masquerade] == "false"
 
 
 def test_every_address_is_that_of_a_service_that_listens_there(services: dict[str, Config]) -> None:

@@ -142,6 +142,14 @@ def test_only_what_begins_has_the_operators_account(manifests: list[Manifest]) -
     assert set(accounts.values()) == _kind(manifests, "ServiceAccount").keys()
 
 
+def test_it_may_be_applied_again(manifests: list[Manifest]) -> None:
+    """A finished job, which Kubernetes does not let change, is gone a minute later."""
+    jobs = _kind(manifests, "Job")
+    assert jobs
+    assert all(each["spec"]["ttlSecondsAfterFinished"] <= 60 for each in jobs.values())
+    assert "kubectl -n audiofuse delete job begin" in (DEPLOY / "operations.md").read_text()
+
+
 def test_no_comparison_hangs_for_ever(manifests: list[Manifest]) -> None:
     """Where one forbids the next, it is ended after a time."""
     for each in _kind(manifests, "CronJob").values():
