@@ -1,6 +1,7 @@
 """deploy/kubernetes: valid for Kubernetes and KEDA, least rights, and true to the settings."""
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from audiofuse.core.settings import PREFIX, Settings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 BIN = Path(sys.executable).parent
-OVERLAYS = ("base", "gpu")
+OVERLAYS = ("cpu", "gpu")
 SECRETS = {  # who gets which: only who needs it
     "audiofuse": {"worker", "intake", "search", "exporter", "reconcile"},
     "audiofuse-owner": {"begin"},
@@ -26,8 +27,8 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 Manifest = dict[str, Any]
 
 
-def _built(overlay: str) -> str:
-    command = [BIN / "kubectl", "kustomize", DEPLOY / "kubernetes" / overlay]
+def _built(overlay: str, folder: Path = DEPLOY / "kubernetes") -> str:
+    command = [BIN / "kubectl", "kustomize", folder / overlay]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -67,6 +68,20 @@ def test_kubernetes_takes_it(built: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     unknown = re.findall(r"find schema for kind (\w+)", done.stdout + done.stderr)
     assert unknown == ["ScaledObject"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_image_that_is_named_is_everywhere(overlay: str, tmp_path: Path) -> None:
+    """Where the overlay names a registry every pod runs that image, and none another."""
+    folder = tmp_path / "kubernetes"
+    shutil.copytree(DEPLOY / "kubernetes", folder)
+    path = folder / overlay / "kustomization.yaml"
+    given = yaml.safe_load(path.read_text())
+    given["images"] = [{"name": "audiofuse", "newName": "registry.example/a", "newTag": "1.2.3"}]
+    path.write_text(yaml.safe_dump(given))
+    for _, pod in _pods(list(yaml.safe_load_all(_built(overlay, folder)))):
+        for container in pod["spec"]["containers"]:
+            assert container["image"] == "registry.example/a:1.2.3"
 
 
 def test_keda_takes_it(manifests: list[Manifest]) -> None:

@@ -119,6 +119,11 @@ def test_every_link_and_every_path_leads_somewhere(page: Path) -> None:
         assert path.is_relative_to(ROOT), target
         assert path.exists(), target
         assert not url.fragment or url.fragment in _anchors(path), target
+    if page in PAGES:  # the others tell of the past, too
+        _check_paths(page)
+
+
+def _check_paths(page: Path) -> None:
     for code in re.findall(r"`([^`\s]+)`", _text(page)):
         if code.startswith(FOLDERS) and not VALUE.search(code.rpartition("/")[0]):
             path = code.split("::")[0].rstrip(".,")
