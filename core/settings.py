@@ -102,7 +102,8 @@ class Settings(BaseSettings):
     index_name: str = Field(
         default="audiofuse",
         pattern=r"^[A-Za-z0-9_-]{1,64}$",
-        description="Alias that names the live index; collections begin with it.",
+        description="Alias that names the live index; collections and the queue's keys begin with "
+        "it.",
     )
     encoder: HomePath | None = Field(
         default=None, description="Folder of the encoder bundle that workers and search load."

@@ -186,7 +186,7 @@ def handed_over(redis: Redis) -> Callable[[], list[str]]:
     """Return what tells the keys that wait in the live lane, oldest first."""
 
     def keys() -> list[str]:
-        bodies = [json.loads(message)["body"] for message in redis.lrange("live", 0, -1)]
+        bodies = [json.loads(message)["body"] for message in redis.lrange("audiofuse:live", 0, -1)]
         return [json.loads(base64.b64decode(body))[1]["key"] for body in reversed(bodies)]
 
     return keys

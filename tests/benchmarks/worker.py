@@ -47,7 +47,7 @@ from audiofuse.workers.commands.display import metrics_table
 from audiofuse.workers.deployment.local import Part, free_port
 from audiofuse.workers.indexing.device.device import best_batch_s
 from audiofuse.workers.indexing.sync import Limits, Syncer
-from audiofuse.workers.queue.broker import Dispatcher, create_celery, queue_lengths
+from audiofuse.workers.queue.broker import Dispatcher, create_celery, open_lanes
 from audiofuse.workers.telemetry.names import Lane, Outcome
 
 WORDS = ("rain", "on", "a", "tin", "roof", "wind", "dog", "barks", "far", "in", "the", "street")
@@ -81,7 +81,8 @@ from audiofuse.core.storage.store import open_store
 settings = Settings()
 app = Celery("naive", broker=settings.broker_url.get_secret_value())
 app.conf.update(task_acks_late=True, task_ignore_result=True, task_default_queue="live",
-                worker_prefetch_multiplier=4, worker_concurrency=1)
+                worker_prefetch_multiplier=4, worker_concurrency=1,
+                broker_transport_options={"global_keyprefix": settings.index_name + ":"})
 encoder, version = load_encoder(settings)
 index = open_index(settings)
 generation = index.create(version, encoder)
@@ -217,7 +218,7 @@ class Rig:
         rss: list[float] = []
         while True:
             worker.check()
-            left = sum(queue_lengths(self.redis).values())
+            left = sum(open_lanes(self.settings).lengths().values())
             now = time.perf_counter()
             if first is None and left < count:
                 first = (now, left)

@@ -20,9 +20,8 @@ from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import bucket_name, open_store, s3_client
 from audiofuse.workers.deployment.local import LocalDeployment, free_port
 from audiofuse.workers.indexing.sync import Limits, Syncer
-from audiofuse.workers.queue.broker import backlog, connect_redis
+from audiofuse.workers.queue.broker import connect_redis, open_lanes
 from audiofuse.workers.queue.dead_letters import DeadLetters
-from audiofuse.workers.telemetry.names import Lane
 
 Eventually = Callable[..., Any]
 SOUNDS = Path(__file__).parents[2] / "examples" / "sounds"
@@ -90,12 +89,12 @@ def _rebuilt(settings: Settings, home: Path, eventually: Eventually) -> State:
     """Run a deployment that begins with nothing until it has done all; return its state."""
     with LocalDeployment(settings.model_copy(update={"home": home})) as deployment:
         index = open_index(deployment.settings)
-        redis = connect_redis(deployment.settings)
-        letters = DeadLetters(redis, bucket_name(deployment.settings))
+        lanes = open_lanes(deployment.settings)
+        letters = DeadLetters(connect_redis(deployment.settings), bucket_name(deployment.settings))
 
         def done() -> bool:
             points, rejected = _state(index, letters)
-            waiting = sum(backlog(redis, lane) for lane in Lane)
+            waiting = sum(lanes.lengths().values())
             return points.keys() == FOUND and len(rejected) == 2 and not waiting
 
         eventually(index.live, 60)

@@ -176,7 +176,7 @@ def test_a_broker_that_nobody_vouches_for_is_refused(
             connect_redis(_broker(url)).ping()
         with pytest.raises(Unavailable, match="certificate verify failed"):
             _send(_broker(url), "owl.wav")
-    assert not redis.llen("live")
+    assert not redis.llen("audiofuse:live")
 
 
 def test_a_broker_with_another_hosts_certificate_is_refused(
@@ -188,7 +188,7 @@ def test_a_broker_with_another_hosts_certificate_is_refused(
             connect_redis(_broker(url, ca_file)).ping()
         with pytest.raises(Unavailable, match="certificate"):
             _send(_broker(url, ca_file), "owl.wav")
-    assert not redis.llen("live")
+    assert not redis.llen("audiofuse:live")
 
 
 def test_rediss_never_goes_in_the_clear(ca_file: Path) -> None:
@@ -230,7 +230,7 @@ def test_a_broker_wants_its_password(tmp_path: Path, eventually: Eventually) -> 
 
         eventually(answers)
         _send(_broker(right), "owl.wav")
-        assert connect_redis(_broker(right)).llen("live") == 1
+        assert connect_redis(_broker(right)).llen("audiofuse:live") == 1
         wrong = f"redis://:{password}-not@127.0.0.1:{port}/0"
         for url in (wrong, f"redis://127.0.0.1:{port}/0"):
             with pytest.raises(AuthenticationError):

@@ -35,7 +35,8 @@ from audiofuse.core.storage.store import S3Store, open_store, s3_client
 from audiofuse.workers.deployment.local import Part
 from audiofuse.workers.intake.handover import Handover
 from audiofuse.workers.intake.sqs import SqsIntake
-from audiofuse.workers.queue.broker import Dispatcher, create_celery, queue_lengths
+from audiofuse.workers.queue.broker import Dispatcher, create_celery
+from audiofuse.workers.queue.lanes import Lanes
 from audiofuse.workers.telemetry.names import Lane, Source
 
 Eventually = Callable[..., Any]
@@ -190,7 +191,7 @@ def test_no_message_runs_code(
             eventually(lambda: engine.get_collections().collections, 90)
             (collection,) = engine.get_collections().collections
             eventually(lambda: engine.count(collection.name).count == 1)
-            eventually(lambda: not any(queue_lengths(redis).values()))
+            eventually(lambda: not any(Lanes(redis, worker_settings.index_name).lengths().values()))
             worker.check()
         finally:
             worker.stop()

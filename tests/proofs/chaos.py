@@ -43,7 +43,7 @@ from audiofuse.core.items import Metadata, is_audio, sidecar_keys
 from audiofuse.core.settings import Settings, environment
 from audiofuse.core.storage.store import bucket_name, open_store, s3_client
 from audiofuse.workers.deployment.local import Part, free_port
-from audiofuse.workers.queue.broker import connect_redis, queue_lengths
+from audiofuse.workers.queue.broker import connect_redis, open_lanes
 from audiofuse.workers.queue.dead_letters import DeadLetters
 
 SOUNDS = Path(__file__).parents[2] / "examples" / "sounds"
@@ -108,6 +108,7 @@ class Deployment:
             **(self._s3() if s3 else self._folder()),
         )  # fmt: skip
         self.redis: Redis = connect_redis(self.settings)
+        self.lanes = open_lanes(self.settings)
         self.index = open_index(self.settings)
         self.letters = DeadLetters(self.redis, bucket_name(self.settings))
         self.encoder = load_bundle(bundle)
@@ -196,7 +197,7 @@ class Deployment:
 
     def idle(self) -> bool:
         """Whether no event and no message waits or is in hand."""
-        return not any(queue_lengths(self.redis).values()) and not self._events()
+        return not any(self.lanes.lengths().values()) and not self._events()
 
     def _events(self) -> int:
         if not self.sqs:
@@ -757,7 +758,7 @@ def play(
         stage.settle()
         faults = stage.differences()
     except TimeoutError as error:
-        faults = [f"never quiet: {error}, {queue_lengths(deployment.redis)}"]
+        faults = [f"never quiet: {error}, {deployment.lanes.lengths()}"]
     deployment.start_again()
     letters = list(deployment.letters.keys(prefix=stage.prefix))
     wrong_letters = [fault for fault in faults if ": letter " in fault]

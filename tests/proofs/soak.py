@@ -42,7 +42,7 @@ from audiofuse.core.settings import Settings, environment
 from audiofuse.core.storage.store import bucket_name, open_store, s3_client
 from audiofuse.workers.commands.display import Bars
 from audiofuse.workers.deployment.local import Part, free_port
-from audiofuse.workers.queue.broker import Dispatcher, create_celery, queue_lengths
+from audiofuse.workers.queue.broker import Dispatcher, create_celery, open_lanes
 from audiofuse.workers.queue.dead_letters import DeadLetters
 from audiofuse.workers.repair.reconcile import build_reconcile
 from audiofuse.workers.telemetry.names import Lane
@@ -258,7 +258,7 @@ class Soak:
     def waiting(self) -> int:
         """Return how many messages wait or are in hand; while the broker is away, what was last."""
         with suppress(RedisError):
-            self._waiting = sum(queue_lengths(self.rig.redis).values())
+            self._waiting = sum(open_lanes(self.rig.settings).lengths().values())
         return self._waiting
 
     def idle(self) -> bool:

@@ -105,7 +105,8 @@ def status(*, as_json: Json = False) -> None:
         print_json(state.as_dict())
         return
     index = {"live encoder": state.version, "items": state.items, "rejected": state.dead_letters}
-    console.print(facts_table("queue", state.queue), facts_table("index", index))
+    queue = state.queue | ({"broken, not ours": state.broken} if state.broken else {})
+    console.print(facts_table("queue", queue), facts_table("index", index))
     if state.reconciled:
         title = f"last reconciled {moment(state.reconciled.at)}"
         console.print(facts_table(title, state.reconciled.found))

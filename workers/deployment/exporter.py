@@ -27,7 +27,7 @@ from audiofuse.core.index.index import Generation, GenerationGone, open_index
 from audiofuse.core.query import Filter
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import open_store
-from audiofuse.workers.queue.broker import backlogs, connect_redis
+from audiofuse.workers.queue.broker import connect_redis, open_lanes
 from audiofuse.workers.queue.dead_letters import DeadLetters
 from audiofuse.workers.repair.reconcile import LastRun
 from audiofuse.workers.telemetry.metrics import REGISTRIES, Process
@@ -41,6 +41,7 @@ GAUGES: Mapping[str, tuple[str, Sequence[str]]] = {
     "up": ("Whether a part answers.", ["part"]),
     "backlog_messages": ("Messages in the queue.", ["lane", "state"]),
     "backlog_oldest_seconds": ("Age of the oldest of them.", ["lane"]),
+    "broken_messages": ("Messages that were set aside because they are none of ours.", []),
     "dead_letters": ("Dead letters that stand.", ["reason"]),
     "reconcile_items": ("What the last comparison found.", ["finding"]),
     "reconcile_differing_runs": ("Comparisons in a row that found differences.", []),
@@ -90,6 +91,7 @@ class Deployment:
     def __init__(self, settings: Settings) -> None:
         """Ask the parts that the settings name; nothing is asked yet."""
         self._redis = connect_redis(settings)
+        self._lanes = open_lanes(settings)
         self._index = open_index(settings)
         self._store = open_store(settings)
         self._registry = open_registry(settings)
@@ -99,12 +101,13 @@ class Deployment:
 
     def queue(self) -> Iterator[Metric]:
         """Tell what waits, what was rejected, and what was found when all was compared."""
-        lanes = backlogs(self._redis)
+        lanes = self._lanes.backlogs()
         ready = [([lane, "ready"], each.ready) for lane, each in lanes.items()]
         held = [([lane, "unacknowledged"], each.unacknowledged) for lane, each in lanes.items()]
         yield _gauge("backlog_messages", ready + held)
         oldest = [([lane], each.oldest_s) for lane, each in lanes.items()]
         yield _gauge("backlog_oldest_seconds", oldest)
+        yield _gauge("broken_messages", [([], self._lanes.broken())])
         standing = self._letters.reasons()
         yield _gauge("dead_letters", [([reason], standing.get(reason, 0)) for reason in Reason])
         if run := self._last_run.read():

@@ -6,7 +6,7 @@ from typing import Any
 from audiofuse.core.index.index import open_index
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import bucket_name
-from audiofuse.workers.queue.broker import connect_redis, queue_lengths
+from audiofuse.workers.queue.broker import connect_redis, open_lanes
 from audiofuse.workers.queue.dead_letters import DeadLetter, DeadLetters
 from audiofuse.workers.repair.reconcile import LastRun, Run
 
@@ -17,10 +17,12 @@ LETTERS_SHOWN = 10
 class Status:
     """Queue lengths by name, the live encoder version and its points, what was rejected.
 
+    ``broken`` counts messages that stood in the queue, are none of ours, and were set aside.
     ``reasons`` counts the ``dead_letters``; ``reconciled`` is the last comparison of all.
     """
 
     queue: dict[str, int]
+    broken: int
     version: str | None
     items: int
     dead_letters: int
@@ -35,13 +37,14 @@ class Status:
 
 def read_status(settings: Settings) -> Status:
     """Ask queue and index; raises ``Unavailable`` or ``RedisError`` when they are away."""
-    redis = connect_redis(settings)
+    redis, lanes = connect_redis(settings), open_lanes(settings)
     bucket = bucket_name(settings)
     letters = DeadLetters(redis, bucket)
     index = open_index(settings)
     live = index.live()
     return Status(
-        queue=queue_lengths(redis),
+        queue=lanes.lengths(),
+        broken=lanes.broken(),
         version=live.version if live else None,
         items=index.count(live) if live else 0,
         dead_letters=letters.count(),

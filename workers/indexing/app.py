@@ -51,13 +51,13 @@ from audiofuse.workers.indexing.versions import (
     Versions,
 )
 from audiofuse.workers.queue.broker import (
-    SYNC_TASK,
     Dispatcher,
     connect_redis,
     create_celery,
-    keep_hold,
 )
 from audiofuse.workers.queue.dead_letters import DeadLetters, Deliveries
+from audiofuse.workers.queue.earlier import adopt
+from audiofuse.workers.queue.lanes import SYNC_TASK, Lanes
 from audiofuse.workers.queue.transport import acknowledge
 from audiofuse.workers.telemetry import metrics
 from audiofuse.workers.telemetry.logs import configure_logging
@@ -101,6 +101,7 @@ class Worker:
         self._hub = hub
         self._grace_s = settings.grace_s
         self._redis = connect_redis(settings)
+        self._lanes = Lanes(self._redis, settings.index_name)
         self._stopping = threading.Event()
         self._reported = threading.Event()  # that something has finished
         _share_cores()
@@ -247,7 +248,8 @@ class Worker:
                 log.critical("the device does not answer")
                 end_process()
             try:
-                keep_hold(self._redis, [each.receipt.delivery_tag for each in self._crew.held])
+                adopt(self._redis, self._settings.index_name)
+                self._lanes.keep_hold([each.receipt.delivery_tag for each in self._crew.held])
             except RedisError as error:
                 log.warning("the broker does not answer: %s", error)
 

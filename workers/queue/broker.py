@@ -3,46 +3,25 @@
 Light on purpose: intake and the command line reach the queue without reaching torch.
 """
 
-import json
 import ssl
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from celery import Celery
 from kombu import Queue
 from kombu.exceptions import OperationalError
-from kombu.utils.scheduling import priority_cycle
 from redis import Redis
+from redis.exceptions import ReadOnlyError
 
 from audiofuse.core.errors import Unavailable
 from audiofuse.core.settings import Settings
+from audiofuse.workers.queue.lanes import SENT, SYNC_TASK, Lanes, key_prefix
 from audiofuse.workers.telemetry.names import Lane
 from audiofuse.workers.telemetry.tracing import carry
 
-SYNC_TASK = "sync"
-BACKFILL_TURN = (
-    10  # every so many messages, or batches, backfill goes first, so that it never starves
-)
 RESTORE_INTERVAL_S = 4
-SENT = "audiofuse-sent"  # header of a message
-UNACKED, UNACKED_INDEX = "unacked", "unacked_index"  # where kombu keeps what workers hold
-
-
-class LiveFirst(priority_cycle):  # type: ignore[misc]
-    """The order in which kombu asks the lanes for the next message."""
-
-    def __init__(self) -> None:
-        """Begin with live."""
-        super().__init__()
-        self._turn = 0
-
-    def consume(self, n: int) -> list[str]:
-        """Return the names of all lanes, the one to be asked first in front."""
-        self._turn = (self._turn + 1) % BACKFILL_TURN
-        first = Lane.LIVE if self._turn else Lane.BACKFILL
-        return sorted(super().consume(n), key=lambda name: name != first)
+"""Seconds between two looks for messages whose worker is gone. Higher: they come back later;
+lower: more requests."""
 
 
 def create_celery(settings: Settings) -> Celery:
@@ -69,15 +48,17 @@ def create_celery(settings: Settings) -> Celery:
         broker_transport="audiofuse.workers.queue.transport:Transport",
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        broker_channel_error_retry=True,  # who refuses is waited for like who is away
         visibility_timeout=settings.redelivery_s,
         broker_transport_options={
+            "global_keyprefix": key_prefix(settings.index_name),
             "visibility_timeout": settings.redelivery_s,
             # kombu's defaults look for lost messages every 100 s only, and let a worker that is
             # killed while it looks keep all others from it for 5 minutes.
             "unacked_restore_interval": RESTORE_INTERVAL_S,
             "unacked_restore_throttle": 1,
             "unacked_mutex_expire": RESTORE_INTERVAL_S,
-            "queue_order_strategy": "audiofuse.workers.queue.broker:LiveFirst",
+            "queue_order_strategy": "audiofuse.workers.queue.lanes:LiveFirst",
             "socket_connect_timeout": 5,
             "socket_timeout": 30,
             "socket_keepalive": True,
@@ -108,9 +89,16 @@ def connect_redis(settings: Settings) -> Redis:
         decode_responses=True,
         socket_connect_timeout=5,
         socket_timeout=30,
+        # After a fail-over the address leads to another server, so the connection is made anew.
+        retry_on_error=[ReadOnlyError],
         **(tls_options(url, settings) or {}),
     )
     return client
+
+
+def open_lanes(settings: Settings) -> Lanes:
+    """Return the lanes of the deployment that the settings name."""
+    return Lanes(connect_redis(settings), settings.index_name)
 
 
 class Dispatcher:
@@ -131,61 +119,3 @@ class Dispatcher:
             self._app.send_task(SYNC_TASK, kwargs={"key": key}, queue=lane.value, headers=headers)
         except OperationalError as error:
             raise Unavailable(f"the broker does not take messages: {error}") from error
-
-
-def queue_lengths(redis: Redis) -> dict[str, int]:
-    """Return the messages that wait in each lane, and those handed out but not acknowledged."""
-    with redis.pipeline() as pipe:  # at one moment: a message is always in just one place
-        for lane in Lane:
-            pipe.llen(lane.value)
-        pipe.hlen(UNACKED)
-        return dict(
-            zip(
-                [*(lane.value for lane in Lane), "unacknowledged"],
-                map(int, pipe.execute()),
-                strict=True,
-            )
-        )
-
-
-@dataclass(frozen=True)
-class Backlog:
-    """A lane's messages: waiting, and with workers; and the age of the oldest of them, or 0."""
-
-    ready: int
-    unacknowledged: int
-    oldest_s: float
-
-
-def backlogs(redis: Redis) -> dict[Lane, Backlog]:
-    """Return how much there is to do in each lane, at one moment."""
-    with redis.pipeline() as pipe:
-        for lane in Lane:
-            pipe.llen(lane.value)
-            pipe.lindex(lane.value, -1)  # the next to be taken
-        pipe.hvals(UNACKED)
-        *waiting, held = pipe.execute()
-    messages = [json.loads(each) for each in held]
-    now = time.time()
-    found = {}
-    for lane, ready, first in zip(Lane, waiting[::2], waiting[1::2], strict=True):
-        unacknowledged = [message for message, _, queue in messages if queue == lane.value]
-        known = [*unacknowledged, *([json.loads(first)] if first else [])]
-        oldest = min((message["headers"].get(SENT, now) for message in known), default=now)
-        found[lane] = Backlog(int(ready), len(unacknowledged), max(0.0, now - oldest))
-    return found
-
-
-def backlog(redis: Redis, lane: Lane) -> int:
-    """Return how many messages of a lane wait or are worked on."""
-    with redis.pipeline() as pipe:
-        pipe.llen(lane.value)
-        pipe.hvals(UNACKED)
-        waiting, held = pipe.execute()
-    return int(waiting) + [json.loads(each)[-1] for each in held].count(lane.value)
-
-
-def keep_hold(redis: Redis, tags: Iterable[str]) -> None:
-    """Say that these messages are still worked on, lest they be delivered again."""
-    if held := dict.fromkeys(tags, time.time()):
-        redis.zadd(UNACKED_INDEX, held, xx=True)

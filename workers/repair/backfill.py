@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import NoReturn
 
-from redis import Redis, RedisError
+from redis import RedisError
 
 from audiofuse.core.errors import Unavailable
 from audiofuse.core.settings import Settings
-from audiofuse.workers.queue.broker import Dispatcher, backlog, connect_redis, create_celery
+from audiofuse.workers.queue.broker import Dispatcher, create_celery, open_lanes
 from audiofuse.workers.repair.reconcile import Run, Track, open_comparison, unseen
 from audiofuse.workers.telemetry.metrics import RECONCILE_FAILURES
 from audiofuse.workers.telemetry.names import Lane
@@ -34,7 +34,7 @@ class LaneFeed:
     def __init__(self, settings: Settings, lane: Lane, ahead: int = AHEAD) -> None:
         """Queue keys in ``lane`` while fewer than ``ahead`` wait there."""
         self._dispatcher = Dispatcher(create_celery(settings))
-        self._redis: Redis = connect_redis(settings)
+        self._lanes = open_lanes(settings)
         self._lane = lane
         self._ahead = ahead
         self.queued = 0
@@ -43,7 +43,7 @@ class LaneFeed:
         """Queue all keys; comes up for air after some, and while it waits for the workers."""
         remaining = iter(keys)
         while True:
-            room = self._ahead - int(self._redis.llen(self._lane.value))
+            room = self._ahead - self._lanes.waiting(self._lane)
             if room <= 0:
                 time.sleep(POLL_S)
             elif batch := list(islice(remaining, min(room, BATCH))):
@@ -56,14 +56,14 @@ class LaneFeed:
 
     def follow(self) -> Iterator[None]:
         """Return once no message of the lane waits or is worked on."""
-        while backlog(self._redis, self._lane):
+        while self._lanes.backlog(self._lane):
             yield
             time.sleep(POLL_S)
 
     @property
     def done(self) -> int:
         """How many of the queued keys were worked on, as far as the lane tells."""
-        return max(0, self.queued - backlog(self._redis, self._lane))
+        return max(0, self.queued - self._lanes.backlog(self._lane))
 
 
 def reconcile(

@@ -177,7 +177,7 @@ def test_dead_letters_are_retried_as_chosen(letters: DeadLetters, redis: Redis) 
     """Retry queues the chosen keys on the live lane, and leaves the letters until it is known."""
     assert json.loads(_dead("retry", "--reason", "damaged", "--json").stdout) == {"queued": 2}
     assert "1 objects" in _dead("retry", "b/new.wav", "unknown.wav").stdout
-    assert (redis.llen("live"), redis.llen("backfill")) == (3, 0)
+    assert (redis.llen("audiofuse:live"), redis.llen("audiofuse:backfill")) == (3, 0)
     assert letters.count() == 3
 
 

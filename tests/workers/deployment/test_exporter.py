@@ -1,6 +1,5 @@
 """The exporter: what it tells of queue, index and rollout, and that it waits for nobody."""
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +22,8 @@ from audiofuse.core.index.index import Index, Point, open_index
 from audiofuse.core.items import point_id
 from audiofuse.core.settings import Settings
 from audiofuse.workers.deployment.exporter import Deployment, Exporter, Part
-from audiofuse.workers.queue.broker import SENT, UNACKED, Backlog, Dispatcher, backlogs
+from audiofuse.workers.queue.broker import Dispatcher
+from audiofuse.workers.queue.lanes import Backlog, Lanes
 from audiofuse.workers.telemetry.names import Lane
 
 Serving = Callable[[FastAPI], AbstractContextManager[str]]
@@ -124,14 +124,14 @@ def test_a_backlog_is_counted_by_lane_with_the_age_of_its_oldest(
 ) -> None:
     """Messages that wait and that workers hold both count, and the oldest of them is as old."""
     empty = Backlog(0, 0, 0.0)
-    assert backlogs(redis) == dict.fromkeys(Lane, empty)
+    lanes = Lanes(redis, "audiofuse")
+    assert lanes.backlogs() == dict.fromkeys(Lane, empty)
     for key in ("a.wav", "b.wav"):
         dispatcher.sync(key, Lane.LIVE)
     dispatcher.sync("c.wav", Lane.BACKFILL)
-    taken = json.loads(redis.rpop("live"))  # type: ignore[arg-type]
-    taken["headers"][SENT] -= 100
-    redis.hset(UNACKED, "tag", json.dumps([taken, "", "live"]))
-    found = backlogs(redis)
+    redis.rpop("audiofuse:live")
+    redis.zadd("audiofuse:held:live", {"tag": time.time() - 100})
+    found = lanes.backlogs()
     assert (found[Lane.LIVE].ready, found[Lane.LIVE].unacknowledged) == (1, 1)
     assert found[Lane.LIVE].oldest_s == pytest.approx(100, abs=20)
     assert found[Lane.BACKFILL].ready == 1

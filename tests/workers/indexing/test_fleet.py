@@ -19,7 +19,7 @@ from audiofuse.core.index import embedded
 from audiofuse.core.index.index import Index, connect_embedded, open_index
 from audiofuse.core.settings import Settings, environment
 from audiofuse.workers.deployment.local import Part
-from audiofuse.workers.queue.broker import Dispatcher, backlog, create_celery
+from audiofuse.workers.queue.broker import Dispatcher, create_celery, open_lanes
 from audiofuse.workers.telemetry.names import Lane
 
 Eventually = Callable[..., Any]
@@ -76,17 +76,18 @@ def _points(index: Index) -> int:
 
 
 def test_a_fleet_shares_the_work_and_makes_up_for_a_loss(
-    settings: Settings, fleet: list[Part], redis: Redis, tmp_path: Path, eventually: Eventually
+    settings: Settings, fleet: list[Part], tmp_path: Path, eventually: Eventually
 ) -> None:
     """Both take from one queue; when one is killed with its hands full, the other does it all."""
     logs = [tmp_path / f"{number}.log" for number in range(WORKERS)]
     eventually(lambda: all("batches of" in log.read_text() for log in logs), 90)
     dispatcher, index = Dispatcher(create_celery(settings)), open_index(settings)
+    lanes = open_lanes(settings)
     for number in range(SOUNDS):
         dispatcher.sync(f"{number:03}.wav", Lane.LIVE)
     eventually(lambda: all(log.read_text().count(": created") > 5 for log in logs))
     fleet[0].process.kill()
-    eventually(lambda: not backlog(redis, Lane.LIVE))
+    eventually(lambda: not lanes.backlog(Lane.LIVE))
     assert _points(index) == SOUNDS
     done = [log.read_text().count(": created") for log in logs]
     assert (

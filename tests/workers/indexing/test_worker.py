@@ -1,6 +1,5 @@
 """The worker as a process: it loses nothing, however it ends."""
 
-import json
 import os
 import random
 import re
@@ -9,14 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
-from redis import Redis, RedisError
+from redis import Redis
 
 from audiofuse.core.audio.recording import open_recording
 from audiofuse.core.bundles.bundle import load_bundle, save_bundle
@@ -27,9 +25,9 @@ from audiofuse.core.items import point_id
 from audiofuse.core.settings import PREFIX, Settings, environment
 from audiofuse.workers.deployment.local import Part, free_port
 from audiofuse.workers.indexing.app import live_generation
-from audiofuse.workers.queue.broker import Dispatcher, LiveFirst, create_celery, queue_lengths
+from audiofuse.workers.queue.broker import Dispatcher, create_celery
 from audiofuse.workers.queue.dead_letters import DeadLetters
-from audiofuse.workers.queue.transport import acknowledge
+from audiofuse.workers.queue.lanes import Lanes
 from audiofuse.workers.telemetry.names import Lane
 
 Eventually = Callable[..., Any]
@@ -58,7 +56,7 @@ class Rig:
 
     def __init__(self, root: Path, redis: Redis, settings: Settings) -> None:
         self.root = root
-        self.redis = redis
+        self.lanes = Lanes(redis, settings.index_name)
         self.settings = settings
         self.bucket = Path(settings.bucket)
         self.index = open_index(settings)
@@ -104,7 +102,7 @@ class Rig:
 
     def idle(self) -> bool:
         """Whether no message waits or is in hand."""
-        return not any(queue_lengths(self.redis).values())
+        return not any(self.lanes.lengths().values())
 
     def stop(self) -> None:
         """Kill whatever still runs."""
@@ -200,7 +198,7 @@ def test_a_worker_that_is_asked_to_stop_loses_nothing(rig: Rig, eventually: Even
     eventually(lambda: len(rig.points()) > 20)
     worker.process.terminate()
     assert worker.process.wait(20) == 0
-    lengths = queue_lengths(rig.redis)
+    lengths = rig.lanes.lengths()
     assert lengths["unacknowledged"] == 0  # handed back at once, not after the timeout
     assert lengths["live"] + len(rig.points()) >= 300
     rig.start()
@@ -216,12 +214,12 @@ def test_a_killed_worker_loses_nothing(rig: Rig, eventually: Eventually) -> None
     decoders = psutil.Process(worker.process.pid).children()
     worker.process.kill()
     worker.process.wait()
-    assert queue_lengths(rig.redis)["unacknowledged"] > 0
+    assert rig.lanes.lengths()["unacknowledged"] > 0
     listen = f"127.0.0.1:{free_port()}"
     rig.start(metrics_listen=listen)
     eventually(lambda: "batches of" in (rig.root / "worker-1.log").read_text())
     started = time.monotonic()
-    eventually(lambda: queue_lengths(rig.redis)["live"] == 0)
+    eventually(lambda: rig.lanes.lengths()["live"] == 0)
     eventually(lambda: rig.idle() and len(rig.points()) == 300)
     assert time.monotonic() - started < REDELIVERY_S + 20  # and time for the work itself
     _assert_vectors(rig, keys)
@@ -241,7 +239,7 @@ def test_what_is_worked_on_for_long_is_not_delivered_twice(
     rig.send("owl.wav")
     eventually(lambda: "again in" in (rig.root / "worker-0.log").read_text())
     for _ in range(12):  # 6 s
-        assert queue_lengths(rig.redis) == {"live": 0, "backfill": 0, "unacknowledged": 1}
+        assert rig.lanes.lengths() == {"live": 0, "backfill": 0, "unacknowledged": 1}
         time.sleep(0.5)
     shutil.move(rig.bucket.with_name("away"), rig.bucket)
     rig.put("owl.wav", SHORT[0])
@@ -267,7 +265,7 @@ def test_a_dead_stage_ends_the_process(rig: Rig) -> None:
     )  # fmt: skip
     assert done.returncode == 70
     assert "the thread device died" in done.stderr
-    assert queue_lengths(rig.redis)["unacknowledged"] == 5
+    assert rig.lanes.lengths()["unacknowledged"] == 5
 
 
 def test_cuda_that_is_asked_for_and_absent_is_refused(rig: Rig) -> None:
@@ -300,81 +298,6 @@ def test_a_misconfigured_worker_exits_with_one_clear_error(command: str) -> None
     assert done.returncode == 2
     assert "the worker does not start: no encoder is set" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_messages_wait_in_their_lane(redis: Redis, valkey_url: str) -> None:
-    """A key handed over is one JSON message in the queue of its lane."""
-    dispatcher = Dispatcher(create_celery(Settings(broker_url=valkey_url)))
-    dispatcher.sync("owl.wav", Lane.LIVE)
-    dispatcher.sync("other.wav", Lane.BACKFILL)
-    dispatcher.sync("third.wav", Lane.BACKFILL)
-    assert queue_lengths(redis) == {"live": 1, "backfill": 2, "unacknowledged": 0}
-    assert b"application/json" in str(redis.lrange("live", 0, 0)).encode()
-
-
-@contextmanager
-def _five_taken(valkey_url: str) -> Iterator[list[Any]]:
-    """Take five messages in hand, which is as many as one may."""
-    app = create_celery(Settings(broker_url=valkey_url))
-    for number in range(5):
-        Dispatcher(app).sync(f"{number}.wav", Lane.LIVE)
-    taken: list[Any] = []
-    queue = app.amqp.queues[Lane.LIVE.value]
-    with app.connection_for_read() as connection, connection.Consumer(
-        queue, callbacks=[lambda _, message: taken.append(message)], prefetch_count=5
-    ):  # fmt: skip
-        while len(taken) < 5:
-            connection.drain_events(timeout=10)
-        yield taken
-
-
-def test_messages_acknowledged_in_one_go_are_acknowledged_each(
-    redis: Redis, valkey_url: str
-) -> None:
-    """Those that are finished are gone from the broker, the others are handed back in the end."""
-    with _five_taken(valkey_url) as taken:
-        acknowledge([taken[1], taken[3]])
-        assert queue_lengths(redis)["unacknowledged"] == 3
-    waiting = map(json.loads, redis.lrange("live", 0, -1))
-    left = [message["properties"]["delivery_tag"] for message in waiting]
-    assert sorted(left) == sorted(taken[number].delivery_tag for number in (0, 2, 4))
-    assert queue_lengths(redis)["unacknowledged"] == 0
-
-
-def test_an_acknowledgement_that_fails_keeps_nobody_from_working(
-    redis: Redis, valkey_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The messages come again after the timeout, and until then others have their places."""
-
-    def away(*_: object, **__: object) -> None:
-        raise RedisError("away")
-
-    with _five_taken(valkey_url) as taken:
-        held = taken[0].channel.qos
-        assert not held.can_consume()
-        monkeypatch.setattr(held, "pipe_or_acquire", away)
-        with pytest.raises(RedisError):
-            acknowledge(taken)
-        assert held.can_consume()
-        assert queue_lengths(redis)["unacknowledged"] == 5
-
-
-def test_handing_over_fails_loudly() -> None:
-    """When the broker is away the caller learns it, so that it keeps the event."""
-    app = create_celery(Settings(broker_url="redis://127.0.0.1:1/0"))
-    app.conf.task_publish_retry = False
-    with pytest.raises(Unavailable, match="broker"):
-        Dispatcher(app).sync("owl.wav", Lane.LIVE)
-
-
-def test_live_goes_first_and_backfill_never_starves() -> None:
-    """Of ten times that the broker is asked, live is the first to be asked nine times."""
-    cycle = LiveFirst()
-    cycle.update(["backfill", "live"])
-    first = [cycle.consume(2)[0] for _ in range(20)]
-    assert first.count("live") == 18
-    assert first.count("backfill") == 2
-    assert sorted(cycle.consume(2)) == ["backfill", "live"]
 
 
 def test_a_message_that_names_no_key_is_dropped(rig: Rig, eventually: Eventually) -> None:

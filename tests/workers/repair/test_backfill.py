@@ -24,10 +24,9 @@ from audiofuse.workers.deployment.local import LocalDeployment
 from audiofuse.workers.deployment.status import read_status
 from audiofuse.workers.queue.broker import (
     Dispatcher,
-    backlog,
     connect_redis,
     create_celery,
-    queue_lengths,
+    open_lanes,
 )
 from audiofuse.workers.queue.dead_letters import DeadLetters
 from audiofuse.workers.repair import backfill
@@ -46,6 +45,7 @@ class World:
         self.settings = deployment.settings
         self.bucket = self.settings.bucket.removeprefix("s3://")
         self.redis = connect_redis(self.settings)
+        self.lanes = open_lanes(self.settings)
         self.letters = DeadLetters(self.redis, self.bucket)
         self.dispatcher = Dispatcher(create_celery(self.settings))
         self._s3 = s3_client(self.settings)
@@ -122,7 +122,7 @@ def test_a_bucket_is_backfilled_to_the_end(world: World, run: Callable[..., Any]
     told = run("backfill")
     assert (told["total"], told["queued"]) == (9, 9)
     assert keys <= world.points()
-    assert queue_lengths(world.redis)["backfill"] == 0
+    assert world.lanes.lengths()["backfill"] == 0
     recorded = read_status(world.settings).reconciled
     assert recorded
     assert recorded.found == told["found"]
@@ -138,10 +138,10 @@ def test_an_upload_does_not_wait_for_the_backlog(
     world.put(*keys)
     run("backfill", "--no-wait")
     world.put("live.wav")
-    waiting = backlog(world.redis, Lane.BACKFILL)
+    waiting = world.lanes.backlog(Lane.BACKFILL)
     world.dispatcher.sync("live.wav", Lane.LIVE)
     eventually(lambda: "live.wav" in world.points())
-    assert backlog(world.redis, Lane.BACKFILL) > waiting / 3 > 30
+    assert world.lanes.backlog(Lane.BACKFILL) > waiting / 3 > 30
     run("backfill")
     assert set(keys) <= world.points()
 
@@ -174,7 +174,7 @@ def test_losing_redis_loses_no_object(world: World, run: Callable[..., Any]) -> 
     world.put(*keys)
     world.signal_worker(signal.SIGSTOP)
     run("backfill", "--no-wait")
-    assert backlog(world.redis, Lane.BACKFILL) >= 19  # one may be on its way to the worker
+    assert world.lanes.backlog(Lane.BACKFILL) >= 19  # one may be on its way to the worker
     world.redis.flushall()
     world.signal_worker(signal.SIGCONT)
     assert not keys <= world.points()
@@ -225,14 +225,14 @@ def test_the_queue_is_never_filled(redis: Redis, valkey_url: str) -> None:
     handover = LaneFeed(Settings(broker_url=valkey_url), Lane.BACKFILL, ahead=10)
     steps = handover.queue(f"{number}.wav" for number in range(25))
     next(steps)
-    assert (handover.queued, redis.llen("backfill")) == (10, 10)
+    assert (handover.queued, redis.llen("audiofuse:backfill")) == (10, 10)
     next(steps)
     assert handover.queued == 10
-    redis.ltrim("backfill", 4, -1)
+    redis.ltrim("audiofuse:backfill", 4, -1)
     next(steps)
-    assert (handover.queued, redis.llen("backfill"), handover.done) == (14, 10, 4)
+    assert (handover.queued, redis.llen("audiofuse:backfill"), handover.done) == (14, 10, 4)
     for _ in steps:
-        redis.delete("backfill")
+        redis.delete("audiofuse:backfill")
     assert (handover.queued, handover.done) == (25, 25)
 
 
@@ -240,10 +240,10 @@ def test_what_is_worked_on_is_not_done(redis: Redis, valkey_url: str) -> None:
     """A lane is followed until its last message is acknowledged; the other lane does not count."""
     handover = LaneFeed(Settings(broker_url=valkey_url), Lane.BACKFILL)
     for lane in Lane:
-        redis.hset("unacked", lane.value, json.dumps([{"body": ""}, "", lane.value]))
+        redis.zadd(f"audiofuse:held:{lane}", {"tag": 0})
     steps = handover.follow()
     assert list(islice(steps, 2)) == [None, None]
-    redis.hdel("unacked", "backfill")
+    redis.zrem("audiofuse:held:backfill", "tag")
     assert list(steps) == []
 
 

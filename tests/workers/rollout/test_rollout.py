@@ -141,7 +141,7 @@ class Workers:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            message = self._redis.rpop("live") or self._redis.rpop("backfill")
+            message = self._redis.rpop("audiofuse:live") or self._redis.rpop("audiofuse:backfill")
             if message is None:
                 time.sleep(0.01)
                 continue

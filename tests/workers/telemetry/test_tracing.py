@@ -82,7 +82,7 @@ def test_one_trace_leads_from_the_event_to_the_point(
     record = {"eventName": "s3:ObjectCreated:Put", "s3": {"bucket": {"name": "bucket"}}}
     record["s3"]["object"] = {"key": "owl.wav"}  # type: ignore[index]
     Handover("bucket", dispatcher, Source.SQS).hand_over([json.dumps({"Records": [record]})])
-    message = json.loads(redis.rpop("live"))  # type: ignore[arg-type]
+    message = json.loads(redis.rpop("audiofuse:live"))  # type: ignore[arg-type]
     assert json.loads(base64.b64decode(message["body"]))[1] == {"key": "owl.wav"}
     done: queue.SimpleQueue[None] = queue.SimpleQueue()
     crew = MessageThreads(1, settle, lambda: done.put(None))
@@ -120,7 +120,7 @@ def test_without_a_collector_nothing_is_traced(dispatcher: Dispatcher, redis: Re
         dispatcher.sync("a.wav", Lane.LIVE)
     assert nothing is None
     assert carry() == {}
-    assert "traceparent" not in json.loads(redis.rpop("live"))["headers"]  # type: ignore[arg-type]
+    assert "traceparent" not in json.loads(redis.rpop("audiofuse:live"))["headers"]  # type: ignore[arg-type]
 
 
 def test_traces_without_the_extra_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
