@@ -1,20 +1,24 @@
 """How every process logs: one line each, to standard error, libraries only when they warn.
 
-As text it is a line to read. As JSON it is an object with the same message, and with what it is
+As text it is a line to read, in which control characters are escaped and what follows an error is
+indented: whoever names an object cannot write lines of the log. As JSON it is an object with the same message, and with what it is
 about in fields of their own: those of ``FIELDS`` that are ``bound``, or given as ``extra``.
 """
 
 import json
 import logging
 import sys
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from typing import Any
 
 from audiofuse.core.settings import Settings
 
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+CANNOT_BE_SHOWN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # Unicode's classes of characters
 FIELDS = ("key", "lane", "version", "outcome", "seconds")
 
 _bound: ContextVar[dict[str, str] | None] = ContextVar("bound", default=None)
@@ -35,6 +39,33 @@ def bind(**fields: str) -> None:
     about = _bound.get()
     if about is not None:
         about |= fields
+
+
+class TextFormatter(logging.Formatter):
+    """One line to read; a traceback follows it, indented."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
+        """Return the line."""
+        return _printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's own name
+        """Return the traceback."""
+        return _indented(super().formatException(ei))
+
+    def formatStack(self, stack_info: str) -> str:  # noqa: N802 - logging's own name
+        """Return the stack."""
+        return _indented(super().formatStack(stack_info))
+
+
+def _printable(text: str) -> str:
+    """Escape what ends a line, moves a terminal's cursor or turns the direction of writing."""
+    return "".join(
+        repr(each)[1:-1] if unicodedata.category(each) in CANNOT_BE_SHOWN else each for each in text
+    )
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {_printable(line)}" for line in text.split("\n"))
 
 
 class JsonFormatter(logging.Formatter):
@@ -58,8 +89,7 @@ def configure_logging(settings: Settings) -> None:
     """Log our own messages as the settings say, everybody else's from WARNING on."""
     handler = logging.StreamHandler(sys.stderr)
     json_wanted = settings.log_format == "json"
-    handler.setFormatter(JsonFormatter() if json_wanted else logging.Formatter(TEXT))
+    handler.setFormatter(JsonFormatter() if json_wanted else TextFormatter(TEXT))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.captureWarnings(capture=True)
-    for name in ("core", "workers"):
-        logging.getLogger(name).setLevel(settings.log_level)
+    logging.getLogger("audiofuse").setLevel(settings.log_level)

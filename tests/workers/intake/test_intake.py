@@ -90,7 +90,7 @@ def test_a_flaw_is_logged_now_and_then(
     handover: Handover, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thousand malformed messages are one line; the next, a minute later, tells how many."""
-    caplog.set_level(logging.WARNING, "workers")
+    caplog.set_level(logging.WARNING, "audiofuse")
     handover.hand_over(["{"] * 1000)
     handover.hand_over([_body("a.wav", bucket="other")])
     assert ["malformed" in line for line in caplog.messages] == [True, False]

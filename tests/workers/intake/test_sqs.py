@@ -187,7 +187,7 @@ def test_a_message_that_is_not_deleted_is_logged(
     bucket: Bucket, caplog: pytest.LogCaptureFixture
 ) -> None:
     """SQS answers success even when it deletes nothing; what failed is in the log."""
-    caplog.set_level(logging.WARNING, "workers")
+    caplog.set_level(logging.WARNING, "audiofuse")
     bucket.intake._delete([{"ReceiptHandle": "no such handle"}])
     assert "ReceiptHandleIsInvalid" in caplog.text
 

@@ -15,7 +15,7 @@ from audiofuse.core.settings import Settings, settings_table
 from audiofuse.workers.deployment.exporter import Deployment
 from audiofuse.workers.indexing.retries import RetryPolicy
 from audiofuse.workers.indexing.sync import Synced
-from audiofuse.workers.telemetry.logs import JsonFormatter, bind, bound
+from audiofuse.workers.telemetry.logs import TEXT, JsonFormatter, TextFormatter, bind, bound
 from audiofuse.workers.telemetry.names import Lane, Outcome
 
 
@@ -23,7 +23,7 @@ from audiofuse.workers.telemetry.names import Lane, Outcome
 def lines() -> Iterator[list[dict[str, Any]]]:
     """Return the lines that were logged as JSON, from INFO on, as they come."""
     found = _Lines()
-    logger = logging.getLogger("workers")
+    logger = logging.getLogger("audiofuse")
     before = logger.level
     logger.addHandler(found)
     logger.setLevel("INFO")
@@ -95,6 +95,35 @@ def test_an_item_has_one_line(lines: list[dict[str, Any]]) -> None:
     assert lines[0]["seconds"] >= 0
 
 
+def _logged(message: str, error: Exception | None = None) -> list[str]:
+    """Return the lines of text that an error's message becomes."""
+    record = logging.LogRecord(
+        "audiofuse", logging.ERROR, "file", 1, "%s: failed", (message,),
+        (type(error), error, error.__traceback__) if error else None,
+    )  # fmt: skip
+    return TextFormatter(TEXT).format(record).split("\n")
+
+
+FORGED = "a.wav\n2026-01-01 00:00:00,000 INFO audiofuse: all is well"
+
+
+@pytest.mark.parametrize("key", [FORGED, "a\r.wav", "\x1b[2Ja.wav", "\u2028a", "\u202ea", "\x85a"])
+def test_whoever_names_an_object_writes_no_line(key: str) -> None:
+    """Line ends, terminal codes and turns of direction in a key are escaped; letters stay."""
+    (line,) = _logged(f"ä{key}")
+    assert line.isprintable()
+    assert line.endswith(": failed")
+    assert "ä" in line
+
+
+def test_an_errors_text_cannot_look_like_a_line() -> None:
+    """A traceback goes on over lines, each indented, whatever the error says."""
+    first, *rest = _logged("a.wav", ValueError(FORGED))
+    assert first.endswith("a.wav: failed")
+    assert any("all is well" in line for line in rest)
+    assert all(line.startswith("    ") for line in rest)
+
+
 def secret_settings() -> set[str]:
     """Return the names of the settings that nobody may read."""
     return {
@@ -128,7 +157,7 @@ def test_what_is_away_is_reported_without_its_password(
         for ask in (deployment.queue, deployment.index, deployment.store):
             with pytest.raises(Exception) as caught:  # noqa: PT011 - whatever it is
                 list(ask())
-            logging.getLogger("workers").error("away: %s", caught.value, exc_info=caught.value)
+            logging.getLogger("audiofuse").error("away: %s", caught.value, exc_info=caught.value)
     finally:
         root.removeHandler(handler)
         root.setLevel(before)

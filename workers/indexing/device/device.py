@@ -34,7 +34,7 @@ from audiofuse.core.encoder.fusion import AudioEmbedding
 from audiofuse.core.errors import Reason, Rejected
 from audiofuse.core.threads import vital_thread
 from audiofuse.workers.indexing.device.budget import Budget
-from audiofuse.workers.queue.broker import BACKFILL_TURN
+from audiofuse.workers.queue.lanes import BACKFILL_TURN
 from audiofuse.workers.telemetry import metrics
 from audiofuse.workers.telemetry.metrics import Split, Stage
 from audiofuse.workers.telemetry.names import Lane
