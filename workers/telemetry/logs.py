@@ -1,8 +1,9 @@
 """How every process logs: one line each, to standard error, libraries only when they warn.
 
 As text it is a line to read, in which control characters are escaped and what follows an error is
-indented: whoever names an object cannot write lines of the log. As JSON it is an object with the same message, and with what it is
-about in fields of their own: those of ``FIELDS`` that are ``bound``, or given as ``extra``.
+indented: whoever names an object cannot write lines of the log. As JSON it is an object with the
+same message, and with what it is about in fields of their own: those of ``FIELDS`` that are
+``bound``, or given as ``extra``.
 """
 
 import json

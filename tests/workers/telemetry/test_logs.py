@@ -47,7 +47,7 @@ class _Lines(logging.Handler):
 
 def test_a_line_says_what_it_is_about(lines: list[dict[str, Any]]) -> None:
     """What is bound is a field of each line, until it ends; so is an error with its traceback."""
-    log = logging.getLogger("workers.test")
+    log = logging.getLogger("audiofuse.test")
     with bound(key='a \n"b".wav', lane="live"):
         bind(version="tiny-1")
         log.warning("a %s", "message")
@@ -57,7 +57,7 @@ def test_a_line_says_what_it_is_about(lines: list[dict[str, Any]]) -> None:
         log.exception("it failed")
     first, second = lines
     assert (first["level"], first["logger"], first["message"]) == (
-        "WARNING", "workers.test", "a message",
+        "WARNING", "audiofuse.test", "a message",
     )  # fmt: skip
     assert (first["key"], first["lane"], first["version"]) == ('a \n"b".wav', "live", "tiny-1")
     assert "key" not in second
