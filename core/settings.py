@@ -13,6 +13,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from audiofuse.core.cores import usable_cpus
+
 PREFIX = "AUDIOFUSE_"
 DEPLOYMENT_FILE = "deployment.env"  # written by `audiofuse up`, so that other commands find it
 
@@ -166,7 +168,7 @@ class Settings(BaseSettings):
     )
     in_hand: int = Field(default=128, ge=1, description="Messages that a worker works on at once.")
     decoders: int = Field(
-        default_factory=lambda: os.cpu_count() or 1,
+        default_factory=usable_cpus,
         ge=1,
         description="Decoding processes of a worker.",
     )

@@ -77,10 +77,18 @@ def shared() -> Path:
     return SHARED
 
 
-def wait_for(look: Callable[[], Any], seconds: float = 60.0) -> Any:
-    """Look until there is something to see; return it, or fail."""
-    deadline = time.monotonic() + seconds
+def wait_for(
+    look: Callable[[], Any], seconds: float = 60.0, moves: Callable[[], Any] | None = None
+) -> Any:
+    """Look until there is something to see; return it, or fail after so many seconds.
+
+    With ``moves`` a busy machine may take as long as it likes: the seconds begin anew whenever
+    what that returns has changed.
+    """
+    before, deadline = None, time.monotonic() + seconds
     while not (seen := look()):
+        if moves and (now := moves()) != before:
+            before, deadline = now, time.monotonic() + seconds
         assert time.monotonic() < deadline, f"nothing after {seconds} s"
         time.sleep(0.05)
     return seen

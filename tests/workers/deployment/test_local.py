@@ -1,5 +1,6 @@
 """The local deployment: real processes, from a dropped file to a found one, none left over."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +188,7 @@ def test_a_part_that_dies_ends_the_deployment(small: Settings) -> None:
     assert not (small.home / "deployment.env").exists()
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)  # everything in it is bounded by progress
 @pytest.mark.parametrize(
     ("how", "when", "code"),
     [
@@ -220,15 +222,27 @@ def test_no_process_is_left_behind(
         up = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
     with up:
         try:
+            moves = partial(_cpu_times, up.pid)
             if when == "ready":
-                eventually(lambda: "ready" in log.read_text(), 120)
+                eventually(lambda: "ready" in log.read_text(), moves=moves)
             else:
-                eventually((small.home / "logs" / f"{when}.log").exists)
+                eventually((small.home / "logs" / f"{when}.log").exists, moves=moves)
             children = psutil.Process(up.pid).children(recursive=True)
             assert children
             up.send_signal(how)
-            assert up.wait(100) == code, log.read_text()
+            eventually(lambda: up.poll() is not None, moves=moves)
+            assert up.returncode == code, log.read_text()
         finally:
             up.kill()
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]
+
+
+def _cpu_times(pid: int) -> list[object]:
+    """Return what changes as long as a process or a child of it does anything."""
+    processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    times: list[object] = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            times.append(process.cpu_times())
+    return times

@@ -1,15 +1,15 @@
 """Decoding in processes of their own: the same samples, and a bad file costs only itself."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from contextlib import closing
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,11 @@ import psutil
 import pytest
 
 from audiofuse.core.audio.recording import WINDOW_SAMPLES, Samples, open_recording
-from audiofuse.core.errors import Reason, Rejected
-from audiofuse.workers.indexing.decoding.decoders import (
-    OTHERS_TURN,
-    DecoderBugError,
-    Decoders,
-    Idle,
-)
+from audiofuse.core.errors import Reason, Rejected, Unavailable
+from audiofuse.workers.indexing.decoding import decoder as decoder_module
+from audiofuse.workers.indexing.decoding import pool as pool_module
+from audiofuse.workers.indexing.decoding.decoder import Decoder
+from audiofuse.workers.indexing.decoding.pool import DecoderBugError, Decoders
 
 SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"
 OWL = SOUNDS / "animals/owl.wav"
@@ -33,7 +31,7 @@ LONG = SOUNDS / "animals/crickets.wav"
 @pytest.fixture(scope="module")
 def decoders() -> Iterator[Decoders]:
     """Return two decoding processes."""
-    pool = Decoders(2, patience_s=30)
+    pool = Decoders(2, patience_s=60)
     yield pool
     pool.close()
 
@@ -46,11 +44,10 @@ def _decode(decoders: Decoders, path: Path) -> list[Samples]:
 def test_a_pool_outlives_the_thread_that_made_it() -> None:
     """Its processes go on when the thread that asked for them has ended."""
     with ThreadPoolExecutor(1) as thread:
-        pool = thread.submit(Decoders, 1, 30).result()
+        pool = thread.submit(Decoders, 1, 60).result()
     try:
         for _ in range(2):
             assert _decode(pool, OWL)
-            time.sleep(0.2)
     finally:
         pool.close()
 
@@ -90,7 +87,8 @@ def test_bad_files_are_rejected_and_the_process_goes_on(decoders: Decoders, tmp_
     """A verdict crosses over with its reason, and the next file is decoded as ever."""
     (tmp_path / "text.wav").write_text("no sound")
     (tmp_path / "cut.flac").write_bytes((SOUNDS / "animals/crow.flac").read_bytes()[:9000])
-    before = {decoder.process.pid for decoder in decoders._all}
+    _decode(decoders, OWL)
+    before = _pids(decoders)
     for name, reason in (("text.wav", Reason.NOT_AUDIO), ("cut.flac", Reason.DAMAGED)):
         with pytest.raises(Rejected) as caught:
             _decode(decoders, tmp_path / name)
@@ -98,41 +96,155 @@ def test_bad_files_are_rejected_and_the_process_goes_on(decoders: Decoders, tmp_
     with pytest.raises(DecoderBugError, match="FileNotFoundError"):
         _decode(decoders, tmp_path / "gone.wav")
     assert _decode(decoders, OWL)
-    assert {decoder.process.pid for decoder in decoders._all} == before
+    assert _pids(decoders) == before
+
+
+def _pids(decoders: Decoders) -> set[int]:
+    return {decoder.process.pid for decoder in decoders.turns.processes()}
+
+
+def _only(decoders: Decoders) -> Decoder:
+    """Return the only process of a pool, once it has started."""
+    assert _decode(decoders, OWL)
+    (decoder,) = decoders.turns.processes()
+    return decoder
 
 
 def test_a_decoding_that_hangs_is_killed() -> None:
     """A process that gives no sign is killed and replaced; its sound is rejected as hung."""
-    decoders = Decoders(1, patience_s=0.5)
-    (decoder,) = decoders._all
-    _until_ready(decoders)
-    os.kill(decoder.process.pid, signal.SIGSTOP)
-    with pytest.raises(Rejected) as caught:
-        _decode(decoders, OWL)
-    assert caught.value.reason is Reason.HUNG
-    assert decoder.process.returncode == -signal.SIGKILL
-    _until_ready(decoders)
-    decoders.close()
-
-
-def _until_ready(decoders: Decoders) -> None:
-    """Let a new process take its time to start."""
-    patience_s, decoders._patience_s = decoders._patience_s, 30.0
-    assert _decode(decoders, OWL)
-    decoders._patience_s = patience_s
+    with closing(Decoders(1, patience_s=60)) as decoders:
+        decoder = _only(decoders)
+        os.kill(decoder.process.pid, signal.SIGSTOP)
+        decoders.patience_s = 0.2
+        with pytest.raises(Rejected) as caught:
+            _decode(decoders, OWL)
+        assert caught.value.reason is Reason.HUNG
+        assert decoder.process.returncode == -signal.SIGKILL
+        decoders.patience_s = 60
+        assert _only(decoders) is not decoder
 
 
 def test_a_decoding_that_crashes_costs_its_sound_only() -> None:
-    """A process that dies rejects its sound, and the next one is decoded."""
-    decoders = Decoders(1, patience_s=30)
-    (decoder,) = decoders._all
-    _until_ready(decoders)
-    decoder.process.kill()
-    with pytest.raises(Rejected) as caught:
-        _decode(decoders, LONG)
-    assert caught.value.reason is Reason.CRASHED
-    assert _decode(decoders, OWL)
-    decoders.close()
+    """A process that dies rejects the sound it was at; others that it had open are tried again."""
+    with closing(Decoders(1, patience_s=60)) as decoders:
+        decoder = _only(decoders)
+        with decoders.open(LONG, 60) as other:
+            decoder.process.kill()
+            with pytest.raises(Rejected) as caught:
+                _decode(decoders, OWL)
+            assert caught.value.reason is Reason.CRASHED
+            with pytest.raises(Unavailable, match="another sound"):
+                list(other.windows())
+        assert _decode(decoders, LONG)
+
+
+def test_a_process_that_does_not_start_is_no_fault_of_the_sound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A child that dies before it is ready makes nobody's dead letter."""
+    monkeypatch.setattr(decoder_module, "CHILD", "no_such_module")
+    with closing(Decoders(1, patience_s=60)) as decoders, pytest.raises(Unavailable):
+        _decode(decoders, OWL)
+
+
+def test_a_pool_keeps_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While no process can be started who waits is told so; later the pool is whole again."""
+    monkeypatch.setattr(pool_module, "FIRST_BACKOFF_S", 0.01)
+    with closing(Decoders(1, patience_s=60)) as decoders:
+        decoder = _only(decoders)
+        failing = threading.Event()
+        failing.set()
+        start = decoder_module.Decoder._start
+
+        def fail_first(*arguments: Any) -> Any:
+            if failing.is_set():
+                raise BlockingIOError(11, "no process can be had")
+            return start(*arguments)
+
+        monkeypatch.setattr(decoder_module.Decoder, "_start", fail_first)
+        decoder.process.kill()
+        with pytest.raises(Rejected):
+            _decode(decoders, OWL)
+        with pytest.raises(Unavailable, match="no process can be had"):
+            _decode(decoders, OWL)
+        failing.clear()
+        assert _decode(decoders, OWL)
+        assert len(decoders.turns.processes()) == 1
+
+
+def test_closing_is_nobodys_fault(eventually: Callable[..., Any]) -> None:
+    """Whoever decodes or waits while the pool is closed gets Unavailable, no verdict."""
+    errors: list[Exception | None] = []
+    decoders = Decoders(1, patience_s=60, tell=lambda _, error: errors.append(error))
+    decoder = _only(decoders)
+    os.kill(decoder.process.pid, signal.SIGSTOP)  # it decodes as long as the test likes
+    with ThreadPoolExecutor(5) as threads:
+        decodings = [threads.submit(_decode, decoders, OWL) for _ in range(5)]
+        eventually(lambda: decoders.turns.waiting() == 4)
+        decoders.close()
+        for decoding in decodings:
+            assert isinstance(decoding.exception(), Unavailable)
+    assert [type(error) for error in errors] == [type(None), *[Unavailable] * 5]
+    with pytest.raises(Unavailable):
+        _decode(decoders, OWL)
+    assert decoder.process.returncode == -signal.SIGKILL
+
+
+def test_closing_amid_replacements_ends_every_process() -> None:
+    """However many processes are lost and started while it closes, none is left."""
+    before = set(psutil.Process().children())
+    decoders = Decoders(4, patience_s=60)
+    with ThreadPoolExecutor(8) as threads:
+        for _ in range(40):
+            threads.submit(_give_up, decoders)
+        decoders.close()
+    assert set(psutil.Process().children()) <= before
+
+
+def _give_up(decoders: Decoders) -> None:
+    for process in decoders.turns.processes():
+        process.process.kill()
+    _decode(decoders, OWL)
+
+
+def test_a_short_sound_passes_long_ones_in_one_process(tmp_path: Path) -> None:
+    """With one process that has two long sounds open a short live one is decoded at once."""
+    long = _wav(tmp_path / "long.wav", 60)
+    with (
+        closing(Decoders(1, patience_s=60)) as decoders,
+        decoders.open(long, 60, urgent=False) as first,
+        decoders.open(long, 60) as second,
+    ):
+        windows = first.windows(), second.windows()
+        begun = [next(each) for each in windows]
+        assert _decode(decoders, OWL)
+        rest = [np.concatenate([head, *tail]) for head, tail in zip(begun, windows, strict=True)]
+        with open_recording(long, 60) as recording:
+            expected = np.concatenate(list(recording.windows()))
+        assert all(np.array_equal(each, expected) for each in rest)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of descriptors as on Linux")
+def test_more_than_1024_descriptors_work() -> None:
+    """A worker with so many objects and connections open decodes as ever."""
+    script = (
+        "import os, resource, sys\n"
+        "from pathlib import Path\n"
+        "from audiofuse.workers.indexing.decoding.pool import Decoders\n"
+        "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard < 4096 else 4096, hard))\n"
+        "taken = [os.dup(0) for _ in range(1100)]\n"
+        "pool = Decoders(1, 60)\n"
+        "with pool.open(Path(sys.argv[1]), 60) as sound:\n"
+        "    print(len(list(sound.windows())))\n"
+        "pool.close()\n"
+    )
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 1200:
+        pytest.skip("this user may not have so many descriptors")
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(OWL)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "1\n", done.stderr
 
 
 def test_a_sound_that_nobody_wants_to_the_end_costs_nothing(decoders: Decoders) -> None:
@@ -148,24 +260,20 @@ def test_a_decoding_that_eats_memory_is_rejected() -> None:
     """A process may not take more than its memory; whatever it does then costs its sound only."""
     script = (
         "import sys, numpy as np\n"
-        "from workers import decoders\n"
-        "def greedy(self, path, limit): return np.ones(2**28)\n"
-        "decoders._Child._decode = greedy\n"
-        "decoders.main(*map(int, sys.argv[1:]))\n"
+        "from audiofuse.workers.indexing.decoding import child\n"
+        "child.Child._next = lambda self, number: np.ones(2**28)\n"
+        "child.main(*map(int, sys.argv[1:]))\n"
     )
-    pool = Decoders(0, patience_s=30)
     run = subprocess.Popen
 
     def start(command: list[str], **options: Any) -> "subprocess.Popen[bytes]":
         return run([command[0], "-c", script, *command[3:]], **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("audiofuse.workers.indexing.decoding.decoders.subprocess.Popen", start)
-        pool._start()
-    with pytest.raises(Rejected) as caught:
-        _decode(pool, OWL)
+        patch.setattr(decoder_module.subprocess, "Popen", start)
+        with closing(Decoders(1, patience_s=60)) as pool, pytest.raises(Rejected) as caught:
+            _decode(pool, OWL)
     assert caught.value.reason is Reason.CRASHED
-    pool.close()
 
 
 def test_many_threads_share_few_processes(decoders: Decoders) -> None:
@@ -183,7 +291,7 @@ def test_many_threads_share_few_processes(decoders: Decoders) -> None:
 def test_decoders_end_with_a_killed_worker(eventually: Callable[..., Any]) -> None:
     """Not even SIGKILL of the worker leaves decoding processes behind."""
     script = (
-        "import time\nfrom audiofuse.workers.indexing.decoding.decoders import Decoders\n"
+        "import time\nfrom audiofuse.workers.indexing.decoding.pool import Decoders\n"
         "Decoders(2, 9)\ntime.sleep(99)"
     )
     with subprocess.Popen([sys.executable, "-c", script]) as parent:
@@ -192,26 +300,3 @@ def test_decoders_end_with_a_killed_worker(eventually: Callable[..., Any]) -> No
         parent.kill()
     _, alive = psutil.wait_procs(children, timeout=20)
     assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]
-
-
-def test_the_urgent_go_first_but_not_for_ever() -> None:
-    """Of those who wait for a decoder live ones go first; now and then another one does."""
-    idle, order = Idle(), []
-
-    def wait(*, urgent: bool) -> None:
-        idle.get(urgent=urgent)
-        order.append(urgent)
-
-    waits = [*[False] * 3, *[True] * 2 * OTHERS_TURN]
-    threads = [Thread(target=partial(wait, urgent=urgent)) for urgent in waits]
-    for thread in threads:
-        thread.start()
-    while sum(map(len, idle._waiting.values())) < len(waits):
-        time.sleep(0.001)
-    for done in range(1, len(waits) + 1):
-        idle.put(object())  # type: ignore[arg-type]
-        while len(order) < done:
-            time.sleep(0.001)
-    for thread in threads:
-        thread.join()
-    assert order == ([*[True] * (OTHERS_TURN - 1), False] * 2 + [True, True, False])

@@ -19,7 +19,7 @@ from audiofuse.core.search.loaded import LoadedEncoders
 from audiofuse.core.search.search import Searcher
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import FolderStore
-from audiofuse.workers.indexing.decoding.decoders import Decoders
+from audiofuse.workers.indexing.decoding.pool import Decoders
 from audiofuse.workers.indexing.sync import Limits, Syncer
 from audiofuse.workers.service.app import create_app
 from audiofuse.workers.service.page import FOLDER

@@ -21,7 +21,7 @@ from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.index.index import Index, connect_embedded
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import FolderStore
-from audiofuse.workers.indexing.decoding.decoders import Decoders
+from audiofuse.workers.indexing.decoding.pool import Decoders
 from audiofuse.workers.indexing.device.device import Device
 from audiofuse.workers.indexing.message_threads import Delivery, MessageThreads
 from audiofuse.workers.indexing.retries import RetryPolicy

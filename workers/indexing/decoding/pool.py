@@ -1,0 +1,232 @@
+"""A pool of decoding processes for many threads, which keeps its size."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from audiofuse.core.audio.recording import Samples
+from audiofuse.core.errors import Reason, Rejected, Unavailable
+from audiofuse.core.threads import vital_thread
+from audiofuse.workers.indexing.decoding.decoder import Decoder, DecoderDiedError, DecoderHungError
+from audiofuse.workers.indexing.decoding.turns import Turns
+
+log = logging.getLogger(__name__)
+
+MEMORY_BYTES = 2 * 1024**3  # address space of one decoding process. Less: long files may not fit
+# Between tries to start a process. Longer: a machine that recovered decodes later.
+FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.5, 30.0
+STOPS = "the worker stops"
+
+Tell = Callable[[float, Exception | None], None]
+
+
+class DecoderBugError(Exception):
+    """Decoding ended in an exception that says nothing about the sound."""
+
+
+class DecodedRecording:
+    """A sound file that a decoding process reads; see ``core.audio.recording.Recording``.
+
+    Between two windows the process is free for others.
+    """
+
+    def __init__(
+        self, pool: "Decoders", path: Path, max_duration_s: float, *, urgent: bool
+    ) -> None:
+        """Open it in any process; take the file's own facts from the answer."""
+        self._pool = pool
+        self._urgent = urgent
+        self._windows = 0
+        self._waited_s = 0.0
+        self._decoder: Decoder | None = None  # that has it open
+        self.duration_s = 0.0
+        facts = self._asked(lambda decoder: self._begin(decoder, path, max_duration_s))
+        self.sample_rate: int = facts["sample_rate"]
+        self.channels: int = facts["channels"]
+
+    def windows(self) -> Iterator[Samples]:
+        """Yield the clip in windows; see ``core.audio.recording.Recording.windows``.
+
+        Raises ``Rejected`` for the sound's own fault, a decoding that crashes or hangs included;
+        ``Unavailable`` if the worker stops, or the process ended with another sound;
+        ``DecoderBugError`` for anything else.
+        """
+        while self._decoder:
+            window, answer = self._asked(self._next)
+            self._windows += 1
+            if "duration_s" in answer:
+                self.duration_s = answer["duration_s"]
+                self._end()
+                self._pool.tell(self._waited_s, None)
+            if window is not None:
+                yield window
+
+    def close(self) -> None:
+        """Let go of a sound that nobody wants to the end."""
+        if self._decoder:
+            self._decoder.forget(self._number)
+            self._end()
+
+    def _begin(self, decoder: Decoder, path: Path, max_duration_s: float) -> Any:
+        self._decoder = decoder
+        self._number, answer = decoder.begin(path, max_duration_s, self._pool.patience_s)
+        return self._checked(answer)
+
+    def _next(self, decoder: Decoder) -> tuple[Samples | None, Any]:
+        window, answer = decoder.next(self._number, self._pool.patience_s)
+        return window, self._checked(answer)
+
+    def _checked(self, answer: Any) -> Any:
+        """Return the answer, unless it says that the sound was closed for a fault."""
+        if "rejected" in answer:
+            self._end()
+            raise Rejected(Reason(answer["rejected"]), answer["detail"])
+        if "bug" in answer:
+            self._end()
+            raise DecoderBugError(answer["bug"])
+        return answer
+
+    def _asked(self, ask: Callable[[Decoder], Any]) -> Any:
+        """Ask in one's turn; note how long that took, and tell what went wrong."""
+        started = time.monotonic()
+        try:
+            with self._pool.turn(self._decoder, urgent=self._urgent, windows=self._windows) as mine:
+                return ask(mine)
+        except Exception as error:
+            self._pool.tell(self._waited_s + time.monotonic() - started, error)
+            raise
+        finally:
+            self._waited_s += time.monotonic() - started
+
+    def _end(self) -> None:
+        if self._decoder:
+            self._pool.turns.ended(self._decoder)
+        self._decoder = None
+
+
+class Decoders:
+    """A pool of decoding processes for many threads.
+
+    A vital thread of its own starts the processes and replaces those that were killed, with
+    back-off, so that the pool keeps its size. While there is none at all, who waits for one gets
+    ``Unavailable`` each time that none could be started.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        patience_s: float,
+        memory_bytes: int = MEMORY_BYTES,
+        tell: Tell = lambda _, __: None,
+    ) -> None:
+        """Start ``count`` processes; one that is silent for ``patience_s`` is killed.
+
+        ``tell`` is told of each sound how many seconds were waited for it to be decoded, and the
+        error that ended that, if any.
+        """
+        self.patience_s = patience_s
+        self.tell = tell
+        self.turns = Turns[Decoder]()
+        self._count = count
+        self._memory_bytes = memory_bytes
+        self._missing = threading.Event()
+        self._missing.set()
+        self._closed = threading.Event()
+        # Linux ends a process of ours with the thread that started it, and callers' threads end.
+        self._keeper = vital_thread("decoders", self._keep_size)
+
+    @contextmanager
+    def open(
+        self, path: Path, max_duration_s: float, *, urgent: bool = True
+    ) -> Iterator[DecodedRecording]:
+        """Open a sound file as ``core.audio.recording.open_recording`` does, in another process.
+
+        Raises what ``DecodedRecording.windows`` does. Those that are ``urgent`` go first.
+        """
+        recording = DecodedRecording(self, path, max_duration_s, urgent=urgent)
+        try:
+            yield recording
+        finally:
+            recording.close()
+
+    @contextmanager
+    def turn(self, wanted: Decoder | None, *, urgent: bool, windows: int) -> Iterator[Decoder]:
+        """Lend a process for one request; one that hangs or dies meanwhile is replaced."""
+        decoder = self.turns.take(wanted, urgent=urgent, windows=windows)
+        try:
+            yield decoder
+        except DecoderHungError:
+            self._lose(decoder)
+            detail = f"decoding made no progress for {self.patience_s:.0f} s"
+            raise self._verdict(decoder, Reason.HUNG, detail) from None
+        except DecoderDiedError:
+            self._lose(decoder)
+            log.warning("decoding ended its process with code %d", decoder.process.returncode)
+            detail = "decoding it ended the process that did"
+            raise self._verdict(decoder, Reason.CRASHED, detail) from None
+        except (Rejected, DecoderBugError):
+            self._give_back(decoder)
+            raise
+        except BaseException:  # in the middle of an answer: nobody could use it
+            self._lose(decoder)
+            raise
+        else:
+            self._give_back(decoder)
+
+    def close(self) -> None:
+        """End all processes, whatever they do; who waits for one gets ``Unavailable``."""
+        self._closed.set()  # first, so that nobody takes their end for a sound's fault
+        idle = self.turns.close(STOPS)
+        for decoder in self.turns.processes():
+            decoder.kill()
+        for decoder in idle:  # whoever uses another lets go of it
+            decoder.release()
+        self._missing.set()
+        self._keeper.join()
+
+    def _verdict(self, decoder: Decoder, reason: Reason, detail: str) -> Exception:
+        """Return the sound's own fault, unless the process ended for another reason."""
+        if self._closed.is_set():
+            return Unavailable(STOPS)
+        if not decoder.ready:
+            return Unavailable("a decoding process did not start")
+        return Rejected(reason, detail)
+
+    def _give_back(self, decoder: Decoder) -> None:
+        if not self.turns.give_back(decoder):
+            self._lose(decoder)
+
+    def _lose(self, decoder: Decoder) -> None:
+        self.turns.remove(decoder)
+        decoder.kill()
+        decoder.release()
+        self._missing.set()
+
+    def _keep_size(self) -> None:
+        """Start processes while there are too few, until closed."""
+        pause_s = FIRST_BACKOFF_S
+        while not self._closed.is_set():
+            self._missing.clear()
+            if len(self.turns.processes()) >= self._count:
+                self._missing.wait()
+                continue
+            try:
+                self._start()
+                pause_s = FIRST_BACKOFF_S
+            except OSError as error:
+                log.warning("no decoding process starts: %s; again in %.1f s", error, pause_s)
+                self.turns.refuse(f"no decoding process can be started: {error}")
+                self._closed.wait(pause_s)
+                pause_s = min(2 * pause_s, MAX_BACKOFF_S)
+
+    def _start(self) -> None:
+        decoder = Decoder(self._memory_bytes)
+        try:
+            self.turns.add(decoder)
+        except Unavailable:  # closed meanwhile
+            decoder.kill()
+            decoder.release()
