@@ -1,5 +1,6 @@
 """The command line ``audiofuse``.
 
-``main`` (all commands), ``search``, ``dead``, ``rollout``, ``options`` (shared), ``display``
-(tables and bars).
+``main`` (all commands, what they exit with), ``search`` (asking), ``processes`` (what runs until it
+is told to end), ``encoders`` (evaluating, bundles), ``dead`` (what was rejected), ``rollout``
+(exchanging the encoder), ``options`` (shared), ``display`` (tables and bars).
 """
