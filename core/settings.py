@@ -1,9 +1,12 @@
 """Deployment values, read once at the entry point: environment, ``.env``, local deployment."""
 
+import difflib
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
+from dotenv import dotenv_values
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import (
     BaseSettings,
@@ -16,6 +19,7 @@ from pydantic_settings import (
 from audiofuse.core.cores import usable_cpus
 
 PREFIX = "AUDIOFUSE_"
+OF_KUBERNETES = re.compile(r"_SERVICE_(HOST|PORT)|_PORT(_\d+_(TCP|UDP)|$)")
 DEPLOYMENT_FILE = "deployment.env"  # written by `audiofuse up`, so that other commands find it
 
 
@@ -250,3 +254,19 @@ def settings_table(settings: Settings) -> list[tuple[str, str, str, str]]:
         shown = "" if value is None else str(value)
         rows.append((PREFIX + name.upper(), shown, source, field.description or ""))
     return rows
+
+
+def misspelt_settings() -> list[str]:
+    """Return a line for each variable that looks like a setting and is none, with what is meant.
+
+    Kubernetes' own variables for a service named audiofuse-... are none of these.
+    """
+    known = [PREFIX + name.upper() for name in Settings.model_fields]
+    given = {*os.environ, *dotenv_values(".env")}
+    lines = []
+    for name in sorted(given):
+        if name.startswith(PREFIX) and name not in known and not OF_KUBERNETES.search(name):
+            near = difflib.get_close_matches(name, known, n=1)
+            meant = f"is {near[0]} meant?" if near else "audiofuse settings lists all"
+            lines.append(f"{name} is no setting and changes nothing: {meant}")
+    return lines

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from rich.console import Console
 
 from audiofuse.core.errors import AudiofuseError, ConfigurationError, QueryError
-from audiofuse.core.settings import PREFIX, Settings, settings_table
+from audiofuse.core.settings import PREFIX, Settings, misspelt_settings, settings_table
 from audiofuse.workers.commands.dead import dead_cli
 from audiofuse.workers.commands.encoders import bundle_cli, encoder_cli, evaluate
 from audiofuse.workers.commands.options import Json, Prefix, print_json, seconds
@@ -206,6 +206,8 @@ for command in (evaluate, worker, intake, exporter, serve, serve_index):
 
 def main() -> None:
     """Run a command; expected errors become one line and an exit code."""
+    for line in misspelt_settings():
+        typer.echo(f"audiofuse: {line}", err=True)
     try:
         cli()
     except (ConfigurationError, QueryError) as error:

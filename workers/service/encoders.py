@@ -7,6 +7,7 @@ import weakref
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import FileResponse
@@ -15,6 +16,10 @@ from audiofuse.core.bundles.manifest import QUERY
 from audiofuse.workers.service.models import Version
 from audiofuse.workers.service.problems import ANY, Refusal, answers
 
+ZIP: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/zip": {}}},
+    206: {"description": "A part"},
+}
 FOR_EVER = "private, max-age=31536000, immutable"  # a version never changes
 
 
@@ -58,8 +63,7 @@ def encoder_routes(towers: PackedTowers, loaded: Callable[[], frozenset[str]]) -
 
     @router.get(
         "/{version}/query.zip", response_class=FileResponse,
-        responses={200: {"content": {"application/zip": {}}}, 206: {"description": "A part"}}
-        | answers(416),
+        responses=ZIP | answers(416),
     )  # fmt: skip
     def query_tower(version: Version) -> FileResponse:
         """Return a version's text tower as fastembed loads it."""

@@ -29,7 +29,7 @@ def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
         env=os.environ | {"COLUMNS": "200"} | environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
         check=False,
     )
 
@@ -70,6 +70,20 @@ def test_a_bad_setting_is_named() -> None:
     done = _run("settings", AUDIOFUSE_MAX_DURATION_S="long")
     assert done.returncode == 2
     assert "AUDIOFUSE_MAX_DURATION_S" in done.stderr
+
+
+def test_a_misspelt_setting_is_named_with_the_right_one(tmp_path: Path) -> None:
+    """What looks like a setting and is none is told, not ignored; Kubernetes' variables are not."""
+    (tmp_path / ".env").write_text("AUDIOFUSE_QDRAN_URL=http://here\n")
+    foreign = {"AUDIOFUSE_SEARCH_SERVICE_HOST": "x", "AUDIOFUSE_SEARCH_PORT_7700_TCP_ADDR": "x"}
+    done = _run("settings", AUDIOFUSE_BUKET=".", AUDIOFUSE_FROBNICATE="1", **foreign)
+    assert done.returncode == 0
+    lines = done.stderr.splitlines()
+    assert len(lines) == 3
+    assert "AUDIOFUSE_BUKET is no setting" in lines[0]
+    assert "is AUDIOFUSE_BUCKET meant?" in lines[0]
+    assert "AUDIOFUSE_FROBNICATE is no setting" in lines[1]
+    assert "is AUDIOFUSE_QDRANT_URL meant?" in lines[2]
 
 
 @pytest.mark.parametrize(
