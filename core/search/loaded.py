@@ -27,10 +27,10 @@ NOTHING = 1e-4  # a vector this short, beside an item's own, is what rounding le
 class LoadedEncoder:
     """One encoder as questions use it. What threads ask for at once is one batch."""
 
-    def __init__(self, encoder: Encoder, tell: Callable[[int], object] = int) -> None:
-        """Encode with ``encoder``; ``tell`` is told how many texts make one batch."""
+    def __init__(self, encoder: Encoder, on_batch: Callable[[int], object] = int) -> None:
+        """Encode with ``encoder``; ``on_batch`` is called with the size of each batch of texts."""
         self._encoder = encoder
-        self._tell = tell
+        self._on_batch = on_batch
         self._read = Batcher[str, Tensor](self._read_all, TEXTS_AT_ONCE)
         self._listening = threading.Lock()  # one sound at a time: the processors are shared
 
@@ -39,7 +39,7 @@ class LoadedEncoder:
         return self._read(text)
 
     def _read_all(self, texts: list[str]) -> Sequence[Tensor]:
-        self._tell(len(texts))
+        self._on_batch(len(texts))
         return list(torch.nn.functional.normalize(self._encoder.encode_text(texts)).cpu())
 
     def encode_audio(self, windows: Iterable[Samples]) -> Tensor:
@@ -47,7 +47,7 @@ class LoadedEncoder:
         with self._listening:
             vector = self._encoder.fuse(self._encoder.encode_audio(windows), [""]).vectors[0].cpu()
         if not vector.isfinite().all():
-            raise QueryError("the live encoder does not hear: ask by words")
+            raise QueryError("the live encoder encodes no audio: ask by words")
         return vector
 
     @property
@@ -98,16 +98,16 @@ class LoadedEncoders:
         self,
         load: Callable[[str], Encoder],
         loaded: Mapping[str, Encoder] | None = None,
-        tell: Callable[[int], object] = int,
+        on_batch: Callable[[int], object] = int,
     ) -> None:
         """Begin with what is ``loaded``; ``load`` gets the encoder of another version.
 
-        ``tell`` is told how many texts make one batch.
+        ``on_batch`` is called with the size of each batch of texts.
         """
         self._load = load
-        self._tell = tell
+        self._on_batch = on_batch
         self._encoders = {
-            version: LoadedEncoder(each, tell) for version, each in (loaded or {}).items()
+            version: LoadedEncoder(each, on_batch) for version, each in (loaded or {}).items()
         }
         self._loading = threading.Lock()
 
@@ -125,7 +125,7 @@ class LoadedEncoders:
         with self._loading:
             if version not in self._encoders:
                 started = time.monotonic()
-                encoder = LoadedEncoder(self._load(version), self._tell)
+                encoder = LoadedEncoder(self._load(version), self._on_batch)
                 encoder.encode_text("warm up")
                 self._encoders = {**self._encoders, version: encoder}
                 log.info("encoder %s is loaded, in %.1f s", version, time.monotonic() - started)

@@ -279,13 +279,13 @@ class Searcher:
 def open_searcher(
     settings: Settings,
     open_sound: Opener = open_recording,
-    tell: Callable[[int], object] = int,
+    on_batch: Callable[[int], object] = int,
     watch: Watch | None = None,
 ) -> Searcher:
     """Return a searcher that has loaded what it needs: all that a program of your own must call.
 
-    ``tell`` is told how many texts make one batch. ``watch`` is how the rollout is seen; unset: as
-    the settings' registry has it.
+    ``on_batch`` is called with the size of each batch of texts. ``watch`` is how the rollout is
+    seen; unset: as the settings' registry has it.
     Raises ``ConfigurationError`` when an encoder that it needs is nowhere to be had.
     """
     watch = watch or Watch(open_registry(settings))
@@ -297,7 +297,7 @@ def open_searcher(
         return (own[1],) if own else ()
 
     encoders = LoadedEncoders(
-        partial(load_version, settings), {own[1]: own[0]} if own else {}, tell
+        partial(load_version, settings), {own[1]: own[0]} if own else {}, on_batch
     )
     searcher = Searcher(open_index(settings), encoders, wanted, open_sound)
     try:

@@ -81,7 +81,7 @@ class Questions:
         return await lane.run(partial(_answered, work))
 
     async def answer_sound(self, work: Callable[[], BaseModel]) -> Response:
-        """Return the JSON of what ``work`` returns once it has listened to a sound."""
+        """Return the JSON of what ``work`` returns once it has encoded a sound."""
         return await self._sounds.run(partial(_answered, work))
 
 
