@@ -38,6 +38,9 @@ MAX_PAUSE_S = 32.0
 MAX_SOUND_S = 60.0  # longest sound to search by: what it costs grows with its length
 # Questions that one call to the index asks. Higher: fewer calls under load; lower: less memory.
 QUERIES_AT_ONCE = 32
+# Hits that a question may want to be asked together with others. Higher: fewer calls; lower: shorter
+# waits for small questions, which come back when the largest of their call does.
+TOGETHER = CANDIDATES
 AWAY_FROM = 0.5  # how much of what is not wanted is taken from what is
 T = TypeVar("T")
 NEVER = (-math.inf, None)
@@ -91,7 +94,8 @@ class Searcher:
         self._wanted = wanted
         self._open_sound = open_sound
         self._max_sound_s = max_sound_s
-        self._nearest = Batcher[Asked, list[Point]](self._find, QUERIES_AT_ONCE)
+        self._together = Batcher[Asked, list[Point]](self._find, QUERIES_AT_ONCE)
+        self._large = threading.Lock()  # one large answer at a time: a thousand hits are 10 MB
         self._resolving = threading.Lock()  # whoever has it asks for the alias; nobody waits for it
         self._resolved: tuple[float, Generation | None] = NEVER
         self._last: tuple[Generation, LoadedEncoder] | None = None  # what was searched last
@@ -150,13 +154,13 @@ class Searcher:
         vector: list[float] = query.tolist()
         if question.ranks_anew:
             candidates = Nearest(vector, CANDIDATES, 0, where, items=True, extra=question.extra)
-            points = self._nearest((generation, candidates))
+            points = self._nearest(generation, candidates)
             hits = [_hit(*each) for each in self._weighed(encoder, points, query, question)]
             hits = _unique(hits) if question.unique else hits
             hits = hits[question.offset : question.offset + question.limit]
         else:
             page = Nearest(vector, question.limit, question.offset, where, extra=question.extra)
-            points = self._nearest((generation, page))
+            points = self._nearest(generation, page)
             hits = [_hit(*each) for each in encoder.explained(points, query)]
         return Found(generation.version, hits)
 
@@ -183,6 +187,14 @@ class Searcher:
         if question.without:
             query = _unit(query - AWAY_FROM * encoder.encode_text(question.without))
         return query
+
+    def _nearest(self, generation: Generation, asked: Nearest) -> list[Point]:
+        """Ask for few hits together with other threads, for many alone and one after the other."""
+        if asked.limit <= TOGETHER:
+            return self._together((generation, asked))
+        with self._large:
+            (points,) = self._find([(generation, asked)])
+        return points
 
     def _find(self, asked: list[Asked]) -> list[list[Point]]:
         """Ask what threads ask at once in one call, or one for each generation during a switch."""
