@@ -112,9 +112,10 @@ class Engine:
 
         Raises ``CollectionExistsError`` if there is one, so that of several callers one makes it.
         """
+        named = vectors_config if isinstance(vectors_config, dict) else {"": vectors_config}
         vectors = {
             vector: edge.EdgeVectorParams(size=each.size, distance=DISTANCES[each.distance])
-            for vector, each in vectors_config.items()
+            for vector, each in named.items()
         }
         folder = self._folder / name
         with self._changing:

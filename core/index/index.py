@@ -6,6 +6,7 @@ version. One code path serves a Qdrant server, the embedded Qdrant and the in-me
 
 import ssl
 import threading
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 
 from qdrant_client import QdrantClient, models
 
-from audiofuse.core.errors import ConfigurationError
+from audiofuse.core.errors import ConfigurationError, Unavailable
 from audiofuse.core.index.collection import (
     AUDIO,
     ITEM,
@@ -26,7 +27,13 @@ from audiofuse.core.index.collection import (
     Point,
     Points,
 )
-from audiofuse.core.index.provisioning import Layout, VectorSizes, move_alias, provision
+from audiofuse.core.index.provisioning import (
+    Layout,
+    VectorSizes,
+    claimed,
+    move_alias,
+    provision,
+)
 from audiofuse.core.index.refusals import GenerationGone, refusals
 from audiofuse.core.settings import Settings
 
@@ -48,6 +55,8 @@ __all__ = [  # whoever uses the index needs this module alone
     "open_index",
 ]
 
+BEGINNING_S = 10.0  # whoever lets the first generation go live is taken for dead after so long
+LOOK_S = 0.1  # between two looks whether it is live: less asks more often, more starts later
 TIMEOUT_S = 30  # for one answer: longer waits out slower servers, shorter tells sooner of dead ones
 
 
@@ -134,14 +143,33 @@ class Index(Points):
     def create(self, version: str, sizes: VectorSizes) -> Generation:
         """Make sure that the generation of a version exists, and is as it would be made today.
 
-        The first one goes live at once. Any number of processes may do this at the same time.
+        The first one goes live at once. Any number of processes may do this at the same time, also
+        for several versions: ``live`` tells whose was first.
         """
         generation = self.generation(version)
         with self._refusals(generation):
             provision(self._client, generation, sizes, self._layout)
         if self.live() is None:
-            self.promote(generation)
+            self._begin(generation)
         return generation
+
+    def _begin(self, generation: Generation) -> None:
+        """Let a generation go live if none has meanwhile; ``Unavailable`` if that is open for long.
+
+        An alias is moved whether it names something or not, so that only one may look and move it.
+        """
+        name, deadline = f"{self._alias}.begins", time.monotonic() + BEGINNING_S
+        while time.monotonic() < deadline:
+            with refusals(self._client), claimed(self._client, name) as is_ours:
+                if self.live() is not None:
+                    return
+                if is_ours:
+                    self.promote(generation)
+                    return
+            time.sleep(LOOK_S)
+        with refusals(self._client):
+            self._client.delete_collection(name)  # whoever made it was killed: the next may begin
+        raise Unavailable(f"the first generation of {self._alias} is about to go live")
 
     def promote(self, generation: Generation) -> None:
         """Let the alias name this generation; refused, it names what it named before.

@@ -4,7 +4,8 @@ Several workers may do this at once, and each may be killed at any moment: every
 is to be, is no error where it is so already, and is taken again at the next start.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -146,6 +147,26 @@ def _has_graph(vectors: Any) -> bool:
     """Whether audio vectors get a graph."""
     audio = vectors.get(AUDIO) if isinstance(vectors, dict) else None
     return audio is not None and (audio.hnsw_config is None or audio.hnsw_config.m != 0)
+
+
+@contextmanager
+def claimed(client: QdrantClient, name: str) -> Iterator[bool]:
+    """Have a lock while this lasts, or false if somebody else has it.
+
+    It is an empty collection called ``name``: of all that ask for one a server makes the first.
+    """
+    vector = models.VectorParams(size=1, distance=models.Distance.DOT)
+    try:
+        client.create_collection(name, vectors_config=vector)
+    except (UnexpectedResponse, ValueError):  # as above
+        if not client.collection_exists(name):
+            raise
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        client.delete_collection(name)
 
 
 def move_alias(client: QdrantClient, alias: str, generation: Generation) -> None:

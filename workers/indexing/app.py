@@ -284,13 +284,18 @@ def _tell_device(device: torch.device, asked: str) -> None:
 
 def live_generation(index: Index, version: str, encoder: Encoder) -> Generation:
     """Return the generation to fill; ``ConfigurationError`` if another encoder's is live."""
-    live = index.live()
+    _refuse_another(index.live(), version)
+    generation = index.create(version, encoder)
+    _refuse_another(index.live(), version)  # of several encoders that begin at once one goes live
+    return generation
+
+
+def _refuse_another(live: Generation | None, version: str) -> None:
     if live and live.version != version:
         raise ConfigurationError(
             f"the live index was made by encoder {live.version}, AUDIOFUSE_ENCODER is {version}: "
             "what this worker indexed nobody would find"
         )
-    return index.create(version, encoder)
 
 
 class RunWorker(bootsteps.StartStopStep):  # type: ignore[misc]

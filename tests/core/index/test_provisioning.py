@@ -98,6 +98,49 @@ def test_all_of_many_that_start_at_once_succeed(client: QdrantClient, alias: str
     assert made == {Index(client, alias).live()}
 
 
+def test_of_two_encoders_that_begin_one_goes_live(client: QdrantClient, alias: str) -> None:
+    """Any number of versions may begin on an empty deployment; the first stays live."""
+    together = threading.Barrier(AT_ONCE)
+
+    def start(number: int) -> Generation | None:
+        together.wait()
+        index = Index(client, alias)
+        index.create(f"late-{number}", Sizes())
+        return index.live()
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        (live,) = set(pool.map(start, range(AT_ONCE)))
+    assert live == Index(client, alias).live()
+    assert {each.name for each in client.get_collections().collections} >= {live.collection}
+    assert not client.collection_exists(f"{alias}.begins")
+
+
+def test_who_looked_before_another_went_live_moves_nothing(
+    client: QdrantClient, alias: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look that is outdated by the time of the promote costs the other encoder nothing."""
+    first = Index(client, alias).create("late-aaa", Sizes())
+    index = Index(client, alias)
+    looks: list[Generation | None] = [None, first]
+    monkeypatch.setattr(index, "live", lambda: looks.pop(0))
+    index.create("late-bbb", Sizes())
+    assert Index(client, alias).live() == first
+
+
+def test_a_start_that_was_killed_while_it_began_blocks_nobody(
+    client: QdrantClient, alias: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it left behind is taken away after a while, and the next start goes live."""
+    monkeypatch.setattr("audiofuse.core.index.index.BEGINNING_S", 0.1)
+    client.create_collection(
+        f"{alias}.begins", models.VectorParams(size=1, distance=models.Distance.DOT)
+    )
+    index = Index(client, alias)
+    with pytest.raises(Unavailable, match="about to go live"):
+        index.create("late-aaa", Sizes())
+    assert index.create("late-aaa", Sizes()) == index.live()
+
+
 def test_each_loses_the_race_to_make_it_without_harm(
     client: QdrantClient, alias: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
