@@ -38,8 +38,8 @@ MAX_PAUSE_S = 32.0
 MAX_SOUND_S = 60.0  # longest sound to search by: what it costs grows with its length
 # Questions that one call to the index asks. Higher: fewer calls under load; lower: less memory.
 QUERIES_AT_ONCE = 32
-# Hits that a question may want to be asked together with others. Higher: fewer calls; lower: shorter
-# waits for small questions, which come back when the largest of their call does.
+# Most hits of a question that is asked together with others. Higher: fewer calls to the index;
+# lower: shorter waits for small questions, which are answered with the largest of their call.
 TOGETHER = CANDIDATES
 AWAY_FROM = 0.5  # how much of what is not wanted is taken from what is
 T = TypeVar("T")
