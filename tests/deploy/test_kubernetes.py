@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -252,6 +253,17 @@ def test_nobody_talks_to_anybody_unless_it_is_said(manifests: list[Manifest]) ->
                 assert "169.254.169.254/32" in to.get("ipBlock", {}).get(
                     "except", ["169.254.169.254/32"]
                 )
+
+
+def test_dependencies_in_the_cluster_are_reached(manifests: list[Manifest]) -> None:
+    """The default index is in the cluster, where its namespace's label counts and no address."""
+    (settings,) = _kind(manifests, "ConfigMap").values()
+    index = urlsplit(settings["data"]["AUDIOFUSE_QDRANT_URL"])
+    rules = _kind(manifests, "NetworkPolicy")["dependencies"]["spec"]["egress"]
+    inside = [rule for rule in rules if "namespaceSelector" in rule["to"][0]]
+    assert {each["port"] for rule in inside for each in rule["ports"]} >= {index.port, 6379}
+    (label,) = inside[0]["to"][0]["namespaceSelector"]["matchLabels"]
+    assert label in (DEPLOY / "operations.md").read_text()
 
 
 def test_a_worker_may_finish_before_it_is_killed(manifests: list[Manifest]) -> None:
