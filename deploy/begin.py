@@ -9,7 +9,6 @@ Needs the right to make buckets and to write to the registry, which no other pro
 """
 
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +47,7 @@ def make_bucket(settings: Settings, name: str) -> None:
         except ClientError as error:
             if error.response["Error"]["Code"] not in NO_BUCKET:
                 raise
-            with suppress(s3.exceptions.BucketAlreadyOwnedByYou):  # somebody else began, too
-                s3.create_bucket(Bucket=name, **_place(settings.s3_region))
+            s3.create_bucket(Bucket=name, **_place(settings.s3_region))
 
 
 def _place(region: str) -> dict[str, Any]:
