@@ -2,7 +2,8 @@
 
 The ground, which every room may use: ``errors`` (whose fault something is), ``settings``, ``items``
 (an object and its metadata), ``query`` (a question and its filter), ``batcher`` (what many threads
-ask becomes one call), ``threads``, ``cores`` (how many CPUs there are to use), ``children``
-(processes that end with their parent). The rooms: ``storage``, ``audio``, ``encoder``, ``bundles``,
+ask becomes one call), ``threads``, ``retrying`` (again, ever more seldom), ``cores`` (how many CPUs
+there are to use), ``children`` (processes that end with their parent). The rooms: ``storage``,
+``audio``, ``encoder``, ``bundles``,
 ``index``, ``search``, ``evaluation``.
 """

@@ -27,14 +27,15 @@ from audiofuse.core.bundles.registry import Watch, open_registry
 from audiofuse.core.errors import AudiofuseError, NotFound, QueryError, Unavailable
 from audiofuse.core.index.index import Generation, GenerationGone, Index, Nearest, Point, open_index
 from audiofuse.core.query import CANDIDATES, Question, check_id, check_words
+from audiofuse.core.retrying import BackOff, retry
 from audiofuse.core.search.loaded import LoadedEncoder, LoadedEncoders, Ranked
 from audiofuse.core.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# Longest pause between two tries to load what cannot be loaded. Higher: less of a burden on a
-# registry that is away; lower: sooner there again.
-MAX_PAUSE_S = 32.0
+# Pauses between tries to load what cannot be loaded. Longer: less of a burden on a registry that is
+# away; shorter: sooner there again.
+PREPARED_AGAIN = BackOff(first_s=2 * POLL_S, most_s=32)
 MAX_SOUND_S = 60.0  # longest sound to search by: what it costs grows with its length
 # Questions that one call to the index asks. Higher: fewer calls under load; lower: less memory.
 QUERIES_AT_ONCE = 32
@@ -272,20 +273,20 @@ class Searcher:
         ``prepared`` is called after each time that all could be loaded. What cannot be loaded is
         tried more and more seldom.
         """
-        pause_s = POLL_S
+
+        def work() -> None:
+            self.prepare()
+            prepared()
+
         while True:
-            time.sleep(pause_s)
-            try:
-                self.prepare()
-                prepared()
-            except AudiofuseError as error:
-                log.warning("searching goes on with what is loaded: %s", error)
-                pause_s = min(2 * pause_s, MAX_PAUSE_S)
-            except Exception:
-                log.exception("searching goes on with what is loaded")
-                pause_s = min(2 * pause_s, MAX_PAUSE_S)
-            else:
-                pause_s = POLL_S
+            time.sleep(POLL_S)
+            retry(work, (Exception,), PREPARED_AGAIN, _tell_not_prepared, time.sleep)
+
+
+def _tell_not_prepared(error: Exception, _pause_s: float) -> None:
+    """Log what keeps versions from being loaded, with its traceback where it is a bug."""
+    trace = None if isinstance(error, AudiofuseError) else error
+    log.warning("searching goes on with what is loaded: %s", error, exc_info=trace)
 
 
 def open_searcher(

@@ -28,7 +28,8 @@ from audiofuse.core.items import ObjectInfo
 from audiofuse.workers.commands.display import facts_table
 from audiofuse.workers.deployment.local import Part, free_port
 from audiofuse.workers.queue.dead_letters import DeadLetters
-from audiofuse.workers.repair.reconcile import DIFFERENT, compare
+from audiofuse.workers.repair.comparison import compare
+from audiofuse.workers.repair.findings import DIFFERENT
 
 BUCKET = "sounds"
 STRIDE = 7_368_787  # a prime: walks all points in an order that is not that of keys

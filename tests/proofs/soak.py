@@ -39,12 +39,12 @@ from audiofuse.core.errors import Reason
 from audiofuse.core.index.index import open_index
 from audiofuse.core.items import Metadata, point_id
 from audiofuse.core.settings import Settings, environment
-from audiofuse.core.storage.store import bucket_name, open_store, s3_client
+from audiofuse.core.storage.store import bucket_name, s3_client
 from audiofuse.workers.commands.display import Bars
 from audiofuse.workers.deployment.local import Part, free_port
 from audiofuse.workers.queue.broker import Dispatcher, create_celery, open_lanes
 from audiofuse.workers.queue.dead_letters import DeadLetters
-from audiofuse.workers.repair.reconcile import build_reconcile
+from audiofuse.workers.repair.reconcile import open_reconciler
 from audiofuse.workers.telemetry.names import Lane
 
 SOUNDS = Path(__file__).parents[2] / "examples" / "sounds"
@@ -267,8 +267,7 @@ class Soak:
 
     def reconcile(self) -> int:
         """Bring back what crashes of the broker lost; return how many objects that were."""
-        store = open_store(self.rig.settings)
-        differing = list(build_reconcile(self.rig.settings, store)(""))
+        differing = list(open_reconciler(self.rig.settings).differences(""))
         for key in differing:
             self.send(key)
         return len(differing)

@@ -86,17 +86,17 @@ def retry(
     A letter stays until there is another verdict.
     """
     from audiofuse.workers.intake.events import key_to_sync
-    from audiofuse.workers.repair.backfill import LaneFeed
+    from audiofuse.workers.repair.feed import LaneFeed
     from audiofuse.workers.telemetry.names import Lane
 
     chosen = _chosen(_letters(), keys, reason, prefix, _before(older_than))
-    handover = LaneFeed(Settings(), Lane.LIVE)
-    for _ in handover.queue(key_to_sync(key) or key for key in chosen):
+    feed = LaneFeed(Settings(), Lane.LIVE)
+    for _ in feed.queue(key_to_sync(key) or key for key in chosen):
         pass
     if as_json:
-        print_json({"queued": handover.queued})
+        print_json({"queued": feed.queued})
     else:
-        console.print(f"{handover.queued} objects are queued")
+        console.print(f"{feed.queued} objects are queued")
 
 
 @dead_cli.command("purge")

@@ -18,7 +18,7 @@ from audiofuse.core.errors import AudiofuseError, ConfigurationError, QueryError
 from audiofuse.core.settings import PREFIX, Settings, misspelt_settings, settings_table
 from audiofuse.workers.commands.dead import dead_cli
 from audiofuse.workers.commands.encoders import bundle_cli, encoder_cli, evaluate
-from audiofuse.workers.commands.options import Json, Prefix, print_json, seconds
+from audiofuse.workers.commands.options import Json, Prefix, Remove, print_json, seconds
 from audiofuse.workers.commands.processes import (
     begin,
     exporter,
@@ -98,6 +98,8 @@ def status(*, as_json: Json = False) -> None:
     if state.reconciled:
         title = f"last reconciled {moment(state.reconciled.at)}"
         console.print(facts_table(title, state.reconciled.found))
+    if state.held_back:
+        console.print(f"held back: {state.held_back}", style="bold red")
     if state.latest:
         console.print(facts_table("rejected", state.reasons))
         console.print(letters_table("last errors", state.latest))
@@ -128,6 +130,7 @@ def reconcile(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Compare only; queue nothing.")
     ] = False,
+    remove: Remove = False,
     as_json: Json = False,
 ) -> None:
     """Compare bucket and index, and queue what differs on the backfill lane.
@@ -141,16 +144,22 @@ def reconcile(
     current = Settings()
     if every and dry_run:
         raise typer.BadParameter("--every queues what it finds; --dry-run queues nothing")
+    if every and remove:
+        raise typer.BadParameter(
+            "--remove is for one time: what is gone the next time is not known"
+        )
     if every:
         work.keep_reconciled(begin("reconcile"), prefix, every)
     with Bars() as bars:
-        run = work.reconcile(current, prefix, bars.over, dry_run=dry_run)
+        found = work.reconcile(current, prefix, bars.over, dry_run=dry_run, remove=remove)
+    run, queued = found.run, 0 if dry_run else found.run.count(found.to_queue(remove=remove))
     if as_json:
         print_json({"seconds": round(run.seconds, 3), "queued": not dry_run, **run.found})
-        return
-    console.print(facts_table(f"compared in {run.seconds:.1f} s", run.found))
-    what = "nothing was queued" if dry_run else "they are queued"
-    console.print(f"{run.differing} objects differ; {what}")
+    else:
+        console.print(facts_table(f"compared in {run.seconds:.1f} s", run.found))
+        console.print(f"{run.differing} objects differ; {queued} are queued")
+    if found.removals.are_too_many and not remove:
+        raise AudiofuseError(str(found.removals))
 
 
 @cli.command()
@@ -163,6 +172,7 @@ def backfill(
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Follow the queue until all is done.")
     ] = True,
+    remove: Remove = False,
     as_json: Json = False,
 ) -> None:
     """Index a bucket that has sounds in it, and follow the work to its end.
@@ -171,33 +181,36 @@ def backfill(
     watching, not the work: what is queued is worked on, and the next run finds the rest.
     """
     from audiofuse.workers.commands.display import Bars
-    from audiofuse.workers.repair.backfill import LaneFeed
-    from audiofuse.workers.repair.reconcile import Finding, open_comparison
+    from audiofuse.workers.repair.feed import LaneFeed
+    from audiofuse.workers.repair.reconcile import open_reconciler
     from audiofuse.workers.telemetry.names import Lane
 
     current = Settings()
-    handover = LaneFeed(current, Lane.BACKFILL)
-    with Bars() as bars, open_comparison(current, prefix, bars.over) as comparison:
-        found = comparison.run.found
-        total = sum(found.values()) if everything else comparison.run.differing
+    feed, reconciler = LaneFeed(current, Lane.BACKFILL), open_reconciler(current)
+    with Bars() as bars, reconciler.compare(prefix, bars.over, remove=remove) as comparison:
+        findings = comparison.to_queue(everything=everything, remove=remove)
+        found, total = comparison.run.found, comparison.run.count(findings)
         task = bars.add_task("indexing", total=total)
+        unsettled = partial(reconciler.unsettled, comparison)
         try:
-            for _ in handover.queue(comparison.keys(*(Finding if everything else ()))):
-                bars.update(task, completed=handover.done)
-            for _ in handover.follow() if wait else ():
-                bars.update(task, completed=handover.done)
+            for _ in feed.queue(comparison.keys(*findings)):
+                bars.update(task, completed=feed.done)
+            for _ in feed.follow(comparison.keys(*findings), unsettled) if wait else ():
+                bars.update(task, completed=feed.done)
         except KeyboardInterrupt:
             bars.stop()
             wait = False
-        bars.update(task, completed=handover.done)
+        bars.update(task, completed=feed.done)
     if as_json:
-        print_json({"found": found, "total": total, "queued": handover.queued})
+        print_json({"found": found, "total": total, "queued": feed.queued})
     elif wait:
         console.print(f"all {total} are done; audiofuse dead list tells what was rejected")
     else:
-        console.print(f"{handover.queued} of {total} are queued, and are worked on without this")
-    if handover.queued < total:
+        console.print(f"{feed.queued} of {total} are queued, and are worked on without this")
+    if feed.queued < total:
         raise AudiofuseError("not all is queued yet; run it again for the rest")
+    if comparison.removals.are_too_many and not remove:
+        raise AudiofuseError(str(comparison.removals))
 
 
 for command in (evaluate, worker, intake, exporter, serve, serve_index):

@@ -11,6 +11,10 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Prefix = Annotated[str, typer.Option(help="Only keys that begin like this.")]
 
+Remove = Annotated[
+    bool, typer.Option("--remove", help="Remove points also where very many lost their objects.")
+]
+
 
 def seconds(duration: str) -> float:
     """Read a duration: 90s, 30m, 6h or 2d."""

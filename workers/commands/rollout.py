@@ -114,12 +114,14 @@ def promote(
 
     coverage: it holds what the bucket holds. dead-letters: it rejected nothing that the live one
     holds. quality: on held-out queries it is not certainly worse, with metadata or without.
-    optimised: Qdrant has nothing left to do. services: all of AUDIOFUSE_SEARCH_URL have loaded it.
+    optimised: Qdrant has nothing left to do. services: each address of AUDIOFUSE_SEARCH_URL has
+    loaded it.
     """
     from audiofuse.workers.commands.display import gates_table
 
     operator = _operator()
     operator.may_promote()
+    operator.wait_for_followers()
     forced = _gate_names(force or [])
     gates = _gates(operator, queries or operator.settings.gate_queries, split)
     console.print(gates_table((each.name, _verdict(each, forced), each.found) for each in gates))
@@ -148,16 +150,19 @@ def _verdict(gate: "Gate", forced: set["GateName"]) -> str:
 def _gates(operator: "Operator", queries: Path | None, split: str) -> list["Gate"]:
     from audiofuse.workers.repair.agreement import rejected_alone
     from audiofuse.workers.rollout import gates
-    from audiofuse.workers.service.client import service_urls
+    from audiofuse.workers.service.client import Access, service_urls
 
+    settings = operator.settings
     candidate = operator.rollout.other
     agreement = operator.agreement(candidate)
+    rollout = operator.rollout
+    rejected = rejected_alone(agreement, candidate, rollout.live, rollout.started)
     return [
         gates.coverage(agreement),
-        gates.dead_letters(list(rejected_alone(agreement, operator.rollout))),
+        gates.dead_letters(list(rejected)),
         _quality(operator, queries, split),
         gates.optimised(operator.index, operator.index.generation(candidate)),
-        gates.services(service_urls(operator.settings.search_url), candidate),
+        gates.services(service_urls(settings.search_url), candidate, Access.of(settings)),
     ]
 
 

@@ -29,7 +29,8 @@ from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import open_store
 from audiofuse.workers.queue.broker import connect_redis, open_lanes
 from audiofuse.workers.queue.dead_letters import DeadLetters
-from audiofuse.workers.repair.reconcile import LastRun
+from audiofuse.workers.repair.brake import Brake
+from audiofuse.workers.repair.findings import LastRun
 from audiofuse.workers.telemetry.metrics import REGISTRIES, Process
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ GAUGES: Mapping[str, tuple[str, Sequence[str]]] = {
     "reconcile_differing_runs": ("Comparisons in a row that found differences.", []),
     "reconcile_timestamp_seconds": ("When the last comparison ended.", []),
     "reconcile_duration_seconds": ("How long the last comparison took.", []),
+    "removals_held_back": ("Points without objects that were too many to be removed.", []),
     "items": ("Points of an encoder version.", ["version", "role"]),
     "items_without_text": ("Points without any metadata.", ["version", "role"]),
     "coverage_ratio": ("Points over those of the version that has most.", ["version", "role"]),
@@ -97,6 +99,7 @@ class Deployment:
         self._registry = open_registry(settings)
         self._letters = DeadLetters(self._redis, self._store.bucket)
         self._last_run = LastRun(self._redis, self._store.bucket)
+        self._brake = Brake(self._redis, self._store.bucket)
         self._rollout: Rollout | None = None  # as it was seen last
 
     def queue(self) -> Iterator[Metric]:
@@ -110,6 +113,8 @@ class Deployment:
         yield _gauge("broken_messages", [([], self._lanes.broken())])
         standing = self._letters.reasons()
         yield _gauge("dead_letters", [([reason], standing.get(reason, 0)) for reason in Reason])
+        removals = self._brake.held()
+        yield _gauge("removals_held_back", [([], removals.lost if removals else 0)])
         if run := self._last_run.read():
             yield _gauge("reconcile_items", [([name], n) for name, n in run.found.items()])
             yield _gauge("reconcile_differing_runs", [([], run.in_a_row)])

@@ -8,7 +8,8 @@ from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import bucket_name
 from audiofuse.workers.queue.broker import connect_redis, open_lanes
 from audiofuse.workers.queue.dead_letters import DeadLetter, DeadLetters
-from audiofuse.workers.repair.reconcile import LastRun, Run
+from audiofuse.workers.repair.brake import Brake, Removals
+from audiofuse.workers.repair.findings import LastRun, Run
 
 LETTERS_SHOWN = 10
 
@@ -18,7 +19,8 @@ class Status:
     """Queue lengths by name, the live encoder version and its points, what was rejected.
 
     ``broken`` counts messages that stood in the queue, are none of ours, and were set aside.
-    ``reasons`` counts the ``dead_letters``; ``reconciled`` is the last comparison of all.
+    ``reasons`` counts the ``dead_letters``; ``reconciled`` is the last comparison of all,
+    ``held_back`` what one did not remove because it was too much.
     """
 
     queue: dict[str, int]
@@ -29,6 +31,7 @@ class Status:
     reasons: dict[str, int]
     latest: list[DeadLetter]
     reconciled: Run | None
+    held_back: Removals | None
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
@@ -51,4 +54,5 @@ def read_status(settings: Settings) -> Status:
         reasons={str(reason): count for reason, count in letters.reasons().items()},
         latest=letters.latest(LETTERS_SHOWN),
         reconciled=LastRun(redis, bucket).read(),
+        held_back=Brake(redis, bucket).held(),
     )

@@ -23,6 +23,7 @@ from audiofuse.core.bundles.document import POLL_S
 from audiofuse.core.bundles.registry import Watch
 from audiofuse.core.errors import Rejected, Unavailable
 from audiofuse.core.index.index import Generation, GenerationGone, Point
+from audiofuse.core.retrying import BackOff, retry
 from audiofuse.core.storage.store import Store
 from audiofuse.workers.indexing.device.device import Device
 from audiofuse.workers.indexing.sync import Points, Synced, Syncer
@@ -33,7 +34,7 @@ from audiofuse.workers.telemetry.names import Lane, Outcome
 
 log = logging.getLogger(__name__)
 
-FIRST_RETRY_S, MAX_RETRY_S = 1.0, 32.0
+LOADING_AGAIN = BackOff(first_s=1, most_s=32)
 LOADING_PAUSE_S = 0.5  # what a backfill message waits before it goes to the end of its lane
 
 
@@ -87,20 +88,15 @@ class Versions:
 
     def keep_loaded(self) -> None:
         """Load what is wanted, let go of what is not, for ever; what fails is tried again."""
-        pause_s = FIRST_RETRY_S
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._missing() or self._surplus())
-            try:
-                self._let_go()
-                for version in self._missing():
-                    self._get(version)
-            except Exception:
-                log.exception("not everything is loaded; again in %.0f s", pause_s)
-                time.sleep(pause_s)
-                pause_s = min(2 * pause_s, MAX_RETRY_S)
-            else:
-                pause_s = FIRST_RETRY_S
+            retry(self._load_missing, (Exception,), LOADING_AGAIN, _tell_not_loaded)
+
+    def _load_missing(self) -> None:
+        self._let_go()
+        for version in self._missing():
+            self._get(version)
 
     def _missing(self) -> list[str]:
         return [version for version in self._wanted if version not in self._loaded]
@@ -150,6 +146,10 @@ class Versions:
         ):
             return None
         return live.points.get(live.generation, [id_], vectors=True).get(id_)
+
+
+def _tell_not_loaded(error: Exception, pause_s: float) -> None:
+    log.error("not everything is loaded; again in %.0f s", pause_s, exc_info=error)
 
 
 class MultiVersionSyncer:

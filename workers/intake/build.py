@@ -11,7 +11,7 @@ from audiofuse.workers.intake.redis_list import RedisListIntake
 from audiofuse.workers.intake.sqs import SqsIntake
 from audiofuse.workers.intake.webhook import WebhookIntake
 from audiofuse.workers.queue.broker import Dispatcher, create_celery, tls_options
-from audiofuse.workers.repair.reconcile import build_reconcile
+from audiofuse.workers.repair.reconcile import open_reconciler
 from audiofuse.workers.telemetry.metrics import known_source
 from audiofuse.workers.telemetry.names import Source
 
@@ -24,7 +24,7 @@ def build_intake(settings: Settings, source: Source) -> Intake:
     if source is Source.FOLDER:
         if not isinstance(store, FolderStore):
             raise ConfigurationError(f"{PREFIX}BUCKET is no folder: {settings.bucket}")
-        return FolderIntake(store, dispatcher, build_reconcile(settings, store))
+        return FolderIntake(store, dispatcher, open_reconciler(settings).differences)
     handover = Handover(store.bucket, dispatcher, source)
     match source:
         case Source.SQS:

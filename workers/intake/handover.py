@@ -14,6 +14,7 @@ from typing import Protocol
 from redis import RedisError
 
 from audiofuse.core.errors import AudiofuseError
+from audiofuse.core.retrying import BackOff, retry
 from audiofuse.workers.intake.events import Dropped, Event, key_to_sync, parse
 from audiofuse.workers.queue.broker import Dispatcher
 from audiofuse.workers.telemetry.metrics import EVENTS, HANDED_OVER, IGNORED, INTAKE_FAILURES
@@ -22,7 +23,7 @@ from audiofuse.workers.telemetry.tracing import span
 
 log = logging.getLogger(__name__)
 
-RETRY_PAUSE_S = 5.0
+AGAIN = BackOff(first_s=5, most_s=5)  # longer: events wait longer once all is back
 LOG_PAUSE_S = 60.0  # between two lines about the same flaw
 
 AWAY = (AudiofuseError, RedisError, OSError)
@@ -37,13 +38,17 @@ class Intake(Protocol):
 
 def persist(run: Callable[[threading.Event], None], stop: threading.Event, source: Source) -> None:
     """Run a source until ``stop`` is set; while something it needs is away, begin it again."""
-    while not stop.is_set():
-        try:
+
+    def tell(error: Exception, pause_s: float) -> None:
+        INTAKE_FAILURES.labels(source).inc()
+        log.warning("intake pauses for %.0f s: %s", pause_s, error)
+
+    def work() -> None:
+        if not stop.is_set():
             run(stop)
-        except AWAY as error:
-            INTAKE_FAILURES.labels(source).inc()
-            log.warning("intake pauses for %.0f s: %s", RETRY_PAUSE_S, error)
-            stop.wait(RETRY_PAUSE_S)
+
+    while not stop.is_set():
+        retry(work, AWAY, AGAIN, tell, stop.wait)
 
 
 class Handover:

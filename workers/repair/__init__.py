@@ -1,4 +1,7 @@
 """The bucket is the truth: what no event told is found by comparing.
 
-``reconcile`` (compare), ``backfill`` (queue what differs), ``agreement`` (is a version complete?).
+``findings`` (what may be found), ``brake`` (too many removals are held back), ``comparison``
+(bucket and index held against each other), ``agreement`` (is a version complete?), ``reconcile``
+(compare with the live index), ``feed`` (hand over what differs, and follow it), ``backfill`` (until
+nothing differs).
 """

@@ -4,29 +4,21 @@ Comparing takes a while, and there is always something on its way. So what diffe
 by key: whatever agrees with the bucket once after the comparison, or did in it, is complete.
 """
 
-import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from itertools import islice
 
-from redis import RedisError
-
-from audiofuse.core.bundles.document import POLL_S, Rollout
-from audiofuse.core.errors import Unavailable
 from audiofuse.core.index.index import Generation, Index, Point
-from audiofuse.core.items import point_id, sidecar_keys
+from audiofuse.core.items import Item, point_id, sidecar_keys
 from audiofuse.core.storage.store import Store
 from audiofuse.workers.queue.dead_letters import PAGE, DeadLetter, DeadLetters
-from audiofuse.workers.repair.backfill import LaneFeed
-from audiofuse.workers.repair.reconcile import Comparison, compare
+from audiofuse.workers.repair.comparison import Comparison, compare
 
-log = logging.getLogger(__name__)
-
-FOLLOWED = 1000  # keys that differ and may just be on their way
+FOLLOWED = 1000  # keys that differ and may just be on their way; more are not looked at one by one
 FOLLOW_S = 30.0  # for so long
 LOOK_S = 0.5
-RETRY_S = 5.0
+CHANGED_AT_ONCE = 20  # keys that may have changed since they were listed, looked at together
 
 
 class Agreement:
@@ -54,6 +46,17 @@ class Agreement:
             time.sleep(LOOK_S if found else 0)
         return found
 
+    def unsettled(self, comparison: Comparison, keys: list[str]) -> list[str]:
+        """Return which keys of a comparison neither agree by now, nor were judged since."""
+        ids = [str(point_id(self._store.bucket, key)) for key in keys]
+        points = self._index.get(self._generation, ids).values()
+        payloads = {point.payload["key"]: point.payload for point in points}
+        letters = self.letters.get(keys)
+        found = comparison.unsettled(keys, payloads, letters)
+        unjudged = [key for key in found if key not in letters]
+        changed = {key for key in unjudged[:CHANGED_AT_ONCE] if self._agrees(key)}
+        return [key for key in found if key not in changed]
+
     def holds(self, version: str, letter: DeadLetter) -> bool:
         """Whether the generation of another version has the object in the state of a letter."""
         point = self._point(self._index.generation(version), letter.key)
@@ -72,60 +75,20 @@ class Agreement:
         if point is None:
             letter = self.letters.get([key]).get(key)
             return letter is not None and letter.etag == audio.etag
-        heads = map(self._store.head, sidecar_keys(key))
-        sidecar = next(filter(None, heads), None)
-        indexed = [point.payload[name] for name in ("etag", "sidecar_etag", "modified")]
-        return indexed == [audio.etag, sidecar.etag if sidecar else "", audio.modified_ms]
+        sidecar = next(filter(None, map(self._store.head, sidecar_keys(key))), None)
+        return Item(self._store.bucket, audio, sidecar).agrees_with(point.payload)
 
 
-def build(agreement: Agreement, handover: LaneFeed, is_wanted: Callable[[], bool]) -> bool:
-    """Queue what a generation lacks until it lacks nothing; false if that is not wanted any more.
-
-    While something is away this waits for it. ``is_wanted`` is asked every second or so.
-    """
-    while True:
-        try:
-            if not is_wanted():
-                return False
-            for _ in _now_and_then(_backfill(agreement, handover)):
-                if not is_wanted():
-                    return False
-        except (Unavailable, RedisError) as error:
-            log.warning("again in %.0f s: %s", RETRY_S, error)
-            time.sleep(RETRY_S)
-        else:
-            return True
-
-
-def _backfill(agreement: Agreement, handover: LaneFeed) -> Iterator[None]:
-    """Compare, queue and wait until all is done; comes up for air between."""
-    while True:
-        with agreement.compare() as comparison:
-            keys = list(islice(comparison.keys(), FOLLOWED + 1))
-            yield from handover.queue(comparison.keys())
-        yield from handover.follow()
-        if not agreement.lagging(keys):
-            return
-        yield
-
-
-def _now_and_then(steps: Iterator[None]) -> Iterator[None]:
-    """Take all steps, and come up for air after each second of them."""
-    due = 0.0
-    for _ in steps:
-        if time.monotonic() > due:
-            yield
-            due = time.monotonic() + POLL_S
-
-
-def rejected_alone(agreement: Agreement, rollout: Rollout) -> Iterator[DeadLetter]:
-    """Yield the letters that the other version gave since the start to what the live one holds."""
+def rejected_alone(
+    agreement: Agreement, version: str, live: str, since: float
+) -> Iterator[DeadLetter]:
+    """Yield the letters that a version gave ``since`` a Unix time to what the live one holds."""
     keys = agreement.letters.keys()  # newest first
     while some := list(islice(keys, PAGE)):
         letters = agreement.letters.get(some).values()
-        recent = [each for each in letters if each.at >= rollout.started]
+        recent = [each for each in letters if each.at >= since]
         for letter in recent:
-            if letter.encoder == rollout.other and agreement.holds(rollout.live, letter):
+            if letter.encoder == version and agreement.holds(live, letter):
                 yield letter
         if len(recent) < len(letters):
             return

@@ -1,4 +1,5 @@
 """A new encoder version while the service runs.
 
-``operator`` (the steps), ``gates`` (what must hold before promoting).
+``operator`` (the steps), ``following`` (until all follow one), ``gates`` (what must hold before
+promoting).
 """

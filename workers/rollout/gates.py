@@ -25,8 +25,8 @@ from audiofuse.core.evaluation.intervals import FEWEST_IDENTITIES, Estimate, est
 from audiofuse.core.index.index import Generation, Index
 from audiofuse.workers.queue.dead_letters import DeadLetter
 from audiofuse.workers.repair.agreement import FOLLOWED, Agreement
-from audiofuse.workers.repair.reconcile import Finding
-from audiofuse.workers.service.client import has_loaded
+from audiofuse.workers.repair.findings import Finding
+from audiofuse.workers.service.client import ANYBODY, Access, has_loaded, replicas
 
 SLICES = (AUDIO, HYBRID)  # items without metadata are what ``audio only`` ranks
 LETTERS_NAMED = 3
@@ -134,15 +134,28 @@ def optimised(index: Index, generation: Generation) -> Gate:
     return Gate(GateName.OPTIMISED, health.optimised, found)
 
 
-def services(urls: Sequence[str], version: str) -> Gate:
-    """Ask each query service whether it has loaded the version."""
-    lacking = [url for url in urls if not _is_ready(url, version)]
-    found = f"{len(urls) - len(lacking)} of {len(urls)} have loaded it"
+def services(urls: Sequence[str], version: str, access: Access = ANYBODY) -> Gate:
+    """Ask each query service whether it has loaded the version: every address of every URL."""
+    asked = [each for url in urls for each in _replicas(url)]
+    lacking = [
+        f"{url} ({address})"
+        for url, address in asked
+        if not _is_ready(url, version, address, access)
+    ]
+    found = f"{len(asked) - len(lacking)} of {len(asked)} have loaded it"
     return Gate(GateName.SERVICES, not lacking, ", not ".join([found, *lacking]))
 
 
-def _is_ready(url: str, version: str) -> bool:
+def _replicas(url: str) -> list[tuple[str, str]]:
+    """Return the addresses of a URL with it; one that has none is not ready."""
     try:
-        return has_loaded(url, version)
+        return [(url, address) for address in replicas(url)]
+    except Unavailable:
+        return [(url, "")]
+
+
+def _is_ready(url: str, version: str, address: str, access: Access) -> bool:
+    try:
+        return bool(address) and has_loaded(url, version, address, access)
     except Unavailable:
         return False

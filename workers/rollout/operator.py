@@ -1,35 +1,38 @@
 """The steps of a rollout, as an operator takes them.
 
-    step ──> document, if it is still the one looked at ──> alias ──> document again: the same?
+    collection ──> document, if it is still the one looked at ──> alias ──> document: the same?
+                       └──> every worker and query service follows it ──> the next step
 
 The document decides (``core/bundles/document.py``), and the alias follows it. So an operator's
 process that dies between the two is finished by the next command, and of two that race the document
-knows the winner. The checkpoint of a backfill is the index itself: whoever resumes compares again.
+knows the winner. No document names a collection that is not made, because whatever changes in the
+bucket is written to each that it names. The checkpoint of a backfill is the index itself: whoever
+resumes compares again.
 """
 
 import getpass
 import logging
 import os
 import socket
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from audiofuse.core.bundles.document import POLL_S, Phase, Rollout
+from audiofuse.core.bundles.document import Phase, Rollout
 from audiofuse.core.bundles.registry import Registry, open_registry
-from audiofuse.core.errors import AudiofuseError, ConfigurationError, ObjectChanged
-from audiofuse.core.index.index import GenerationGone, Index, VectorSizes, open_index
+from audiofuse.core.errors import AudiofuseError, ConfigurationError, ObjectChanged, Unavailable
+from audiofuse.core.index.index import Generation, GenerationGone, Index, VectorSizes, open_index
 from audiofuse.core.settings import Settings
-from audiofuse.core.storage.store import open_store
+from audiofuse.core.storage.store import bucket_name, open_store
 from audiofuse.workers.queue.broker import connect_redis
 from audiofuse.workers.queue.dead_letters import DeadLetters
-from audiofuse.workers.repair.agreement import Agreement, build, rejected_alone
-from audiofuse.workers.repair.backfill import LaneFeed
+from audiofuse.workers.queue.followers import Followers
+from audiofuse.workers.repair.agreement import Agreement, rejected_alone
+from audiofuse.workers.repair.backfill import build
+from audiofuse.workers.repair.feed import LaneFeed
+from audiofuse.workers.rollout.following import wait_until_followed
 from audiofuse.workers.telemetry.names import Lane
 
 log = logging.getLogger(__name__)
-
-SEEN_S = 2 * POLL_S  # after so long every worker has seen the document
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,8 @@ class Rollouts:
     def take(self, seen: Seen, step: Rollout) -> Seen:
         """Write the step that follows what was seen, and have the alias follow.
 
-        Raises ``AudiofuseError`` if somebody else took a step meanwhile; then nothing is done.
+        Raises ``AudiofuseError`` if somebody else took a step meanwhile; then nothing is done. It
+        also does if the step is taken and the alias cannot follow now.
         """
         try:
             self._registry.write(step, seen.tag)
@@ -73,7 +77,13 @@ class Rollouts:
             raise AudiofuseError(
                 "somebody else took a step meanwhile, nothing is done: see audiofuse rollout status"
             ) from error
-        return self.look()
+        try:
+            return self.look()
+        except Unavailable as error:
+            raise AudiofuseError(
+                f"the step is taken, but what is live does not follow yet: {error}; once that is "
+                "mended any command finishes it: audiofuse rollout status"
+            ) from error
 
     def _settle(self) -> None:
         """Let the alias name what the document says, until that did not change on the way."""
@@ -89,14 +99,12 @@ class Rollouts:
             if tag == before:
                 return
 
-    def clean(self) -> None:
-        """Delete the collections of dropped versions, and of no other."""
+    def dropped(self) -> list[Generation]:
+        """Return the generations of dropped versions that are still there."""
         rollout, _ = self._registry.rollout()
         if rollout is None or not rollout.dropped:
-            return
-        for generation in self._index.generations():
-            if generation.version in rollout.dropped:
-                self._index.drop(generation)
+            return []
+        return [each for each in self._index.generations() if each.version in rollout.dropped]
 
 
 class Operator:
@@ -108,9 +116,10 @@ class Operator:
         self.registry = open_registry(settings)
         self.index = open_index(settings)
         self._rollouts = Rollouts(self.registry, self.index)
+        self._followers = Followers(connect_redis(settings), bucket_name(settings))
         self._seen = self._rollouts.look()
-        self._rollouts.clean()
         self._by = _user()
+        self._clean()
 
     @property
     def rollout(self) -> Rollout:
@@ -125,23 +134,24 @@ class Operator:
                 raise ConfigurationError(
                     f"{each} is not published in {self.registry.place}: audiofuse-train publish"
                 )
-        known = sizes()
+        self.index.create(version, sizes())
         self._take(step)
-        self.index.create(version, known)
 
     def resume(self, sizes: Callable[[], VectorSizes]) -> None:
-        """Go on with what was started; make what whoever started it did not come to make."""
-        if self.rollout.phase in {Phase.NONE, Phase.PAUSED}:
-            self._take(self.rollout.resume(self._by))
-        if self.index.generation(self.rollout.other) not in self.index.generations():
-            self.index.create(self.rollout.other, sizes())
+        """Go on with what was started, whatever of its collection is lacking."""
+        rollout = self.rollout
+        is_building = rollout.phase not in {Phase.NONE, Phase.PAUSED}
+        step = rollout if is_building else rollout.resume(self._by)
+        self.index.create(step.other, sizes())
+        if not is_building:
+            self._take(step)
 
     def build(self, show: Callable[[int, int], None]) -> bool:
         """Fill the other version until it has everything; false if somebody stopped that.
 
         ``show`` is told its points and those of the live one.
         """
-        time.sleep(SEEN_S)  # from here on every change goes to both
+        self.wait_for_followers()  # from here on every change goes to both
         version = self.rollout.other
 
         def is_wanted() -> bool:
@@ -163,11 +173,26 @@ class Operator:
 
     def promote(self, forced: tuple[str, ...]) -> None:
         """Make the other version live, though ``forced`` gates were not passed."""
-        self._take(self.rollout.promote(self._by, forced))
+        self._switch(self.rollout.promote(self._by, forced))
 
     def rollback(self) -> None:
         """Make the version live again that was so before."""
-        self._take(self.rollout.rollback(self._by))
+        self._switch(self.rollout.rollback(self._by))
+
+    def _switch(self, step: Rollout) -> None:
+        """Exchange the live version; whatever would refuse that is found before it is decided."""
+        known = self.index.generations()
+        if self.index.generation(step.live) not in known:
+            raise ConfigurationError(f"{step.live} has no collection: it cannot be searched")
+        before = self.index.generation(self.rollout.live)
+        if before in known:
+            self.index.promote(before)  # it is so already: this shows that aliases may be changed
+        self._take(step)
+        self.wait_for_followers()
+
+    def wait_for_followers(self) -> None:
+        """Return once every worker and query service follows the document that was seen."""
+        wait_until_followed(self._followers, self._seen.tag)
 
     def abort(self) -> None:
         """Drop the version that is built."""
@@ -178,13 +203,20 @@ class Operator:
         self._close(self.rollout.drop(self._by))
 
     def _close(self, step: Rollout) -> None:
-        """End the rollout; forget what the dropped version alone rejected."""
-        before = self.rollout
+        """End the rollout, and delete the dropped version once nobody writes to it."""
         self._take(step)
-        time.sleep(SEEN_S)  # from here on nobody writes to it
-        agreement = self.agreement(before.other)
-        agreement.letters.clear([each.key for each in rejected_alone(agreement, before)])
-        self._rollouts.clean()
+        self.wait_for_followers()
+        self._clean()
+
+    def _clean(self) -> None:
+        """Delete what was dropped, if nobody can be writing to it: whoever was killed did not."""
+        for generation in self._rollouts.dropped():
+            if self._followers.behind(self._seen.tag):
+                return
+            agreement, rollout = self.agreement(generation.version), self.rollout
+            letters = rejected_alone(agreement, generation.version, rollout.live, rollout.started)
+            agreement.letters.clear([each.key for each in letters])
+            self.index.drop(generation)
 
     def agreement(self, version: str) -> Agreement:
         """Return how the bucket and the generation of a version agree."""

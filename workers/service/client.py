@@ -1,6 +1,7 @@
 """Asking a running query service."""
 
 import logging
+import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -70,9 +71,29 @@ def service_urls(search_url: str) -> list[str]:
     return [url.strip().rstrip("/") for url in search_url.split(",")]
 
 
-def has_loaded(url: str, version: str, access: Access = ANYBODY) -> bool:
-    """Whether a query service has loaded an encoder version; ``Unavailable`` if it is away."""
-    request = httpx.Request("GET", f"{url}/readyz", params={"version": version})
+def replicas(url: str) -> list[str]:
+    """Return the addresses behind a query service's URL; ``Unavailable`` if it has none.
+
+    Where a name has addresses of both families, those of IPv4 stand for all.
+    """
+    try:
+        found = socket.getaddrinfo(httpx.URL(url).host, None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise Unavailable(f"{url} has no address: {error}") from error
+    ipv4 = {str(address[0]) for family, *_, address in found if family is socket.AF_INET}
+    return sorted(ipv4 or {str(address[0]) for *_, address in found})
+
+
+def has_loaded(url: str, version: str, address: str, access: Access = ANYBODY) -> bool:
+    """Whether the query service at an address of ``url`` has loaded an encoder version.
+
+    Raises ``Unavailable`` if it is away.
+    """
+    named = httpx.URL(f"{url}/readyz", params={"version": version})
+    request = httpx.Request(
+        "GET", named.copy_with(host=address), headers={"Host": named.netloc.decode()},
+        extensions={"sni_hostname": named.host},
+    )  # fmt: skip
     return _send(request, access).is_success
 
 

@@ -20,6 +20,7 @@ from audiofuse.core.encoder.encoder import Encoder, Fused
 from audiofuse.core.errors import Reason, Rejected, Unavailable
 from audiofuse.core.index.index import Index, Point, connect_embedded
 from audiofuse.core.items import point_id
+from audiofuse.core.retrying import BackOff
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import FolderStore
 from audiofuse.workers.indexing.device.device import Device
@@ -310,7 +311,7 @@ def test_a_load_that_fails_is_tried_again(
     world: World, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A registry that is away for a while, or anything else, only delays the other version."""
-    monkeypatch.setattr("audiofuse.workers.indexing.versions.FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr("audiofuse.workers.indexing.versions.LOADING_AGAIN", BackOff(0.01, 0.01))
     errors = [Unavailable("the registry is away"), MemoryError("too large")]
 
     def load(version: str) -> Loaded:

@@ -27,7 +27,7 @@ from audiofuse.workers.intake.handover import Handover
 from audiofuse.workers.intake.redis_list import AT_ONCE, RedisListIntake
 from audiofuse.workers.queue.broker import Dispatcher
 from audiofuse.workers.queue.dead_letters import DeadLetters
-from audiofuse.workers.repair.reconcile import differences
+from audiofuse.workers.repair.comparison import compare
 from audiofuse.workers.telemetry.names import Source
 
 Eventually = Callable[..., Any]
@@ -227,7 +227,8 @@ def test_a_batch_delete_of_which_nobody_tells_is_found_by_reconcile(
     s3.delete_objects(Bucket=store.bucket, Delete={"Objects": [{"Key": ODD}]})
     assert client.llen(LIST) == 1  # the put
     letters = DeadLetters(redis, store.bucket)
-    assert list(differences(store, index, generation, letters)) == [ODD]
+    with compare(store, index, generation, letters) as comparison:
+        assert list(comparison.keys()) == [ODD]
 
 
 def _with_md5(params: dict[str, Any], **_: object) -> None:

@@ -4,7 +4,6 @@ import json
 import signal
 import time
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,6 +16,7 @@ from audiofuse.core.bundles.bundle import save_bundle
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import AudiofuseError
 from audiofuse.core.index.index import open_index
+from audiofuse.core.retrying import BackOff
 from audiofuse.core.settings import Settings, environment
 from audiofuse.core.storage.store import s3_client
 from audiofuse.workers.commands.main import cli
@@ -30,7 +30,7 @@ from audiofuse.workers.queue.broker import (
 )
 from audiofuse.workers.queue.dead_letters import DeadLetters
 from audiofuse.workers.repair import backfill
-from audiofuse.workers.repair.backfill import LaneFeed
+from audiofuse.workers.repair.feed import LaneFeed
 from audiofuse.workers.telemetry.names import Lane
 
 Eventually = Callable[..., Any]
@@ -220,33 +220,6 @@ def test_a_new_upload_clears_the_letter(
     eventually(lambda: world.letters.count() == 0)
 
 
-def test_the_queue_is_never_filled(redis: Redis, valkey_url: str) -> None:
-    """No more than so many messages wait; whenever workers take some, others follow."""
-    handover = LaneFeed(Settings(broker_url=valkey_url), Lane.BACKFILL, ahead=10)
-    steps = handover.queue(f"{number}.wav" for number in range(25))
-    next(steps)
-    assert (handover.queued, redis.llen("audiofuse:backfill")) == (10, 10)
-    next(steps)
-    assert handover.queued == 10
-    redis.ltrim("audiofuse:backfill", 4, -1)
-    next(steps)
-    assert (handover.queued, redis.llen("audiofuse:backfill"), handover.done) == (14, 10, 4)
-    for _ in steps:
-        redis.delete("audiofuse:backfill")
-    assert (handover.queued, handover.done) == (25, 25)
-
-
-def test_what_is_worked_on_is_not_done(redis: Redis, valkey_url: str) -> None:
-    """A lane is followed until its last message is acknowledged; the other lane does not count."""
-    handover = LaneFeed(Settings(broker_url=valkey_url), Lane.BACKFILL)
-    for lane in Lane:
-        redis.zadd(f"audiofuse:held:{lane}", {"tag": 0})
-    steps = handover.follow()
-    assert list(islice(steps, 2)) == [None, None]
-    redis.zrem("audiofuse:held:backfill", "tag")
-    assert list(steps) == []
-
-
 def test_a_schedule_goes_on_when_something_is_away(
     redis: Redis, valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,15 +228,15 @@ def test_a_schedule_goes_on_when_something_is_away(
     settings = Settings(
         bucket=str(tmp_path / "bucket"), broker_url=valkey_url, qdrant_url="http://127.0.0.1:1"
     )
-    pauses: list[float] = []
+    failures: list[None] = []
 
-    def sleep(seconds: float) -> None:
-        pauses.append(seconds)
-        if len(pauses) == 3:
+    def count() -> None:
+        failures.append(None)
+        if len(failures) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(backfill, "RECONCILE_AGAIN", BackOff(0.01, 0.01))
+    monkeypatch.setattr(backfill.RECONCILE_FAILURES, "inc", count)
     with pytest.raises(KeyboardInterrupt):
         backfill.keep_reconciled(settings, "", 3600)
-    assert pauses == [backfill.RETRY_S] * 3
     assert redis.keys() == []

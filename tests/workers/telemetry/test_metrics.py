@@ -30,7 +30,7 @@ from audiofuse.workers.deployment.exporter import GAUGES, Exporter, Role
 from audiofuse.workers.deployment.exporter import Part as Asked
 from audiofuse.workers.deployment.local import LocalDeployment
 from audiofuse.workers.repair.backfill import reconcile
-from audiofuse.workers.repair.reconcile import Finding
+from audiofuse.workers.repair.findings import Finding
 from audiofuse.workers.service.client import ask
 from audiofuse.workers.telemetry.metrics import (
     EVENT_OUTCOMES,

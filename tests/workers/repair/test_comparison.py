@@ -1,10 +1,9 @@
-"""Reconcile finds every difference between bucket and index, and nothing else."""
+"""A comparison finds every difference between bucket and index, and nothing else."""
 
-import os
 import sqlite3
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,98 +11,20 @@ import pytest
 from redis import Redis
 
 from audiofuse.core.errors import Reason, Rejected, Unavailable
-from audiofuse.core.index.index import SCROLL_PAGE, Generation, Index, Point, connect_embedded
-from audiofuse.core.items import ObjectInfo, point_id, sidecar_keys
+from audiofuse.core.index.index import SCROLL_PAGE, Generation, Point
+from audiofuse.core.items import ObjectInfo, point_id
+from audiofuse.core.query import Filter
 from audiofuse.core.settings import Settings
-from audiofuse.core.storage.store import FolderStore, S3Store, Store, s3_client
+from audiofuse.core.storage.store import S3Store, s3_client
 from audiofuse.workers.queue.dead_letters import DeadLetters
-from audiofuse.workers.repair.reconcile import BATCH, Finding, LastRun, Run, compare, differences
+from audiofuse.workers.repair.comparison import BATCH, UNREADABLE_AGAIN_S, compare
+from audiofuse.workers.repair.findings import DIFFERENT, Finding
 
 if TYPE_CHECKING:
     from audiofuse.core.encoder.encoder import Encoder
 
+World = Any  # see conftest.py
 SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """The widths of vectors that nobody compares here."""
-
-    dim: int = 2
-    audio_dim: int = 2
-
-
-class World:
-    """A bucket folder, an index in memory, and dead letters; nothing works on them by itself."""
-
-    def __init__(self, root: Path, redis: Redis) -> None:
-        self.root = root
-        self.store: Store = FolderStore(root)
-        self.index = Index(connect_embedded(), "audiofuse")
-        self.generation: Generation | None = self.index.create("tiny-000000", Sizes())
-        self.redis = redis
-        self.letters = DeadLetters(redis, root.name)
-        self.ticks = 0
-
-    def put(self, *keys: str) -> None:
-        """Write objects, each with a modification time of its own."""
-        for key in keys:
-            path = self.root / key
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(b"x")
-            self.ticks += 1
-            os.utime(path, (1e9 + self.ticks, 1e9 + self.ticks))
-
-    def index_as_seen(self, *keys: str) -> None:
-        """Write the points that syncing the keys would write."""
-        assert self.generation is not None
-        points = []
-        for key in keys:
-            audio = self.store.head(key)
-            assert audio is not None
-            sidecar = next(filter(None, map(self.store.head, sidecar_keys(key))), None)
-            payload = {
-                "bucket": self.store.bucket,
-                "key": key,
-                "etag": audio.etag,
-                "sidecar_etag": sidecar.etag if sidecar else "",
-                "modified": audio.modified_ms,
-            }
-            points.append(Point(str(point_id(self.store.bucket, key)), payload, (1, 0), (1, 0)))
-        self.index.upsert(self.generation, points)
-
-    def reject(self, key: str) -> None:
-        """Write the letter of an object that was rejected in its present state."""
-        info = self.store.head(key)
-        assert info is not None
-        verdict = Rejected(Reason.SILENT, "all is silent")
-        verdict.etag = info.etag
-        self.letters.add(key, verdict)
-
-    def delete(self, key: str) -> None:
-        """Delete an object."""
-        (self.root / key).unlink()
-
-    def differences(self, prefix: str = "") -> list[str]:
-        """Return what differs, sorted; each key must come once."""
-        found = list(differences(self.store, self.index, self.generation, self.letters, prefix))
-        assert len(set(found)) == len(found)
-        return sorted(found)
-
-    def counts(self) -> dict[str, int]:
-        """Return how many sounds there are of each finding."""
-        with compare(self.store, self.index, self.generation, self.letters) as comparison:
-            return comparison.run.found
-
-
-@pytest.fixture
-def world(tmp_path: Path, redis: Redis) -> World:
-    """Return a bucket of two sounds, one with words, and an index that agrees with it."""
-    (tmp_path / "bucket").mkdir()
-    world = World(tmp_path / "bucket", redis)
-    world.put("owl.wav", "night/crow + 100%é.wav", "night/crow + 100%é.wav.json", "notes.txt")
-    world.index_as_seen("owl.wav", "night/crow + 100%é.wav")
-    return world
 
 
 CHANGES: dict[str, tuple[Callable[[World], None], list[str]]] = {
@@ -198,6 +119,59 @@ def test_what_was_rejected_as_it_is_now_is_left_alone(world: World) -> None:
     assert world.differences() == ["silent.wav"]
 
 
+def test_what_could_not_be_read_is_tried_again_after_a_day(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An object that is archived or forbidden may be readable later, though it does not change."""
+    world.put("archived.wav", "silent.wav")
+    world.reject("archived.wav", Reason.UNREADABLE)
+    world.reject("silent.wav")
+    assert world.differences() == []
+    later = time.time() + UNREADABLE_AGAIN_S + 1
+    monkeypatch.setattr("audiofuse.workers.repair.comparison.time.time", lambda: later)
+    assert world.differences() == ["archived.wav"]
+
+
+def test_a_prefix_walks_its_own_points_only(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A comparison of a folder asks the index for that folder's points and for no others."""
+    walked = []
+    scroll = world.index.scroll
+
+    def noting(*asked: Any) -> Iterator[Point]:
+        for point in scroll(*asked):
+            walked.append(point.payload["key"])
+            yield point
+
+    monkeypatch.setattr(world.index, "scroll", noting)
+    assert world.differences("night/") == []
+    assert walked == ["night/crow + 100%é.wav"]
+
+
+def test_keys_are_settled_once_they_agree_or_are_judged_anew(world: World) -> None:
+    """A sound is done when its point agrees or it has a new letter, a lost one when all is gone."""
+    world.put("new.wav", "bad.wav", "again.wav", "waiting.wav", "gone.wav")
+    world.index_as_seen("gone.wav")
+    world.delete("gone.wav")
+    world.reject("again.wav", Reason.UNREADABLE)
+    keys = ["new.wav", "bad.wav", "again.wav", "waiting.wav", "gone.wav"]
+
+    def unsettled() -> list[str]:
+        ids = {str(point_id(world.store.bucket, key)): key for key in keys}
+        points = world.index.get(world.generation, list(ids))
+        payloads = {ids[id_]: point.payload for id_, point in points.items()}
+        found: list[str] = comparison.unsettled(keys, payloads, world.letters.get(keys))
+        return found
+
+    with compare(world.store, world.index, world.generation, world.letters) as comparison:
+        assert unsettled() == keys
+        world.index_as_seen("new.wav")
+        world.reject("bad.wav")
+        assert unsettled() == ["again.wav", "waiting.wav", "gone.wav"]
+        world.reject("again.wav", Reason.UNREADABLE)
+        world.index.remove(world.generation, [str(point_id(world.store.bucket, "gone.wav"))])
+        assert unsettled() == ["waiting.wav"]
+
+
 def test_a_letter_about_no_known_state_does_not_stand_in_the_way(world: World) -> None:
     """Only a verdict on the very object that is there now keeps it from being tried."""
     world.put("crash.wav")
@@ -231,7 +205,7 @@ def test_points_of_another_bucket_are_left_alone(
 ) -> None:
     """An index that served another bucket before holds nothing to be synced for this one."""
     (tmp_path / "other").mkdir()
-    other = World(tmp_path / "other", redis)
+    other = world.new(tmp_path / "other", redis)
     other.index, other.generation = world.index, world.generation
     other.put("owl.wav", "elsewhere.wav")
     other.index_as_seen("owl.wav", "elsewhere.wav")
@@ -304,9 +278,8 @@ def test_a_listing_that_is_cut_short_finds_nothing(
         raise Unavailable("the bucket is away")
 
     monkeypatch.setattr(world.store, "list", listing)
-    found = differences(world.store, world.index, world.generation, world.letters)
     with pytest.raises(Unavailable, match="the bucket is away"):
-        next(found)
+        world.differences()
 
 
 def test_a_full_disk_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,9 +301,7 @@ def test_a_second_run_finds_what_is_left(world: World) -> None:
     """A run that dies half-way costs nothing: what was synced is done, the rest is found again."""
     names = [f"{number}.wav" for number in range(20)]
     world.put(*names)
-    found = differences(world.store, world.index, world.generation, world.letters)
-    synced = [next(found) for _ in range(8)]
-    found.close()
+    synced = world.found()[:8]
     world.index_as_seen(*synced)
     assert world.differences() == sorted(set(names) - set(synced))
 
@@ -348,10 +319,13 @@ def test_changes_on_the_way_are_at_worst_named_in_vain(
     for key in ("owl.wav", "night/crow + 100%é.wav"):
         (world.root / key).write_bytes((SOUNDS / "animals" / "owl.wav").read_bytes())
     syncer.sync("owl.wav")
-    monkeypatch.setattr(world.store, "list", lambda _: iter(()))
-    found = differences(world.store, world.index, generation, world.letters)
-    syncer.sync("night/crow + 100%é.wav")  # while the listing is taken
-    named = list(found)
+
+    def listing(_: str) -> Iterator[ObjectInfo]:
+        syncer.sync("night/crow + 100%é.wav")
+        return iter(())
+
+    monkeypatch.setattr(world.store, "list", listing)
+    named = world.found()
     assert sorted(named) == ["night/crow + 100%é.wav", "owl.wav"]
     assert [syncer.sync(key).outcome for key in named] == [Outcome.UNCHANGED] * 2
     assert world.index.count(generation) == 2
@@ -387,10 +361,10 @@ def test_memory_does_not_grow_with_the_bucket(world: World) -> None:
         def list(self, _: str) -> Iterator[ObjectInfo]:
             return (ObjectInfo(f"{n:09}.wav", "e1", 1, 1) for n in range(self.number))
 
-        def count(self, _: Generation) -> int:
+        def count(self, _: Generation, _where: Filter) -> int:
             return self.number
 
-        def scroll(self, _: Generation, fields: Sequence[str]) -> Iterator[Point]:
+        def scroll(self, _: Generation, fields: Sequence[str], _where: Filter) -> Iterator[Point]:
             values = dict.fromkeys(fields, "bucket") | {"etag": "e1", "modified": 1}
             names = (f"{n:09}.wav" for n in range(1, 2 * self.number, 2))  # every other one is gone
             return (Point("", values | {"key": name}) for name in names)
@@ -398,25 +372,13 @@ def test_memory_does_not_grow_with_the_bucket(world: World) -> None:
     def peak(count: int) -> int:
         many: Any = Many(count)
         tracemalloc.start()
-        found = differences(many, many, world.generation, world.letters)
-        assert sum(1 for _ in found) == 3 * count // 2
+        with compare(many, many, world.generation, world.letters) as comparison:
+            assert sum(1 for _ in comparison.keys(*DIFFERENT)) == 3 * count // 2
         reached = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return reached
 
     assert peak(10_000) < 1.2 * peak(2_000)
-
-
-def test_the_last_run_is_kept_for_each_bucket(redis: Redis) -> None:
-    """Whoever asks learns when a bucket was last compared, how long that took, and the findings."""
-    found = dict.fromkeys(Finding, 0) | {"missing": 3}
-    run = Run(at=1000.5, seconds=2.5, found=found)
-    assert LastRun(redis, "sounds").read() is None
-    LastRun(redis, "sounds").write(run)
-    assert LastRun(redis, "sounds").read() == replace(run, in_a_row=1)
-    LastRun(redis, "sounds").write(run)
-    assert LastRun(redis, "sounds").read() == replace(run, in_a_row=2)
-    assert LastRun(redis, "other").read() is None
 
 
 def test_what_sync_wrote_is_no_difference(world: World, tiny_encoder: "Encoder") -> None:

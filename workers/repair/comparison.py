@@ -1,0 +1,270 @@
+"""A table on disk in which a bucket, an index and the dead letters are held against each other.
+
+    list the bucket ───> a table on disk, in which every sound is missing
+    walk the index ────> until its point is met: agreed, outdated, or orphaned without an object
+    read dead letters ─> rejected as it is now: left alone; and letters whose objects are gone
+
+Buckets are listed by key and Qdrant is walked by point id, so neither can be held against the other
+as they stream. The table, a temporary file, joins them; memory stays the same for any number of
+objects. A finding may be outdated once it is read, which does no harm: whoever syncs the key looks
+at the bucket again. Nothing is found of a listing that was cut short: it raises.
+"""
+
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from itertools import islice
+from typing import Any, Protocol, TypeVar
+
+from audiofuse.core.errors import Reason, Unavailable
+from audiofuse.core.index.index import Generation, Index
+from audiofuse.core.items import ObjectInfo, agrees, is_audio, is_sidecar, sidecar_keys
+from audiofuse.core.query import MAX_PREFIX_CHARACTERS, Filter
+from audiofuse.core.storage.store import Store
+from audiofuse.workers.queue.dead_letters import DeadLetter, DeadLetters
+from audiofuse.workers.repair.brake import Removals
+from audiofuse.workers.repair.findings import DIFFERENT, Finding, Run
+
+FIELDS = ("key", "etag", "sidecar_etag", "modified")
+BATCH = 500  # keys that are looked up at once
+CACHE_KIB = 32 * 1024  # of the table, in memory
+UNREADABLE_AGAIN_S = 24 * 3600  # after so long what could not be read is tried again
+TABLE = """
+CREATE TABLE objects (
+  key TEXT PRIMARY KEY,
+  etag TEXT,  -- none: there is a point or a letter, but no object
+  modified INTEGER,
+  finding TEXT,  -- none: it is a sidecar
+  judged REAL  -- when the letter was written that the comparison met, if it met one
+) WITHOUT ROWID
+"""
+FOUND = """
+INSERT INTO objects (key, finding) VALUES (?, ?)
+ON CONFLICT (key) DO UPDATE SET finding = excluded.finding
+"""
+
+T = TypeVar("T")
+State = tuple[str, int]  # etag, modified
+
+
+class Track(Protocol):
+    """Shows how far a walk has come."""
+
+    def __call__(self, steps: Iterable[T], what: str, total: int | None, /) -> Iterable[T]:
+        """Hand the steps on; ``total`` is how many there will be, where that is known."""
+
+
+def unseen(steps: Iterable[T], _what: str, _total: int | None, /) -> Iterable[T]:
+    """Show nothing."""
+    return steps
+
+
+@contextmanager
+def compare(  # noqa: PLR0913, PLR0917 - two sides, what is between them, and how to look
+    store: Store,
+    index: Index,
+    generation: Generation | None,
+    dead_letters: DeadLetters,
+    prefix: str = "",
+    track: Track = unseen,
+) -> Iterator["Comparison"]:
+    """Compare bucket and generation under ``prefix``, and lend what was found.
+
+    Without a ``generation`` nothing is indexed yet. Objects that were rejected in their present
+    state are left alone. Raises ``Unavailable``.
+    """
+    with _temporary_comparison() as comparison:
+        started = time.monotonic()
+        comparison.take_down(track(store.list(prefix), "listing the bucket", None))
+        if generation:
+            # No key is longer than that, so what is cut off of a prefix decides nothing.
+            where = Filter(bucket=store.bucket, prefix=prefix[:MAX_PREFIX_CHARACTERS])
+            points = index.count(generation, where)
+            walk = track(index.scroll(generation, FIELDS, where), "walking the index", points)
+            comparison.hold_against(point.payload for point in walk)
+            items = index.count(generation, Filter(bucket=store.bucket)) if prefix else points
+            comparison.weigh_removals(items, prefix)
+        comparison.read_letters(dead_letters, prefix)
+        comparison.run = Run(time.time(), time.monotonic() - started, comparison.counts())
+        yield comparison
+
+
+@contextmanager
+def _temporary_comparison() -> Iterator["Comparison"]:
+    """Lend an empty comparison; raises ``Unavailable`` when the disk has no room for it."""
+    try:
+        with closing(sqlite3.connect("")) as database:  # no name: a file that goes with it
+            yield Comparison(database)
+    except sqlite3.OperationalError as error:
+        raise Unavailable(f"the comparison's temporary file: {error}") from error
+
+
+class Comparison:
+    """A bucket's objects and what was found of each, in a table on disk."""
+
+    run: Run
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        """Begin with an empty table in an empty database."""
+        self.removals = Removals(lost=0, items=0)
+        self._database = database
+        database.execute("PRAGMA journal_mode = OFF")  # it is never read again
+        database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        database.execute(TABLE)
+
+    def take_down(self, objects: Iterable[ObjectInfo]) -> None:
+        """Take down every sound, missing until its point is met, and every sidecar."""
+        self._database.executemany(
+            "INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?, NULL)",
+            (
+                (each.key, each.etag, each.modified_ms, Finding.MISSING if sound else None)
+                for each in objects
+                if (sound := is_audio(each.key)) or is_sidecar(each.key)
+            ),
+        )
+
+    def hold_against(self, payloads: Iterable[Mapping[str, Any]]) -> None:
+        """Compare the objects with what the index says of them."""
+        for batch in _batches(payloads):
+            self._database.executemany(FOUND, self._judged(batch))
+
+    def weigh_removals(self, items: int, prefix: str) -> None:
+        """Note how many points have lost their objects, of the ``items`` of the whole index.
+
+        An index that is still being filled has few points, so the objects count where they are
+        more.
+        """
+        found = self.counts()
+        lost = found[Finding.ORPHANED]
+        self.removals = Removals(lost, max(items, sum(found.values()) - lost), prefix)
+
+    def _judged(self, payloads: list[Mapping[str, Any]]) -> list[tuple[str, Finding]]:
+        keys = [key for each in payloads for key in (each["key"], *sidecar_keys(each["key"]))]
+        objects = self._objects(keys)
+        return [(each["key"], _finding(objects, each)) for each in payloads]
+
+    def read_letters(self, dead_letters: DeadLetters, prefix: str) -> None:
+        """Leave alone what was rejected as it is; name what was rejected and is gone."""
+        for batch in self._missing():
+            letters = dead_letters.get(key for key, _ in batch)
+            self._note_letters(letters)
+            rejected = [
+                (key, Finding.REJECTED)
+                for key, etag in batch
+                if key in letters and _stands(letters[key], etag)
+            ]
+            self._database.executemany(FOUND, rejected)
+        for keys in _batches(filter(is_audio, dead_letters.keys(prefix=prefix))):
+            lost = set(keys) - self._objects(keys).keys()
+            self._database.executemany(FOUND, ((key, Finding.ORPHANED) for key in lost))
+
+    def _note_letters(self, letters: Mapping[str, DeadLetter]) -> None:
+        self._database.executemany(
+            "UPDATE objects SET judged = ? WHERE key = ?",
+            ((letter.at, key) for key, letter in letters.items()),
+        )
+
+    def counts(self) -> dict[str, int]:
+        """Return how many sounds there are of each finding."""
+        counted = self._database.execute(
+            "SELECT finding, count(*) FROM objects WHERE finding NOT NULL GROUP BY finding"
+        )
+        found = Counter(dict(counted))
+        return {str(finding): found[finding] for finding in Finding}
+
+    def keys(self, *findings: Finding) -> Iterator[str]:
+        """Yield the keys with one of the findings; without any, of all that differ."""
+        for finding in findings or DIFFERENT:
+            rows = self._database.execute("SELECT key FROM objects WHERE finding = ?", (finding,))
+            yield from (key for (key,) in rows)
+
+    def to_queue(self, *, everything: bool = False, remove: bool = False) -> tuple[Finding, ...]:
+        """Return which findings are to be synced: those that differ, or ``everything``.
+
+        Where too many points have lost their objects these stay, unless they may be removed.
+        """
+        chosen = tuple(Finding) if everything else DIFFERENT
+        if self.removals.are_too_many and not remove:
+            return tuple(each for each in chosen if each is not Finding.ORPHANED)
+        return chosen
+
+    def unsettled(
+        self,
+        keys: Iterable[str],
+        payloads: Mapping[str, Mapping[str, Any]],
+        letters: Mapping[str, DeadLetter],
+    ) -> list[str]:
+        """Return which keys neither agree by now with what was listed, nor were judged anew.
+
+        ``payloads`` and ``letters`` are those that there are now, by key.
+        """
+        names = list(keys)
+        agreed = {
+            key for key, found in self._judged([*payloads.values()]) if found is Finding.AGREED
+        }
+        objects, judged = self._objects(names), self._letters_met(names)
+
+        def is_settled(key: str) -> bool:
+            letter = letters.get(key)
+            if key not in objects:  # nothing may be left of it
+                return key not in payloads and letter is None
+            judged_anew = letter is not None and letter.at != judged.get(key)
+            return key in agreed or judged_anew
+
+        return [key for key in names if not is_settled(key)]
+
+    def _letters_met(self, keys: list[str]) -> dict[str, float]:
+        return dict(self._select("key, judged", "judged NOT NULL", keys))
+
+    def _objects(self, keys: list[str]) -> dict[str, State]:
+        rows = self._select("key, etag, modified", "etag NOT NULL", keys)
+        return {key: (etag, modified) for key, etag, modified in rows}
+
+    def _select(self, columns: str, condition: str, keys: list[str]) -> Iterable[Any]:
+        marks = ", ".join("?" * len(keys))
+        return self._database.execute(
+            f"SELECT {columns} FROM objects WHERE {condition} AND key IN ({marks})",  # noqa: S608 - our own words and question marks
+            keys,
+        )
+
+    def _missing(self) -> Iterator[list[tuple[str, str]]]:
+        """Yield keys and etags in batches; each is read before the next is changed."""
+        last = ""
+        while True:
+            batch = self._database.execute(
+                "SELECT key, etag FROM objects WHERE finding = ? AND key > ? ORDER BY key LIMIT ?",
+                (Finding.MISSING, last, BATCH),
+            ).fetchall()
+            if not batch:
+                return
+            last = batch[-1][0]
+            yield batch
+
+
+def _finding(objects: Mapping[str, State], payload: Mapping[str, Any]) -> Finding:
+    """Judge a point by the object and the sidecar that wins."""
+    if payload["key"] not in objects:
+        return Finding.ORPHANED
+    etag, modified = objects[payload["key"]]
+    sidecars = (objects[key][0] for key in sidecar_keys(payload["key"]) if key in objects)
+    is_right = agrees(payload, etag, next(sidecars, ""), modified)
+    return Finding.AGREED if is_right else Finding.OUTDATED
+
+
+def _stands(letter: DeadLetter, etag: str) -> bool:
+    """Whether a letter still speaks of the object as it is now.
+
+    What could not be read says little about the object: an archive is restored, a key is granted.
+    """
+    if letter.reason is Reason.UNREADABLE and time.time() - letter.at > UNREADABLE_AGAIN_S:
+        return False
+    return letter.etag == etag
+
+
+def _batches(items: Iterable[T]) -> Iterator[list[T]]:
+    """Yield the items in lists of ``BATCH``, the last one shorter."""
+    remaining = iter(items)
+    while batch := list(islice(remaining, BATCH)):
+        yield batch
