@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 something failed or is not reachable, 2 wrong usage or con
 import signal
 import sys
 import time
+from functools import partial
 from typing import Annotated, NoReturn
 
 import typer
