@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
-from audiofuse.core.errors import AudiofuseError
+from audiofuse.core.errors import AudiofuseError, Unavailable
 
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
@@ -45,7 +45,10 @@ class Batcher(Generic[Question, Answer]):
         self._led = False  # false only while nobody waits
 
     def __call__(self, question: Question) -> Answer:
-        """Return the answer to one question, or raise what it alone would raise."""
+        """Return the answer to one question, or raise what it alone would raise.
+
+        Raises ``Unavailable`` if the thread that asked for it among others was ended meanwhile.
+        """
         mine = _Asked[Question, Answer](question)
         with self._lock:
             self._waiting.append(mine)
@@ -58,25 +61,38 @@ class Batcher(Generic[Question, Answer]):
         return mine.answer.result()
 
     def _lead(self) -> None:
-        """Ask for the first that wait, oneself foremost; then let the next one lead."""
+        """Ask for the first that wait, oneself foremost; then let the next one lead.
+
+        Nobody is left waiting, even if this thread is being ended amid the call.
+        """
         with self._lock:
             count = min(len(self._waiting), self._at_most)
             together = [self._waiting.popleft() for _ in range(count)]
-        self._ask(together)
-        for asked in together:
-            asked.bell.set()
-        with self._lock:
-            self._led = bool(self._waiting)
-            if self._waiting:
-                self._waiting[0].bell.set()
+        try:
+            self._ask(together)
+        except BaseException as error:
+            for asked in together:
+                if not asked.answer.done():
+                    asked.answer.set_exception(
+                        Unavailable(f"who asked for it was ended: {error!r}")
+                    )
+            raise
+        finally:
+            for asked in together:
+                asked.bell.set()
+            with self._lock:
+                self._led = bool(self._waiting)
+                if self._waiting:
+                    self._waiting[0].bell.set()
 
     def _ask(self, together: Sequence[_Asked[Question, Answer]]) -> None:
         try:
             answers = self._call([asked.question for asked in together])
+            pairs = list(zip(together, answers, strict=True))
         except Exception as error:  # noqa: BLE001 - it is raised where the question came from
             self._refuse(together, error)
         else:
-            for asked, answer in zip(together, answers, strict=True):
+            for asked, answer in pairs:
                 asked.answer.set_result(answer)
 
     def _refuse(self, together: Sequence[_Asked[Question, Answer]], error: Exception) -> None:

@@ -45,7 +45,7 @@ from audiofuse.core.settings import Settings, environment
 from audiofuse.core.storage.store import FolderStore
 from audiofuse.workers.commands.display import metrics_table
 from audiofuse.workers.deployment.local import Part, free_port
-from audiofuse.workers.indexing.device.device import best_batch_s
+from audiofuse.workers.indexing.device.measure import best_batch_s
 from audiofuse.workers.indexing.sync import Limits, Syncer
 from audiofuse.workers.queue.broker import Dispatcher, create_celery, open_lanes
 from audiofuse.workers.telemetry.names import Lane, Outcome

@@ -39,7 +39,8 @@ from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import open_store
 from audiofuse.core.threads import end_process, vital_thread
 from audiofuse.workers.indexing.decoding.pool import Decoders
-from audiofuse.workers.indexing.device.device import Device, FairLock
+from audiofuse.workers.indexing.device.device import Device
+from audiofuse.workers.indexing.device.fair_lock import FairLock
 from audiofuse.workers.indexing.message_threads import Delivery, MessageThreads
 from audiofuse.workers.indexing.retries import RetryPolicy, quarantine
 from audiofuse.workers.indexing.stages import BatchedIndex, BoundedStore

@@ -16,8 +16,11 @@ from audiofuse.core.audio.recording import SAMPLE_RATE, WINDOW_SAMPLES, Samples,
 from audiofuse.core.encoder.encoder import TINY, Encoder, Fused, WindowEmbedding
 from audiofuse.core.encoder.fusion import AudioEmbedding
 from audiofuse.core.errors import Reason, Rejected
+from audiofuse.workers.indexing.device import batches as batches_module
 from audiofuse.workers.indexing.device import device as device_module
-from audiofuse.workers.indexing.device.device import Device, FairLock, best_batch_s
+from audiofuse.workers.indexing.device.device import Device
+from audiofuse.workers.indexing.device.fair_lock import FairLock
+from audiofuse.workers.indexing.device.measure import best_batch_s
 from audiofuse.workers.telemetry.names import Lane
 
 SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"
@@ -98,13 +101,13 @@ class Bench:
 
     def waiting(self) -> int:
         """Return how many windows wait."""
-        return sum(map(len, self.device._windows.values()))
+        return len(self.device._batches)
 
 
 @pytest.fixture
 def bench(tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     """Return a device with batches of 40 s that waits for more as long as a test may last."""
-    monkeypatch.setattr(device_module, "PATIENCE_S", dict.fromkeys(Lane, 60.0))
+    monkeypatch.setattr(batches_module, "PATIENCE_S", dict.fromkeys(Lane, 60.0))
     made = Bench(tiny_encoder, 40)
     yield made
     made.spy.gate.set()
@@ -163,7 +166,7 @@ def test_the_oldest_window_waits_no_longer_than_its_patience(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A batch that does not fill begins when its oldest window has waited long enough."""
-    monkeypatch.setattr(device_module, "PATIENCE_S", {LIVE: 0.05, BACKFILL: 60.0})
+    monkeypatch.setattr(batches_module, "PATIENCE_S", {LIVE: 0.05, BACKFILL: 60.0})
     bench.coming = 10**9
     background = bench.encode_audio(clip(3), BACKFILL)
     bench.encode_audio(clip(5)).result(30)
@@ -201,7 +204,7 @@ def test_backfill_has_its_turn(bench: Bench, eventually: Callable[..., Any]) -> 
     windows = [window for seed in range(3) for window in clip(100, seed)]
     answers = [bench.encode_audio([window]) for window in windows]
     eventually(lambda: bench.waiting() > 20)
-    bench.device.stats.batches = 8  # the gate holds the ninth
+    bench.device._batches.begun = 9  # the gate holds the ninth
     bench.spy.gate.set()
     late.result(30)
     assert sum(answer.done() for answer in answers) < len(answers)
@@ -228,13 +231,13 @@ def test_out_of_memory_halves_and_goes_on(bench: Bench) -> None:
     for answer in [bench.encode_audio(clip(10, seed)) for seed in range(4)]:
         assert answer.result(30).pooled.isfinite().all()
     assert [len(batch) for batch in bench.spy.batches] == [2, 2]
-    shrunk = bench.device._batch_now_s
+    shrunk = bench.device._batches.bound_s
     assert shrunk < 40
     bench.spy.memory_windows = 100
     bench.coming = 0
     for seed in range(30):
         bench.encode_audio(clip(1, seed)).result(30)
-    assert shrunk < bench.device._batch_now_s <= 40
+    assert shrunk < bench.device._batches.bound_s <= 40
 
 
 def test_a_clip_that_never_fits_is_rejected(bench: Bench) -> None:
