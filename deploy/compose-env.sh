@@ -18,10 +18,10 @@ case $cpus in '' | 0 | *[!0-9]*) cpus=$(getconf _NPROCESSORS_ONLN) ;; esac
 
 search=$(secret)
 cat > "$file" <<END
-# cpu or gpu; with gpu also: TORCH= and AUDIOFUSE_IMAGE_TAG=cuda
+# cpu or gpu; with gpu also: TORCH= and IMAGE_TAG=cuda
 COMPOSE_PROFILES=cpu
 TORCH=cpu
-AUDIOFUSE_IMAGE_TAG=cpu
+IMAGE_TAG=cpu
 # Whole CPUs that a worker may use, and each of storage, index and search; never more than there are.
 WORKER_CPUS=$(at_most "$cpus" 8)
 SERVICE_CPUS=$(at_most "$cpus" 2)

@@ -271,6 +271,13 @@ def test_every_setting_exists_and_has_a_value_that_it_takes(services: dict[str, 
         assert name.lower() in Settings.model_fields
 
 
+def test_what_is_written_for_compose_misleads_no_command(env_file: Path) -> None:
+    """In the checkout commands read the same .env: what looks like a setting there is one."""
+    named = re.findall(rf"^{PREFIX}(\w+)=", env_file.read_text(), re.MULTILINE)
+    assert named
+    assert {name.lower() for name in named} <= Settings.model_fields.keys()
+
+
 def test_every_volume_belongs_to_who_writes_it(services: dict[str, Config], config: Config) -> None:
     """Before anything starts each volume is given to the user of the services that mount it."""
     mover = services[ROOT_FOR_A_MOMENT]
