@@ -56,7 +56,8 @@ from audiofuse.workers.queue.broker import (
     connect_redis,
     create_celery,
 )
-from audiofuse.workers.queue.dead_letters import DeadLetters, Deliveries
+from audiofuse.workers.queue.dead_letters import DeadLetters
+from audiofuse.workers.queue.deliveries import Deliveries
 from audiofuse.workers.queue.earlier import adopt
 from audiofuse.workers.queue.lanes import SYNC_TASK, Lanes
 from audiofuse.workers.queue.transport import acknowledge
@@ -71,6 +72,7 @@ log = logging.getLogger(__name__)
 MISCONFIGURED = 2  # exit code
 POLL_S = 0.1
 BESIDE_LIVE = 8  # backfill messages at work while live ones come; more if a batch holds more
+DEAD_AFTER = 2  # part of a visibility timeout without a word after which a worker counts as dead
 HOLDS_A_TIMEOUT = 6  # how often, in a visibility timeout, the broker is told what is in hand
 
 
@@ -112,6 +114,9 @@ class Worker:
         watch = Watch(open_registry(settings))
         encoder, version = self._live(watch.look())
         self._store = BoundedStore(open_store(settings), settings.fetch_bytes)
+        self._deliveries = Deliveries(
+            self._redis, self._store.bucket, settings.redelivery_s / DEAD_AFTER
+        )
         self._decoders = Decoders(settings.decoders, settings.decode_timeout_s, tell=_decoded)
         first = self._equip(version, encoder, settings.batch_s)
         log.info(
@@ -186,7 +191,7 @@ class Worker:
                 self._store, points, generation, device.on(lane),
                 Limits(settings.max_duration_s, settings.max_object_bytes),
                 partial(self._decoders.open, urgent=lane is Lane.LIVE),
-                quarantine(Deliveries(self._redis)), letters, self._stopping.wait,
+                quarantine(self._deliveries), letters, self._stopping.wait,
                 lambda id_: self._versions.heard_elsewhere(version, same, id_),
             )
             for lane in Lane
@@ -249,6 +254,7 @@ class Worker:
                 log.critical("the device does not answer")
                 end_process()
             try:
+                self._deliveries.stay_alive()
                 adopt(self._redis, self._settings.index_name)
                 self._lanes.keep_hold([each.receipt.delivery_tag for each in self._crew.held])
             except RedisError as error:

@@ -30,7 +30,7 @@ from audiofuse.core.items import is_audio
 from audiofuse.core.storage.store import Store
 from audiofuse.workers.indexing.sync import Guard, Letters, Synced, sounds_of
 from audiofuse.workers.queue.broker import Dispatcher
-from audiofuse.workers.queue.dead_letters import Deliveries
+from audiofuse.workers.queue.deliveries import Deliveries
 from audiofuse.workers.telemetry.logs import bound
 from audiofuse.workers.telemetry.metrics import SYNCS, searchable
 from audiofuse.workers.telemetry.names import Lane
@@ -215,11 +215,12 @@ def quarantine(deliveries: Deliveries) -> Guard:
     def guarded(key: str, windows: Iterator[Samples]) -> Iterator[Samples]:
         delivery = deliveries.begin(key)  # counted first: the decoding may kill this process
         try:
-            if delivery > MAX_DELIVERIES:
+            if delivery.deaths >= MAX_DELIVERIES:
+                deliveries.forget(key)
                 detail = f"its worker died {MAX_DELIVERIES} times while decoding it"
                 raise Rejected(Reason.BUG, detail)
             yield from windows
         finally:
-            deliveries.finish(key)
+            deliveries.finish(key, delivery.tag)
 
     return guarded

@@ -1,4 +1,4 @@
-"""Dead letters and delivery counts: what keeps a bad object from being lost, or tried for ever."""
+"""Dead letters: what keeps a bad object from being lost, or tried for ever."""
 
 import heapq
 import json
@@ -8,16 +8,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from redis import Redis, RedisError
+from redis import Redis
 
-from audiofuse.core.batcher import Batcher
 from audiofuse.core.errors import Reason, Rejected
 from audiofuse.workers.telemetry.metrics import REJECTIONS
 
 PAGE = 500  # letters that are asked for at once
-DELIVERIES = "audiofuse:deliveries:"
-DELIVERIES_AT_ONCE = 128
-DELIVERIES_TTL_S = 24 * 3600  # a count outlives every redelivery, but not for ever
 
 
 @dataclass(frozen=True)
@@ -137,36 +133,3 @@ class DeadLetters:
 def _read(key: str, letter: str, count: str) -> DeadLetter:
     values = json.loads(letter)
     return DeadLetter(key, **values | {"reason": Reason(values["reason"]), "count": int(count)})
-
-
-class Deliveries:
-    """Counts how often work on a key was begun and not finished.
-
-    Redis brokers do not count deliveries, so a file that kills its worker would be tried for ever.
-    What many threads say at the same time goes to Redis together.
-    """
-
-    def __init__(self, redis: Redis) -> None:
-        """Keep the counts in ``redis``."""
-        self._redis = redis
-        self._say = Batcher[tuple[str, bool], int](
-            self._say_all, DELIVERIES_AT_ONCE, away=(RedisError,)
-        )
-
-    def begin(self, key: str) -> int:
-        """Count one more delivery, before any work on it, and return how many there were."""
-        return self._say((key, True))
-
-    def finish(self, key: str) -> None:
-        """Forget the count: the work ended, or never really began."""
-        self._say((key, False))
-
-    def _say_all(self, said: list[tuple[str, bool]]) -> list[int]:
-        """Count for each key that begins, forget each that does not; return an answer for each."""
-        with self._redis.pipeline() as pipe:
-            for key, begins in said:
-                (pipe.incr if begins else pipe.delete)(DELIVERIES + key)
-            for key, begins in said:
-                if begins:
-                    pipe.expire(DELIVERIES + key, DELIVERIES_TTL_S)
-            return list(map(int, pipe.execute()[: len(said)]))

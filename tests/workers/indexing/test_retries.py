@@ -18,7 +18,7 @@ from audiofuse.workers.indexing.retries import (
     quarantine,
 )
 from audiofuse.workers.indexing.sync import Synced
-from audiofuse.workers.queue.dead_letters import Deliveries
+from audiofuse.workers.queue.deliveries import ALIVE, Deliveries
 from audiofuse.workers.telemetry.names import Lane, Outcome
 
 KEY = "owl.wav"
@@ -191,10 +191,10 @@ def test_a_sidecar_named_like_a_sound_stands_for_that_sound_too(bench: Bench) ->
 
 def test_an_object_that_kills_its_worker_is_given_up(redis: Redis) -> None:
     """Decodings are counted before they begin: after three that never ended it is not tried."""
-    deliveries = Deliveries(redis)
     for _ in range(MAX_DELIVERIES):
-        deliveries.begin(KEY)  # as by a worker that died at once
-    guard = quarantine(deliveries)
+        Deliveries(redis, "bucket", 60).begin(KEY)
+    redis.delete(*redis.keys(f"{ALIVE}*"))  # as of workers that died at once
+    guard = quarantine(Deliveries(redis, "bucket", 60))
     with pytest.raises(Rejected, match="died 3 times") as caught:
         list(guard(KEY, iter([])))
     assert caught.value.reason is Reason.BUG
@@ -203,7 +203,7 @@ def test_an_object_that_kills_its_worker_is_given_up(redis: Redis) -> None:
 
 def test_what_ends_is_not_counted(redis: Redis) -> None:
     """Neither success nor failure of a decoding brings an object nearer to being given up."""
-    guard = quarantine(Deliveries(redis))
+    guard = quarantine(Deliveries(redis, "bucket", 60))
 
     def fails() -> Iterator[object]:
         raise Rejected(Reason.DAMAGED, "cut off")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from redis import Redis, RedisError
+from redis import RedisError
 
 from audiofuse.core.batcher import Batcher
 from audiofuse.core.encoder.encoder import Encoder
@@ -18,7 +18,6 @@ from audiofuse.core.items import point_id
 from audiofuse.core.storage.store import FolderStore
 from audiofuse.workers.indexing.device.budget import Budget
 from audiofuse.workers.indexing.stages import BatchedIndex, BoundedStore
-from audiofuse.workers.queue.dead_letters import Deliveries
 
 
 def _ask_all(combiner: Batcher[int, int], questions: range) -> list[Any]:
@@ -98,17 +97,6 @@ def test_points_of_many_threads_are_written_and_found(tiny_encoder: Encoder) -> 
         lengths = list(threads.map(sync, range(32)))
     assert lengths == [tiny_encoder.audio_dim, 0] * 16
     assert index.count(generation) == 16
-
-
-def test_deliveries_of_many_threads_are_each_counted(redis: Redis) -> None:
-    """What goes to Redis together is counted as if each thread had gone by itself."""
-    deliveries = Deliveries(redis)
-    keys = [f"{number % 8}.wav" for number in range(64)]
-    with ThreadPoolExecutor(16) as threads:
-        counts = list(threads.map(deliveries.begin, keys))
-        assert sorted(counts) == sorted(list(range(1, 9)) * 8)
-        list(threads.map(deliveries.finish, keys[:7]))
-    assert redis.keys() == ["audiofuse:deliveries:7.wav"]
 
 
 def test_a_budget_bounds_what_is_taken() -> None:

@@ -5,10 +5,8 @@ from redis import Redis
 
 from audiofuse.core.errors import Reason, Rejected
 from audiofuse.workers.queue.dead_letters import (
-    DELIVERIES_TTL_S,
     DeadLetter,
     DeadLetters,
-    Deliveries,
 )
 
 ODD_KEYS = ["a b/räin+1%.wav", "雨.wav", 'quo"te\\s.wav', "line\nbreak.wav", "a:b*?[c].wav"]
@@ -18,12 +16,6 @@ ODD_KEYS = ["a b/räin+1%.wav", "雨.wav", 'quo"te\\s.wav', "line\nbreak.wav", "
 def letters(redis: Redis) -> DeadLetters:
     """Return an empty set of letters."""
     return DeadLetters(redis, "sounds", "tiny-000000")
-
-
-@pytest.fixture
-def deliveries(redis: Redis) -> Deliveries:
-    """Return counts that are all zero."""
-    return Deliveries(redis)
 
 
 @pytest.fixture
@@ -188,48 +180,3 @@ def test_a_walk_is_not_disturbed_by_what_it_does(
             letters.add(key, _verdict("again"))
     assert sorted(met) == names
     assert letters.count() == 20
-
-
-def test_deliveries_are_counted_by_key(deliveries: Deliveries) -> None:
-    """Each begin counts one more for its key alone."""
-    assert [deliveries.begin("a.wav") for _ in range(3)] == [1, 2, 3]
-    assert deliveries.begin("b.wav") == 1
-
-
-@pytest.mark.parametrize("key", ODD_KEYS)
-def test_a_finished_delivery_is_forgotten(deliveries: Deliveries, redis: Redis, key: str) -> None:
-    """Once the work ended, counting starts over and nothing is left in Redis."""
-    deliveries.begin(key)
-    deliveries.begin(key)
-    deliveries.finish(key)
-    assert redis.keys("*") == []
-    assert deliveries.begin(key) == 1
-
-
-def test_finishing_what_never_began_is_no_error(deliveries: Deliveries) -> None:
-    """A duplicate may finish the same key twice."""
-    deliveries.finish("rain.wav")
-    assert deliveries.begin("rain.wav") == 1
-
-
-def test_a_count_expires_a_day_after_the_last_delivery(
-    deliveries: Deliveries, redis: Redis
-) -> None:
-    """A count is kept long enough for every redelivery, renewed by each, and not for ever."""
-    deliveries.begin("rain.wav")
-    (name,) = redis.keys("*")
-    assert DELIVERIES_TTL_S - 5 <= redis.ttl(name) <= DELIVERIES_TTL_S
-    redis.expire(name, 100)
-    assert deliveries.begin("rain.wav") == 2
-    assert redis.ttl(name) > 100
-
-
-def test_counts_and_letters_do_not_meet(letters: DeadLetters, deliveries: Deliveries) -> None:
-    """Forgetting a count keeps the letter, and clearing the letter keeps the count."""
-    letters.add("rain.wav", _verdict("cut off"))
-    deliveries.begin("rain.wav")
-    deliveries.finish("rain.wav")
-    assert letters.count() == 1
-    deliveries.begin("rain.wav")
-    letters.clear(["rain.wav"])
-    assert deliveries.begin("rain.wav") == 2
