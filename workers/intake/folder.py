@@ -1,13 +1,15 @@
 """The folder as an event source: the operating system tells of every change."""
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from watchfiles import watch
+from watchfiles import Change, watch
 
 from audiofuse.core.storage.store import FolderStore
+from audiofuse.core.storage.temporary import is_temporary
 from audiofuse.workers.intake.events import key_to_sync
 from audiofuse.workers.intake.handover import persist
 from audiofuse.workers.queue.broker import Dispatcher
@@ -31,6 +33,7 @@ class FolderIntake:
         self._store = store
         self._dispatcher = dispatcher
         self._reconcile = reconcile
+        self._folders: set[str] = set()  # keys of what was a folder when it was last seen
 
     def run(self, stop: threading.Event) -> None:
         """Watch until ``stop`` is set. What changed while nobody watched is found first."""
@@ -42,23 +45,41 @@ class FolderIntake:
             self._store.root, debounce=SETTLE_MS, step=50, stop_event=stop,
             rust_timeout=CHECK_STOP_MS, yield_on_timeout=True, watch_filter=None,
         ):  # fmt: skip
+            came_or_went = {path for change, path in changes if change is not Change.modified}
             for path in sorted({path for _, path in changes}):
-                self._changed(Path(path))
+                self._changed(Path(path), came_or_went=path in came_or_went)
             if not caught_up:  # only now that the watch is on: nothing falls between the two
                 caught_up = True
                 log.info("watching %s", self._store.root)
+                self._learn(self._store.root)
                 self._catch_up("")
 
-    def _changed(self, path: Path) -> None:
+    def _changed(self, path: Path, *, came_or_went: bool) -> None:
+        """Hand over a sound or a sidecar; catch up with a folder that came, went, was renamed.
+
+        Only what was known as a folder can have gone as one: a file that is there no more, as all
+        temporary ones are, costs no look at the index.
+        """
         key = self._store.key_of(path)
         if key is None:
             return
-        if target := key_to_sync(key):
+        if path.is_dir():
+            if came_or_went or key not in self._folders:
+                self._learn(path)
+                self._catch_up(f"{key}/")
+        elif key in self._folders:
+            self._folders = {each for each in self._folders if not f"{each}/".startswith(f"{key}/")}
+            self._catch_up(f"{key}/")
+        elif not is_temporary(key) and (target := key_to_sync(key)):
             with span("event", source=Source.FOLDER, key=target):
                 self._dispatcher.sync(target, Lane.LIVE)
             EVENTS.labels(Source.FOLDER, HANDED_OVER).inc()
-        elif path.is_dir() or not path.exists():
-            self._catch_up(f"{key}/")  # a whole folder came, went, or was renamed
+
+    def _learn(self, folder: Path) -> None:
+        """Know a folder, and those in it, as folders."""
+        for path, _, _ in os.walk(folder):
+            if key := self._store.key_of(Path(path)):
+                self._folders.add(key)
 
     def _catch_up(self, prefix: str) -> None:
         count = 0
