@@ -12,6 +12,7 @@ import pytest
 import typer
 import yaml
 
+from audiofuse.core.errors import Reason
 from audiofuse.trainer.cli import cli as trainer_cli
 from audiofuse.workers.commands.main import cli
 
@@ -149,6 +150,12 @@ def test_internals_names_every_file_of_the_product() -> None:
     links = set(re.findall(r"^\| \[.+?\]\(\.\./(.+?)\) \| \S", listed, re.MULTILINE))
     files: Any = runpy.run_path(str(ROOT / "docs" / "files.py"))["product_files"]()
     assert links == {path.as_posix() for path in files}
+
+
+def test_internals_names_every_reason_to_reject() -> None:
+    """Whoever meets a reason in a dead letter finds it among those of bad input."""
+    told = _text(ROOT / "docs" / "internals.md").split("## Bad input")[1].split("\n## ")[0]
+    assert {f"`{reason}`" for reason in Reason} <= set(re.findall(r"`\w+`", told))
 
 
 def test_issue_forms_are_forms() -> None:
