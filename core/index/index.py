@@ -55,7 +55,9 @@ __all__ = [  # whoever uses the index needs this module alone
     "open_index",
 ]
 
-BEGINNING_S = 10.0  # whoever lets the first generation go live is taken for dead after so long
+# Whoever lets the first generation go live is taken for dead after so long. Higher: a start that
+# was killed just there holds the next one up longer; lower: one that is only slow loses its turn.
+BEGINNING_S = 60.0
 LOOK_S = 0.1  # between two looks whether it is live: less asks more often, more starts later
 TIMEOUT_S = 30  # for one answer: longer waits out slower servers, shorter tells sooner of dead ones
 
@@ -159,13 +161,15 @@ class Index(Points):
         An alias is moved whether it names something or not, so that only one may look and move it.
         """
         name, deadline = f"{self._alias}.begins", time.monotonic() + BEGINNING_S
-        while time.monotonic() < deadline:
+        while True:
             with refusals(self._client), claimed(self._client, name) as is_ours:
                 if self.live() is not None:
                     return
                 if is_ours:
                     self.promote(generation)
                     return
+            if time.monotonic() > deadline:
+                break
             time.sleep(LOOK_S)
         with refusals(self._client):
             self._client.delete_collection(name)  # whoever made it was killed: the next may begin

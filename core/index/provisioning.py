@@ -31,6 +31,9 @@ PAYLOAD_INDEXES: Mapping[str, models.PayloadSchemaType | models.KeywordIndexPara
 NO_GRAPH = models.HnswConfigDiff(m=0)
 
 
+TAKEN = "already exists"  # in the text of every Qdrant's refusal to make a collection again
+
+
 class VectorSizes(Protocol):
     """What a collection must know of an encoder; an ``Encoder`` will do."""
 
@@ -158,8 +161,8 @@ def claimed(client: QdrantClient, name: str) -> Iterator[bool]:
     vector = models.VectorParams(size=1, distance=models.Distance.DOT)
     try:
         client.create_collection(name, vectors_config=vector)
-    except (UnexpectedResponse, ValueError):  # as above
-        if not client.collection_exists(name):
+    except (UnexpectedResponse, ValueError) as error:  # as above
+        if TAKEN not in str(error):
             raise
         yield False
         return

@@ -14,7 +14,7 @@ from audiofuse.core.index.collection import AUDIO, Generation, Point
 from audiofuse.core.index.index import GenerationGone, Index, connect
 from audiofuse.core.index.provisioning import PAYLOAD_INDEXES, Layout, provision
 
-AT_ONCE = 12
+AT_ONCE, VERSIONS = 12, 4
 
 
 class Sizes:
@@ -100,7 +100,7 @@ def test_all_of_many_that_start_at_once_succeed(client: QdrantClient, alias: str
 
 def test_of_two_encoders_that_begin_one_goes_live(client: QdrantClient, alias: str) -> None:
     """Any number of versions may begin on an empty deployment; the first stays live."""
-    together = threading.Barrier(AT_ONCE)
+    together = threading.Barrier(VERSIONS)
 
     def start(number: int) -> Generation | None:
         together.wait()
@@ -108,8 +108,8 @@ def test_of_two_encoders_that_begin_one_goes_live(client: QdrantClient, alias: s
         index.create(f"late-{number}", Sizes())
         return index.live()
 
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        (live,) = set(pool.map(start, range(AT_ONCE)))
+    with ThreadPoolExecutor(VERSIONS) as pool:
+        (live,) = set(pool.map(start, range(VERSIONS)))
     assert live == Index(client, alias).live()
     assert {each.name for each in client.get_collections().collections} >= {live.collection}
     assert not client.collection_exists(f"{alias}.begins")
