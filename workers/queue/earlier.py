@@ -54,7 +54,7 @@ def _read_held(held: str) -> tuple[str, str]:
         return "", ""
 
 
-def _is_ours(message: str) -> bool:
+def _is_ours(message: str | bytes) -> bool:
     try:
         return SENT in json.loads(message)["headers"]
     except (ValueError, TypeError, LookupError):
