@@ -120,7 +120,7 @@ def test_every_route_is_described(client: TestClient) -> None:
     assert references <= described["components"]["schemas"].keys()
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(500)
 def test_nothing_is_found_by_its_own_description(
     searcher: Searcher, bucket: Path, version: Path, tmp_path: Path,
     serving: Callable[[FastAPI], AbstractContextManager[str]],
@@ -134,7 +134,7 @@ def test_nothing_is_found_by_its_own_description(
     with serving(create_app(searcher, settings)) as url:
         done = subprocess.run(
             [program, "run", f"{url}/openapi.json", *options],
-            cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200,
+            cwd=tmp_path, capture_output=True, text=True, check=False, timeout=450,
         )  # fmt: skip
     assert done.returncode == 0, done.stdout
     assert " passed" in done.stdout
