@@ -101,6 +101,7 @@ class Announcer:
         self._name = name
         self._tag: str | None = NEVER
         self._ends = threading.Event()
+        self._speaking = threading.Lock()  # so that nothing is said after the end
         self._was_heard = True
 
     def prepared(self, tag: str | None) -> None:
@@ -115,7 +116,9 @@ class Announcer:
     def tell(self) -> None:
         """Say it once. A broker that is away keeps nobody from searching."""
         try:
-            self._followers.follow(self._name, self._tag)
+            with self._speaking:
+                if not self._ends.is_set():
+                    self._followers.follow(self._name, self._tag)
         except RedisError as error:
             if self._was_heard:
                 log.warning("rollouts do not know of this service: %s", error)
@@ -127,6 +130,7 @@ class Announcer:
         """Say that this process ends, so that no rollout waits for it."""
         self._ends.set()
         try:
-            self._followers.leave(self._name)
+            with self._speaking:
+                self._followers.leave(self._name)
         except RedisError as error:
             log.warning("rollouts will wait for this service in vain: %s", error)

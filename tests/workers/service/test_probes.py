@@ -97,6 +97,7 @@ def test_a_rollout_hears_which_document_the_service_follows(redis: Redis) -> Non
     assert followers.behind("new") == []
     assert followers.behind("newer") == ["search here:1"]
     announcer.end()
+    announcer.tell()
     assert followers.behind("newer") == []
 
 
