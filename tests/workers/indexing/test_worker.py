@@ -49,6 +49,7 @@ WORKER = [
     "--without-gossip",
 ]
 REDELIVERY_S = 5
+pytestmark = pytest.mark.timeout(900)  # they wait for progress, however slow the machine
 SOME = 100  # sounds, more than a worker takes in hand at once
 
 
@@ -141,7 +142,7 @@ def index_url(tmp_path_factory: pytest.TempPathFactory, eventually: Eventually) 
     part = Part("index", command, variables, home / "log")
     url = f"http://127.0.0.1:{port}"
     index = open_index(Settings(qdrant_url=url, qdrant_api_key="secret"))
-    eventually(lambda: _answers(index))
+    eventually(lambda: _answers(index), moves=psutil.Process(part.process.pid).cpu_times)
     yield url
     part.stop()
 
@@ -199,14 +200,13 @@ def test_messages_share_batches_and_keep_their_fates(rig: Rig, eventually: Event
     rig.put("0000.wav.json", b'{"title": "An owl"}')
     rig.send(*bad, "long.wav", "0001.json", *good[:5])  # duplicates, and a sidecar that is not
     rig.start()
-    eventually(lambda: rig.idle() and len(rig.points()) == 41)
+    eventually(lambda: rig.idle() and len(rig.points()) == 41, moves=rig.progress)
     _assert_vectors(rig, [*good, "long.wav"])
     assert rig.points()["0000.wav"].payload["title"] == "An owl"
     letters = {letter.key: letter.reason for letter in rig.letters.latest(10)}
     assert letters == {"empty.wav": "empty", "text.mp3": "not_audio", "cut.flac": "damaged"}
 
 
-@pytest.mark.timeout(900)  # everything in it is bounded by progress
 def test_a_worker_that_is_asked_to_stop_loses_nothing(rig: Rig, eventually: Eventually) -> None:
     """After SIGTERM in full swing the worker exits with 0; another one does what is left."""
     keys = rig.fill(SOME)
@@ -226,7 +226,6 @@ def test_a_worker_that_is_asked_to_stop_loses_nothing(rig: Rig, eventually: Even
     _assert_vectors(rig, keys)
 
 
-@pytest.mark.timeout(900)
 def test_a_killed_worker_loses_nothing(rig: Rig, eventually: Eventually) -> None:
     """After SIGKILL every message in hand is worked on again, soon after the timeout."""
     keys = rig.fill(SOME)
@@ -251,18 +250,18 @@ def test_what_is_worked_on_for_long_is_not_delivered_twice(
 ) -> None:
     """A message outlives the visibility timeout in hand: the worker keeps its hold on it."""
     worker = rig.start()
-    eventually(lambda: "batches of" in rig.log(0))
+    eventually(lambda: "batches of" in rig.log(0), moves=rig.progress)
     shutil.move(rig.bucket, rig.bucket.with_name("away"))
     rig.send("owl.wav")
-    eventually(lambda: "again in" in rig.log(0))
+    eventually(lambda: "again in" in rig.log(0), moves=rig.progress)
     for _ in range(12):  # 6 s
         assert rig.lanes.lengths() == {"live": 0, "backfill": 0, "unacknowledged": 1}
         time.sleep(0.5)
     shutil.move(rig.bucket.with_name("away"), rig.bucket)
     rig.put("owl.wav", SHORT[0])
-    eventually(lambda: rig.idle() and "owl.wav" in rig.points())
+    eventually(lambda: rig.idle() and "owl.wav" in rig.points(), moves=rig.progress)
     worker.process.terminate()
-    assert worker.process.wait(20) == 0
+    assert worker.process.wait(120) == 0
 
 
 def test_a_dead_stage_ends_the_process(rig: Rig) -> None:
@@ -278,7 +277,7 @@ def test_a_dead_stage_ends_the_process(rig: Rig) -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", script], env=os.environ | environment(rig.settings),
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 70
     assert "the thread device died" in done.stderr
@@ -322,5 +321,5 @@ def test_a_message_that_names_no_key_is_dropped(rig: Rig, eventually: Eventually
     create_celery(rig.settings).send_task("sync", args=["odd"], queue="live")
     keys = rig.fill(1)
     rig.start()
-    eventually(lambda: rig.idle() and list(rig.points()) == keys)
+    eventually(lambda: rig.idle() and list(rig.points()) == keys, moves=rig.progress)
     assert "must name a key" in rig.log(0)
