@@ -56,7 +56,7 @@ class Batches:
         return self._take(length, lanes)
 
     def patience_left_s(self, now: float) -> float | None:
-        """Return in how many seconds a window must be heard, alone or not; ``None`` without one."""
+        """Return in how many seconds a window's patience ends; ``None`` if no window waits."""
         heads = [queue[0] for queue in self._windows.values() if queue]
         return max(0.0, min(self._left_s(head, now) for head in heads)) if heads else None
 

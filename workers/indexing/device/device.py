@@ -2,7 +2,7 @@
 
     encode_audio(windows) ──> windows wait, by lane ──┐
                                                       ├──> the device's thread: batch after batch
-    fuse(heard, text) ──────> texts wait ─────────────┘
+    fuse(embedding, text) ──> texts wait ─────────────┘
 
 Which windows make a batch, and when it begins, ``batches`` decides. Texts gather while one batch of
 windows is encoded, and no longer; where there is no such batch they are fused at once. A batch of
@@ -107,25 +107,29 @@ class Device:
         self._thread.join()
 
     def encode_audio(self, windows: Iterable[Samples], lane: Lane) -> AudioEmbedding:
-        """Hear one clip; blocks while too much audio waits, then until the clip is heard."""
+        """Encode one clip; blocks while too much audio waits, then until it is encoded.
+
+        ``windows``: float32 samples at 32 kHz, each ``(samples,)``. Raises what encoding it alone
+        raises, ``Rejected`` if it does not fit the device.
+        """
         clip = Clip(AudioAccumulator(self.encoder.audio_dim))
         try:
             for window in windows:
-                if clip.heard.done():  # it failed
+                if clip.embedding.done():  # it failed
                     break
                 self._give(clip, window, lane)
         except BaseException:
-            clip.heard.cancel()
+            clip.embedding.cancel()
             raise
         with self._changed:
             clip.complete = True
             clip.settle()
-        return self._await(clip.heard)
+        return self._await(clip.embedding)
 
-    def fuse(self, heard: AudioEmbedding, text: str) -> tuple[Tensor, Tensor]:
+    def fuse(self, embedding: AudioEmbedding, text: str) -> tuple[Tensor, Tensor]:
         """Fuse one sound with its text; return its vector ``(dim,)`` and norm ``()``."""
         with self._changed:
-            asked = Text(heard, text, self._batches.begun)
+            asked = Text(embedding, text, self._batches.begun)
             self._texts.append(asked)
         return self._await(asked.fused)
 
@@ -193,7 +197,7 @@ class Device:
 
     def _encode_clips(self, windows: list[Window]) -> None:
         started = time.perf_counter()
-        wanted = [window for window in windows if not window.clip.heard.done()]
+        wanted = [window for window in windows if not window.clip.embedding.done()]
         if wanted:
             self._by_halves(self._encode_audio, wanted)
         self._buffer.give_back(sum(window.length for window in windows) / SAMPLE_RATE)
@@ -201,10 +205,10 @@ class Device:
 
     def _encode_audio(self, windows: list[Window]) -> None:
         with metrics.timed(Stage.ENCODE):
-            heard = self.encoder.encode_windows([window.samples for window in windows])
+            encoded = self.encoder.encode_windows([window.samples for window in windows])
         with self._changed:
-            for window, sums in zip(windows, heard, strict=True):
-                window.clip.listening.add(window.number, sums)
+            for window, sums in zip(windows, encoded, strict=True):
+                window.clip.accumulator.add(window.number, sums)
                 window.clip.done += 1
                 window.clip.settle()
         self._count(windows)
@@ -214,15 +218,15 @@ class Device:
     def _count(self, windows: list[Window]) -> None:
         length = windows[0].length
         room = max(len(windows), self._batches.room(length))
-        heard_s = sum(window.samples.size for window in windows) / SAMPLE_RATE
+        audio_s = sum(window.samples.size for window in windows) / SAMPLE_RATE
         padded_s = len(windows) * length / SAMPLE_RATE
         self.stats.batches += 1
-        self.stats.heard_s += heard_s
+        self.stats.audio_s += audio_s
         self.stats.padded_s += padded_s
         self.stats.room_s += room * length / SAMPLE_RATE
-        metrics.AUDIO.inc(heard_s)
+        metrics.AUDIO.inc(audio_s)
         metrics.BATCH_FILL.observe(len(windows) / room)
-        metrics.BATCH_PADDING.observe(1 - heard_s / padded_s)
+        metrics.BATCH_PADDING.observe(1 - audio_s / padded_s)
 
     def _fuse_all(self, texts: list[Text]) -> None:
         shortest_first = sorted(texts, key=lambda text: len(text.text))
@@ -231,9 +235,11 @@ class Device:
             self._by_halves(self._fuse, shortest_first[start : start + at_once])
 
     def _fuse(self, texts: list[Text]) -> None:
-        heard = AudioEmbedding.stack([text.heard for text in texts])
+        embeddings = AudioEmbedding.stack([text.embedding for text in texts])
         with metrics.timed(Stage.FUSE):
-            fused = self.encoder.fuse(_moved(heard, self.encoder.device), [t.text for t in texts])
+            fused = self.encoder.fuse(
+                _moved(embeddings, self.encoder.device), [t.text for t in texts]
+            )
             results = zip(fused.vectors.cpu(), fused.norms.cpu(), strict=True)
         for text, result in zip(texts, results, strict=True):
             text.fused.set_result(result)
@@ -275,18 +281,18 @@ class DeviceLane:
         self._device = device
         self._lane = lane
         self.fuses_stored_audio = device.encoder.fuses_stored_audio
-        self.device = torch.device("cpu")  # where what was heard is kept between hear and fuse
+        self.device = torch.device("cpu")  # where embeddings are kept until they are fused
 
     def encode_audio(self, windows: Iterable[Samples]) -> AudioEmbedding:
-        """Hear one clip; see ``Encoder.encode_audio``."""
+        """Encode one clip; see ``Encoder.encode_audio``."""
         with span("encode"):
             return self._device.encode_audio(windows, self._lane)
 
-    def fuse(self, heard: AudioEmbedding, metadata: Sequence[str]) -> Fused:
+    def fuse(self, embedding: AudioEmbedding, metadata: Sequence[str]) -> Fused:
         """Fuse one sound with its text; see ``Encoder.fuse``."""
         (text,) = metadata
         with span("fuse"):
-            vector, norm = self._device.fuse(heard, text)
+            vector, norm = self._device.fuse(embedding, text)
         return Fused(vector.unsqueeze(0), norm.unsqueeze(0))
 
 
@@ -303,6 +309,8 @@ def _why_split(error: Exception) -> Split:
     return Split.OUT_OF_MEMORY if isinstance(error, torch.OutOfMemoryError) else Split.ERROR
 
 
-def _moved(heard: AudioEmbedding, device: torch.device) -> AudioEmbedding:
-    rest = (None if part is None else part.to(device) for part in (heard.frames, heard.valid))
-    return AudioEmbedding(heard.pooled.to(device), *rest)
+def _moved(embedding: AudioEmbedding, device: torch.device) -> AudioEmbedding:
+    rest = (
+        None if part is None else part.to(device) for part in (embedding.frames, embedding.valid)
+    )
+    return AudioEmbedding(embedding.pooled.to(device), *rest)

@@ -15,24 +15,24 @@ from audiofuse.workers.telemetry.names import Lane
 
 @dataclass
 class Clip:
-    """A clip that is being heard, window by window."""
+    """A clip that is being encoded, window by window."""
 
-    listening: AudioAccumulator
-    heard: Future[AudioEmbedding] = field(default_factory=Future)
+    accumulator: AudioAccumulator
+    embedding: Future[AudioEmbedding] = field(default_factory=Future)
     given: int = 0  # windows
     done: int = 0
     complete: bool = False  # no window is to come
 
     def settle(self) -> None:
-        """Tell what was heard once that is everything."""
-        if self.complete and self.done == self.given and not self.heard.done():
-            self.heard.set_result(self.listening.embedding())
+        """Tell the embedding once every window is in it."""
+        if self.complete and self.done == self.given and not self.embedding.done():
+            self.embedding.set_result(self.accumulator.embedding())
 
     def fail(self, error: Exception) -> None:
-        """Let whoever waits for the clip know that it cannot be heard."""
-        if not self.heard.done():
+        """Let whoever waits for the clip know that it cannot be encoded."""
+        if not self.embedding.done():
             metrics.failed(Stage.ENCODE, error)
-            self.heard.set_exception(error)
+            self.embedding.set_exception(error)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Window:
 class Text:
     """A sound that waits to be fused with its text: vector ``(dim,)`` and norm ``()``."""
 
-    heard: AudioEmbedding
+    embedding: AudioEmbedding
     text: str
     since: int  # window batches that had begun when it came
     fused: Future[tuple[Tensor, Tensor]] = field(default_factory=Future)
@@ -71,8 +71,8 @@ class Stats:
     """What the device did so far. Seconds of audio, but for ``busy_s``."""
 
     batches: int = 0
-    heard_s: float = 0.0
-    padded_s: float = 0.0  # heard, and the padding
+    audio_s: float = 0.0
+    padded_s: float = 0.0  # the same, and the padding
     room_s: float = 0.0  # what the batches could have held
     busy_s: float = 0.0
     texts: int = 0
@@ -80,9 +80,9 @@ class Stats:
 
     def __str__(self) -> str:
         fill = self.padded_s / self.room_s if self.room_s else 0
-        waste = 1 - self.heard_s / self.padded_s if self.padded_s else 0
+        waste = 1 - self.audio_s / self.padded_s if self.padded_s else 0
         return (
-            f"{self.heard_s:.0f} s of audio in {self.batches} batches, fill {fill:.3f}, "
+            f"{self.audio_s:.0f} s of audio in {self.batches} batches, fill {fill:.3f}, "
             f"padding {waste:.3f}; {self.texts} texts in {self.text_batches}; "
             f"busy {self.busy_s:.1f} s"
         )
