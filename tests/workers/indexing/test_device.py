@@ -18,6 +18,7 @@ from audiofuse.core.encoder.fusion import AudioEmbedding
 from audiofuse.core.errors import Reason, Rejected
 from audiofuse.workers.indexing.device import batches as batches_module
 from audiofuse.workers.indexing.device import device as device_module
+from audiofuse.workers.indexing.device import measure
 from audiofuse.workers.indexing.device.device import Device
 from audiofuse.workers.indexing.device.fair_lock import FairLock
 from audiofuse.workers.indexing.device.measure import best_batch_s
@@ -76,12 +77,13 @@ class Paced:
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
+        self.now = 0.0  # by a clock of its own
 
     def encode_windows(self, windows: Sequence[Samples]) -> None:
-        """Sleep."""
+        """Let that time pass."""
         self.sizes.append(len(windows))
         disturbed = len(windows) == 4 and self.sizes.count(4) < 3
-        time.sleep(self.seconds[len(windows)] + 0.1 * disturbed)
+        self.now += self.seconds[len(windows)] + 0.1 * disturbed
 
 
 class Bench:
@@ -357,30 +359,27 @@ def test_a_batch_size_is_found(tiny_encoder: Encoder) -> None:
     assert best_batch_s(spy) in {10, 20}  # type: ignore[arg-type]
 
 
-def test_the_smallest_batch_that_is_nearly_as_fast_is_chosen() -> None:
+def test_the_smallest_batch_that_is_nearly_as_fast_is_chosen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Neither a larger batch that gains nothing nor a busy moment of the machine decides."""
     paced = Paced()
+    monkeypatch.setattr(measure.time, "monotonic", lambda: paced.now)
     assert best_batch_s(paced) == 40  # type: ignore[arg-type]
     assert max(paced.sizes) == 16
 
 
-def test_turns_are_taken_in_order() -> None:
-    """Whoever always has work does not keep another from its turn."""
-    turn, stop = FairLock(), threading.Event()
-    waits: list[float] = []
+def test_turns_are_taken_in_order(eventually: Callable[..., Any]) -> None:
+    """Whoever came first goes first, however many wait."""
+    turn, order = FairLock(), []
 
-    def greedy() -> None:
-        while not stop.is_set():
-            with turn:
-                time.sleep(0.01)
-
-    thread = threading.Thread(target=greedy)
-    thread.start()
-    for _ in range(5):
-        time.sleep(0.002)
-        started = time.monotonic()
+    def take(number: int) -> None:
         with turn:
-            waits.append(time.monotonic() - started)
-    stop.set()
-    thread.join()
-    assert max(waits) < 0.1
+            order.append(number)
+
+    with ThreadPoolExecutor(8) as threads, turn:
+        for number in range(8):
+            threads.submit(take, number)
+            eventually(lambda number=number: turn._tickets == number + 2)
+        assert order == []
+    assert order == list(range(8))
