@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -364,7 +365,7 @@ def test_the_smallest_batch_that_is_nearly_as_fast_is_chosen(
 ) -> None:
     """Neither a larger batch that gains nothing nor a busy moment of the machine decides."""
     paced = Paced()
-    monkeypatch.setattr(measure.time, "monotonic", lambda: paced.now)
+    monkeypatch.setattr(measure, "time", SimpleNamespace(monotonic=lambda: paced.now))
     assert best_batch_s(paced) == 40  # type: ignore[arg-type]
     assert max(paced.sizes) == 16
 
