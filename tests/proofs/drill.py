@@ -24,9 +24,10 @@ from typing import Any
 
 import httpx
 import yaml
-from chaos import WORKERS, Content, Deployment, Stage, until
+from deployment import WORKERS, Deployment, until
 from rich.console import Console
 from rich.table import Table
+from stage import Content, Stage
 
 from audiofuse.core.errors import Reason
 from audiofuse.workers.deployment.local import free_port

@@ -30,7 +30,7 @@ from unittest.mock import patch
 import httpx
 import numpy as np
 import psutil
-from chaos import BUCKET, SOUNDS, WORKERS, Deployment, until
+from deployment import BUCKET, SOUNDS, WORKERS, Deployment, until
 from rich.console import Console
 from rich.table import Table
 from typer.testing import CliRunner
@@ -70,14 +70,8 @@ class Proof(Deployment):
     def _command(self, name: str) -> list[str]:
         if name == "search":
             port = str(self._ports["search"])
-            return [
-                sys.executable,
-                "-m",
-                "audiofuse.workers.commands.main",
-                "serve",
-                "--port",
-                port,
-            ]
+            module = "audiofuse.workers.commands.main"
+            return [sys.executable, "-m", module, "serve", "--port", port]
         return super()._command(name)
 
     def run(self, *command: str) -> tuple[int, str]:
@@ -233,9 +227,8 @@ class Play:
 
 def cut_clips(count: int, chance: random.Random) -> list[bytes]:
     """Cut real sounds into clips, each a WAV file."""
-    paths = sorted(path for path in SOUNDS.rglob("*") if is_audio(path.name))
     sounds = []
-    for path in paths:
+    for path in sorted(path for path in SOUNDS.rglob("*") if is_audio(path.name)):
         with open_recording(path, 60) as recording:
             sounds.append(np.concatenate([*recording.windows()]))
     long = [sound for sound in sounds if sound.size > CLIP_S * SAMPLE_RATE]
@@ -336,15 +329,13 @@ def report(
 ) -> bool:
     """Print what happened; return whether all is well."""
     before = p95(traffic.freshness.get("before", []))
-    during = [
-        each for name, values in traffic.freshness.items() if name != "before" for each in values
-    ]
+    others = (values for name, values in traffic.freshness.items() if name != "before")
+    during = [each for values in others for each in values]
     table = Table("what", "figure", box=None)
     for name, seconds in steps.seconds.items():
         fresh = traffic.freshness.get(name, [])
-        table.add_row(
-            f"{name}, seconds", f"{seconds:.1f}, freshness p95 {p95(fresh):.2f} s ({len(fresh)})"
-        )
+        found = f"{seconds:.1f}, freshness p95 {p95(fresh):.2f} s ({len(fresh)})"
+        table.add_row(f"{name}, seconds", found)
     facts = {
         "items at the end": len(traffic.truth),
         "deleted": len(traffic.gone),

@@ -54,14 +54,9 @@ REDELIVERY_S = 10
 BAD_SHARE = 0.05
 BAD_SIDECARS = 0.2  # of all sidecars
 WORKER = [
-    "-m",
-    "celery",
-    "-A",
-    "audiofuse.workers.indexing.app",
-    "worker",
-    "--without-gossip",
+    "-m", "celery", "-A", "audiofuse.workers.indexing.app", "worker", "--without-gossip",
     "--without-mingle",
-]
+]  # fmt: skip
 
 
 class Rig:

