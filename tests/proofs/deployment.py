@@ -125,7 +125,9 @@ class Deployment:
         self.parts[name].process.wait()
 
     def stop_orderly(self, name: str) -> None:
-        """Ask a process to stop, and wait until it has; it must say that all is well."""
+        """Ask a worker that is ready to stop, and wait until it has; it must end with 0."""
+        log = max(self.root.glob(f"{name}-*.log"))  # the last: before it is ready, SIGTERM kills it
+        until(lambda: "batches of" in log.read_text(errors="replace"), f"{name} to be ready")
         process = self.parts[name].process
         process.terminate()
         code = process.wait(STOP_S)
