@@ -1,1 +1,4 @@
-"""Training encoders: ``cli`` is the command; rooms: ``data``, ``training``, ``study``."""
+"""Training encoders: ``cli`` is the command, with its ``options``.
+
+Rooms: ``data``, ``training``, ``study``.
+"""

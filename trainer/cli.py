@@ -4,17 +4,17 @@ Exit codes: 0 done, 1 something failed, 2 wrong usage or configuration.
 """
 
 import copy
-import inspect
 import json
 import logging
+import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from functools import partial, wraps
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
@@ -29,24 +29,30 @@ from audiofuse.core.bundles.registry import open_registry
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.encoder.starting import TRAINED, save_trained
 from audiofuse.core.errors import AudiofuseError, ConfigurationError
-from audiofuse.core.evaluation.evaluation import evaluate
+from audiofuse.core.evaluation.evaluation import HYBRID, evaluate
 from audiofuse.core.settings import Settings
 from audiofuse.trainer.data.batches import Example, Examples, training_rows
 from audiofuse.trainer.data.corpus import Corpus, Division, prepare_corpus
-from audiofuse.trainer.data.gallery import encode_cached
+from audiofuse.trainer.data.gallery import encode_cached, score_kind
+from audiofuse.trainer.data.metadata import Kind
+from audiofuse.trainer.data.splits import VAL
+from audiofuse.trainer.options import Cache, Sources, ValShare, fit_options
 from audiofuse.trainer.study.assessment import Assessment, compare
 from audiofuse.trainer.study.claims import claims
-from audiofuse.trainer.study.grid import PAPER, SEEDS, Plan
+from audiofuse.trainer.study.grid import PAPER, SEEDS, Plan, select_cells
 from audiofuse.trainer.study.paper import Callbacks, run_grid
 from audiofuse.trainer.study.results import REPORT, compare_on, training_card, write_results
 from audiofuse.trainer.study.tables import as_markdown, claims_table, grid_table
+from audiofuse.trainer.training.config import FitConfig
 from audiofuse.trainer.training.default import CONFIG as DEFAULT_CONFIG
 from audiofuse.trainer.training.default import default_task
-from audiofuse.trainer.training.fit import Fit, FitConfig, Task
+from audiofuse.trainer.training.fit import Fit, Task, freeze_parts
 from audiofuse.trainer.training.start import Fusion, PaperShape, load_start, paper_encoder
 from audiofuse.trainer.training.step import world
 
 FAILURE, USAGE = 1, 2
+BERT = "bert-base-uncased"  # the paper's
+CELLS_OWN_PARTS = frozenset({"audio_head", "mid_fusion", "separate_metadata_tower"})
 CRITERION = "hybrid mAP@10"  # of the weights that are kept
 DECIDED_BY_CELL = frozenset({"metadata", "artificial_captions", "seed"})
 EVALUATION_TIMEOUT = timedelta(hours=2)  # other processes wait while the first evaluates
@@ -57,55 +63,6 @@ cli = typer.Typer(
     help="Train encoders on your own sounds. Start with: audiofuse-train fit BUCKET --run RUN.",
 )
 console = Console(stderr=True)
-
-Sources = Annotated[
-    list[str],
-    typer.Argument(
-        help="Where sounds with captions are: a manifest (*.jsonl), a ClothoV2 or AudioCaps "
-        "folder, or an audiofuse bucket, a folder or s3://name, whose sidecars have captions."
-    ),
-]
-Cache = Annotated[
-    Path | None, typer.Option(help="Folder for decoded audio; default: under AUDIOFUSE_HOME.")
-]
-ValShare = Annotated[
-    float, typer.Option(min=0.01, max=0.9, help="Share of the sounds without a split to judge by.")
-]
-
-
-Command = Callable[..., None]
-
-
-def fit_options(
-    defaults: FitConfig, without: frozenset[str] = frozenset()
-) -> Callable[[Command], Command]:
-    """Give a command an option for each field of ``FitConfig``, in place of its ``config``."""
-    return partial(_with_options, defaults=defaults, without=without)
-
-
-def _with_options(command: Command, defaults: FitConfig, without: frozenset[str]) -> Command:
-    fields = {name: f for name, f in FitConfig.model_fields.items() if name not in without}
-
-    @wraps(command)
-    def run(**given: Any) -> None:
-        asked = {name: given.pop(name) for name in fields}
-        command(**given, config=FitConfig(**(defaults.model_dump() | asked)))
-
-    own = [p for p in inspect.signature(command, eval_str=True).parameters.values()
-           if p.name != "config"]  # fmt: skip
-    options = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=getattr(defaults, name),
-            annotation=Annotated[field.annotation, typer.Option(help=field.description)],
-        )
-        for name, field in fields.items()
-    ]
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *options)]
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in parameters}
-    return run
 
 
 @cli.command()
@@ -125,9 +82,11 @@ def fit(
         str, typer.Option(help="Start from this EfficientAT checkpoint instead, e.g. mn10_as, ...")
     ] = "",
     text: Annotated[
-        str, typer.Option(help="... and this BERT: a Hugging Face id or a folder.")
-    ] = "bert-base-uncased",
-    fusion: Annotated[Fusion, typer.Option(help="With --audio: how the item is made.")] = "late",
+        str, typer.Option(help=f"... and this BERT: a Hugging Face id or a folder [{BERT}].")
+    ] = "",
+    fusion: Annotated[
+        Fusion | None, typer.Option(help="With --audio: how the item is made [late].")
+    ] = None,
     *,
     separate: Annotated[
         bool, typer.Option("--separate", help="With --audio: metadata has a tower of its own.")
@@ -145,21 +104,21 @@ def fit(
 
     Several GPUs or machines: start it with torchrun -m audiofuse.trainer.cli fit ...
     """
+    ignored = {"--text": text, "--fusion": fusion, "--separate": separate}
+    _refuse_ignored(audio, start, ignored)
     settings = Settings()
     device = _join_world(settings)
     corpus = _judged(_corpus(sources, settings, cache, Division(val_share, config.seed)))
-    encoder = (
-        paper_encoder(settings, PaperShape(audio, text, fusion, separate), config.seed)
-        if audio
-        else load_start(start)
-    )
+    shape = PaperShape(audio, text or BERT, fusion or "late", separate)
+    encoder = paper_encoder(settings, shape, config.seed) if audio else load_start(start)
     others = {"start": copy.deepcopy(encoder)}
     if settings.encoder and settings.encoder != start:
         others["live"] = load_bundle(settings.encoder)
     Fit(encoder.to(device), _task(corpus, config, freeze or []), config, run).run(resume=resume)
     if world()[0] == 0:
-        systems = compare_on(corpus, {name: encoder.cpu()} | others)
+        systems = compare_on(corpus, {name: encoder} | others, device)
         assessment = write_results(run, name, systems, corpus)
+        encoder.cpu()
         card = training_card(name, corpus.train, config)
         bundle = save_bundle(encoder, out or run, name, card, assessment.as_dict())
         for other in others:
@@ -182,10 +141,12 @@ def report(
     cache: Cache = None,
 ) -> None:
     """Measure a bundle on the sounds to judge by, and write one page: RUN/report.html."""
-    corpus = _judged(_corpus(sources, Settings(), cache, Division(val_share, seed)))
+    settings = Settings()
+    device = _device(settings)
+    corpus = _judged(_corpus(sources, settings, cache, Division(val_share, seed)))
     encoders = {bundle.name: load_bundle(bundle), "other": load_start(against)}
     run.mkdir(parents=True, exist_ok=True)
-    assessment = write_results(run, bundle.name, compare_on(corpus, encoders), corpus)
+    assessment = write_results(run, bundle.name, compare_on(corpus, encoders, device), corpus)
     _say_verdict(assessment, bundle.name, "other")
     typer.echo(run / REPORT)
 
@@ -222,10 +183,18 @@ def paper(
     run: Annotated[Path, typer.Option(help="Folder of the grid; finished cells are not repeated.")],
     config: FitConfig,
     audio: Annotated[str, typer.Option(help="EfficientAT checkpoint.")] = "mn40_as_ext",
-    text: Annotated[
-        str, typer.Option(help="BERT: a Hugging Face id or a folder.")
-    ] = "bert-base-uncased",
+    text: Annotated[str, typer.Option(help="BERT: a Hugging Face id or a folder.")] = BERT,
+    cells: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only cells of such a name, * for any part, as late-*-shared-real or audio-real; "
+            "may be given again. Default: all."
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each cell.")] = SEEDS,
+    first_seed: Annotated[
+        int, typer.Option(min=0, help="Of these trainings, to share seeds among machines.")
+    ] = 0,
     freeze: Annotated[
         list[str] | None, typer.Option(help="Part to leave as it is: faster, not the paper's way.")
     ] = None,
@@ -236,7 +205,10 @@ def paper(
 
     Audio only, metadata only, late and mid fusion; every kind of metadata; a shared and a separate
     text tower; written and artificial captions. Sizes are the paper's unless you say otherwise.
+    Several machines share a grid by --cells or --first-seed, each with a folder of its own; join
+    the lines of their cells.jsonl in one folder and run the command there once more for the tables.
     """
+    chosen = select_cells(cells or [])
     settings = Settings()
     device = _join_world(settings)
     if world()[1] > 1:
@@ -245,14 +217,13 @@ def paper(
 
     def make(fusion: Fusion, separate: bool, seed: int) -> Encoder:  # noqa: FBT001 - as it is called
         encoder = paper_encoder(settings, PaperShape(audio, text, fusion, separate), seed)
-        parts = dict(encoder.named_modules())
-        for name in parts.keys() & set(freeze or ()):  # not every cell has every part
-            parts[name].requires_grad_(requires_grad=False)
+        freeze_parts(encoder, _there(encoder, freeze or ()))
         return encoder.to(device)
 
     facts = {"audio": audio, "text": text, "frozen": " ".join(sorted(freeze or ()))}
     watch = Callbacks(partial(track, description="trainings", console=console), say=typer.echo)
-    results = run_grid(Plan(seeds=seeds, config=config, facts=facts), corpus, make, run, watch)
+    plan = Plan(chosen, seeds, first_seed, config, facts)
+    results = run_grid(plan, corpus, make, run, watch)
     Console().print(grid_table(results), claims_table(claims(results)))
     (run / "results.md").write_text(as_markdown(results))
 
@@ -282,6 +253,28 @@ def train_default(
     typer.echo(out)
 
 
+def _refuse_ignored(audio: str, start: Path | None, only_with_audio: Mapping[str, object]) -> None:
+    """Refuse options that would do nothing, by what to write instead."""
+    if audio and start:
+        raise ConfigurationError("--start and --audio both say what to start from: leave out one")
+    given = [name for name, value in only_with_audio.items() if value]
+    if given and not audio:
+        raise ConfigurationError(
+            f"{', '.join(given)}: only with --audio, such as --audio mn10_as, which starts from "
+            "pretrained towers"
+        )
+
+
+def _there(encoder: Encoder, names: Iterable[str]) -> list[str]:
+    """Return those of the names that may be meant for this cell of the grid.
+
+    Not every cell has a fusion, a head or a separate tower; all else must be a part of each.
+    """
+    parts = {name for name, _ in encoder.named_children()}
+    return [name for name in names if name.split(".")[0] in parts or
+            name.split(".")[0] not in CELLS_OWN_PARTS]  # fmt: skip
+
+
 def _say_verdict(assessment: Assessment, name: str, other: str) -> None:
     for title, each in compare(assessment, name, other).items():
         typer.echo(
@@ -297,11 +290,18 @@ def _judged(corpus: Corpus) -> Corpus:
 
 
 def _task(corpus: Corpus, config: FitConfig, freeze: Sequence[str]) -> Task:
-    rows = training_rows(corpus.train, every_caption=config.every_caption)
+    rows = training_rows(
+        corpus.train,
+        every_caption=config.every_caption,
+        artificial=config.artificial_captions,
+    )
 
     def score(encoder: Encoder) -> dict[str, float]:
         gallery = encode_cached(encoder, corpus.gallery, corpus.entries)
-        metrics = evaluate(encoder, gallery, corpus.queries)
+        if config.metadata is not Kind.ALL:  # items carry then what they were trained with
+            metrics = {HYBRID: score_kind(encoder, gallery, VAL, config.metadata).mean()}
+        else:
+            metrics = evaluate(encoder, gallery, corpus.queries)
         return {f"{row} mAP@10": each.mean_average_precision for row, each in metrics.items()}
 
     return Task(
@@ -312,15 +312,25 @@ def _task(corpus: Corpus, config: FitConfig, freeze: Sequence[str]) -> Task:
 
 def _join_world(settings: Settings) -> torch.device:
     """Join the processes that torchrun started, if it did; return this one's device."""
+    device = _device(settings)
+    if not distributed.is_torchelastic_launched():
+        return device
+    if device.type == "cpu":
+        distributed.init_process_group("gloo", timeout=EVALUATION_TIMEOUT)
+        return device
+    # Both lines: a collective without tensors, as a barrier, would else use the first GPU.
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(device)
+    distributed.init_process_group("nccl", timeout=EVALUATION_TIMEOUT, device_id=device)
+    return device
+
+
+def _device(settings: Settings) -> torch.device:
+    """Return where to compute; ``ConfigurationError`` when a GPU is asked for and there is none."""
     usable = torch.cuda.is_available() and settings.device != "cpu"
     if settings.device == "cuda" and not usable:
         raise ConfigurationError("AUDIOFUSE_DEVICE is cuda, but PyTorch finds no usable GPU")
-    if not distributed.is_torchelastic_launched():
-        return torch.device("cuda" if usable else "cpu")
-    distributed.init_process_group("nccl" if usable else "gloo", timeout=EVALUATION_TIMEOUT)
-    return (
-        torch.device("cuda", distributed.get_node_local_rank()) if usable else torch.device("cpu")
-    )
+    return torch.device("cuda" if usable else "cpu")
 
 
 def _corpus(
@@ -347,6 +357,9 @@ def main() -> None:
         _fail(_explained(error), USAGE)
     except AudiofuseError as error:
         _fail(str(error), FAILURE)
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
 
 
 def _explained(error: ValidationError) -> str:

@@ -17,10 +17,10 @@ from typing import Literal, Self
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerBase
 
-from audiofuse.core.audio.recording import SAMPLE_RATE, Samples
+from audiofuse.core.audio.recording import Samples
+from audiofuse.core.encoder.accumulator import WindowEmbedding, pad_frames, padded_length
 from audiofuse.core.encoder.frontend import HOP_LENGTH, MEL_BANDS, MelFrontEnd
 from audiofuse.core.encoder.fusion import (
     AudioEmbedding,
@@ -33,7 +33,6 @@ from audiofuse.core.encoder.mobilenet import AUDIOSET_CLASSES, Classifier, Mobil
 from audiofuse.core.encoder.text import TextConfig, TextTower, character_tokenizer, without_pooler
 from audiofuse.core.query import normalise
 
-QUANTUM_SAMPLES = SAMPLE_RATE  # windows are padded to whole seconds, so that few shapes occur
 WINDOWS_PER_BATCH = 8  # 80 s of audio; bounds memory, and is what CPUs are fastest with
 
 
@@ -71,7 +70,8 @@ class EncoderConfig(BaseModel):
     mid: MidShape = MidShape()
 
 
-# The smallest encoder that goes through every line of the real one, for tests.
+# The smallest encoder that goes through every line of the real one, for tests. No two of its widths
+# are equal, as in real ones, so that whatever mistakes one for another fails.
 TINY = EncoderConfig(
     dim=16,
     audio=AudioConfig(width=0.1),
@@ -79,13 +79,13 @@ TINY = EncoderConfig(
         bert={
             "model_type": "bert",
             "vocab_size": 128,
-            "hidden_size": 16,
+            "hidden_size": 12,
             "num_hidden_layers": 1,
             "num_attention_heads": 2,
-            "intermediate_size": 32,
+            "intermediate_size": 20,
         }
     ),
-    mid=MidShape(layers=1, width=16, heads=2, feedforward=32),
+    mid=MidShape(layers=1, width=8, heads=2, feedforward=28),
 )
 
 
@@ -95,53 +95,6 @@ class Fused:
 
     vectors: Tensor
     norms: Tensor
-
-
-@dataclass(frozen=True)
-class WindowEmbedding:
-    """One window's embedding, on the CPU: the sum over its ``steps``, float32 ``(channels,)``.
-
-    ``frames`` ``(steps, channels)`` are kept for mid fusion only.
-    """
-
-    total: Tensor
-    steps: int
-    frames: Tensor | None = None
-
-
-class AudioAccumulator:
-    """Adds the windows of one clip up to its audio embedding; they may come in any order."""
-
-    def __init__(self, channels: int) -> None:
-        """Begin with nothing; windows have frames of ``channels``."""
-        self._total = torch.zeros(channels)
-        self._steps = 0
-        self._pooler = FramePooler(channels, self._total.device)
-        self._pooled = 0  # windows that the pooler has, which takes them in order
-        self._early: dict[int, Tensor] = {}
-        self._has_frames = False
-
-    def add(self, number: int, window: WindowEmbedding) -> None:
-        """Add the clip's window ``number``, counted from 0."""
-        self._total += window.total
-        self._steps += window.steps
-        if window.frames is None:
-            return
-        self._has_frames = True
-        self._early[number] = window.frames
-        while self._pooled in self._early:
-            self._pooler.add(self._early.pop(self._pooled))
-            self._pooled += 1
-
-    def embedding(self) -> AudioEmbedding:
-        """Return what ``encode_audio`` returns of the same windows; ``ValueError`` if none came."""
-        if not self._steps:
-            msg = "a clip of no windows has no audio vector"
-            raise ValueError(msg)
-        pooled = (self._total / self._steps).unsqueeze(0)
-        if not self._has_frames:
-            return AudioEmbedding(pooled)
-        return AudioEmbedding(pooled, *_padded([self._pooler.frames()]))
 
 
 class ClassHead(nn.Module):
@@ -235,6 +188,19 @@ class Encoder(nn.Module):
         return self.audio_tower.device
 
     @property
+    def uses_audio(self) -> bool:
+        """Whether an item depends on its sound at all."""
+        return self.config.fusion != "metadata"
+
+    @property
+    def places_metadata(self) -> bool:
+        """Whether metadata alone has a vector in the shared space.
+
+        Mid fusion's separate tower has none: only its tokens are used, and no head is trained.
+        """
+        return self.config.fusion != "mid" or self.separate_metadata_tower is None
+
+    @property
     def fuses_stored_audio(self) -> bool:
         """Whether the stored audio vector suffices to fuse anew; mid fusion needs the frames."""
         return self.config.fusion != "mid"
@@ -294,7 +260,7 @@ class Encoder(nn.Module):
         pooled = total / steps.unsqueeze(1)
         if self.config.fusion != "mid":
             return AudioEmbedding(pooled)
-        return AudioEmbedding(pooled, *_padded([pooler.frames() for pooler in poolers]))
+        return AudioEmbedding(pooled, *pad_frames([pooler.frames() for pooler in poolers]))
 
     def _frames(self, windows: Sequence[Samples]) -> tuple[Tensor, Tensor]:
         """Return frame sequences ``(windows, steps, channels)`` and which steps are not padding."""
@@ -330,8 +296,16 @@ class Encoder(nn.Module):
         return Fused(items / norms.unsqueeze(1), norms)
 
     def forward(self, clips: Sequence[Sequence[Samples]], metadata: Sequence[str]) -> Tensor:
-        """Encode clips, each in windows, with their metadata: ``(items, dim)``, with gradients."""
-        return self._items(self._encode_clips(clips), metadata)
+        """Encode clips, each in windows, with their metadata: ``(items, dim)``, with gradients.
+
+        The audio tower runs only where items depend on it.
+        """
+        audio = self._encode_clips(clips) if self.uses_audio else self.no_audio(len(clips))
+        return self._items(audio, metadata)
+
+    def no_audio(self, items: int) -> AudioEmbedding:
+        """Return embeddings of nothing, for encoders that use no audio."""
+        return AudioEmbedding(torch.zeros(items, self.audio_dim, device=self.device))
 
     def tag(self, clips: Sequence[Sequence[Samples]]) -> Tensor:
         """Return the audio tower's class logits ``(clips, 527)``, with gradients."""
@@ -348,7 +322,10 @@ class Encoder(nn.Module):
         if not rows:
             return items
         words = self._metadata_tower([metadata[row] for row in rows])
-        return items.index_add(0, torch.tensor(rows, device=items.device), words)
+        # Under autocast the two may come in different precisions; the sum takes the higher.
+        precision = torch.promote_types(items.dtype, words.dtype)
+        at = torch.tensor(rows, device=items.device)
+        return items.to(precision).index_add(0, at, words.to(precision))
 
     def _encode_metadata_tokens(self, metadata: Sequence[str]) -> TextTokens:
         tokens, valid = self._metadata_tower.encode_tokens(metadata)
@@ -364,7 +341,7 @@ class Encoder(nn.Module):
         return None if self.config.fusion == "mid" else self._project_audio(pooled)
 
     def _project_audio(self, pooled: Tensor) -> Tensor:
-        if self.config.fusion == "metadata":
+        if not self.uses_audio:
             return torch.zeros(len(pooled), self.dim, device=pooled.device)
         by_class = self.config.audio.head == "classes"
         inputs = self.audio_tower.classify(pooled) if by_class else pooled
@@ -375,15 +352,3 @@ def _text_tower(shape: TextConfig, dim: int, tokenizer: PreTrainedTokenizerBase)
     bert_config = AutoConfig.for_model(**shape.bert)
     bert = AutoModel.from_config(bert_config, **without_pooler(bert_config.model_type))  # type: ignore[no-untyped-call]
     return TextTower(bert, tokenizer, shape, dim)
-
-
-def _padded(sequences: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Pad sequences ``(steps, channels)`` to the longest; also return which steps are theirs."""
-    lengths = torch.tensor([len(sequence) for sequence in sequences])
-    valid = torch.arange(int(lengths.max())) < lengths[:, None]
-    return pad_sequence(sequences, batch_first=True), valid.to(sequences[0].device)
-
-
-def padded_length(window: Samples) -> int:
-    """Return to how many samples a window is padded: whole seconds."""
-    return -(-window.size // QUANTUM_SAMPLES) * QUANTUM_SAMPLES

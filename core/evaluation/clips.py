@@ -1,5 +1,6 @@
 """Clips: sounds with the words that belong to them, what training and evaluation work on."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,8 @@ class Query:
 class Clip:
     """A sound file and what is known of it. Clips of one ``identity`` are the same sound.
 
+    ``origin`` names the recording that a clip was cut from, where that is known: clips of one
+    origin are different sounds, but too alike to learn from one and be tested by the other.
     ``captions`` are human sentences: training targets, never part of ``metadata``. ``collection``
     is the data set or part of one that the clip comes from. An empty ``split`` is not decided yet.
     """
@@ -38,6 +41,7 @@ class Clip:
     captions: tuple[str, ...] = ()
     licence: str = ""
     collection: str = ""
+    origin: str = ""
 
 
 def _one_or_many(value: object) -> object:
@@ -124,9 +128,18 @@ def ask_for_captions(clip: Clip) -> Clip:
 
 
 def select_queries(clips: Iterable[Clip], split: str, kind: str = "") -> list[Query]:
-    """Return each query of a split once, though every clip of its identity may repeat it."""
-    asked = (query for clip in clips if clip.split == split for query in clip.queries)
-    chosen = {(q.identity, q.text): q for q in asked if kind in ("", q.kind)}
+    """Return each query of a split once, though every clip of its identity may repeat it.
+
+    Equal captions of one clip are as many queries: the benchmarks ask each of them.
+    """
+    chosen: dict[tuple[str, str, int], Query] = {}
+    for clip in clips:
+        if clip.split == split:
+            asked = Counter[str]()
+            for query in clip.queries:
+                asked[query.text] += 1
+                if kind in {"", query.kind}:
+                    chosen[query.identity, query.text, asked[query.text]] = query
     return list(chosen.values())
 
 

@@ -25,7 +25,8 @@ from audiofuse.core.evaluation.clips import Clip
 from audiofuse.core.items import Metadata, is_audio
 from audiofuse.trainer.data.batches import Examples, training_rows
 from audiofuse.trainer.data.cache import AudioCache
-from audiofuse.trainer.training.fit import Fit, FitConfig, Task
+from audiofuse.trainer.training.config import FitConfig
+from audiofuse.trainer.training.fit import Fit, Task
 from audiofuse.trainer.training.loss import nt_xent
 
 SOUNDS = Path(__file__).parents[2] / "examples" / "sounds"

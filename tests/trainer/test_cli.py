@@ -8,10 +8,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 
 from audiofuse.core.bundles.bundle import load_bundle, save_bundle
-from audiofuse.core.encoder.encoder import Encoder
+from audiofuse.core.encoder.encoder import TINY, Encoder
+from audiofuse.core.errors import ConfigurationError
+from audiofuse.core.evaluation.evaluation import QueryScores
+from audiofuse.core.settings import Settings
+from audiofuse.trainer import cli
 from audiofuse.trainer.cli import main
+from audiofuse.trainer.data.corpus import Division, prepare_corpus
+from audiofuse.trainer.data.metadata import Kind
+from audiofuse.trainer.training.config import FitConfig
+from audiofuse.trainer.training.fit import freeze_parts
 
 ROOT = Path(__file__).parents[2]
 SOUNDS = ROOT / "examples" / "sounds"
@@ -97,6 +106,51 @@ def test_wrong_usage_is_one_clear_error(
     done = train(*arguments)
     assert done.code == 2
     assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--text", "my-bert"), "--text: only with --audio"),
+        (("--fusion", "mid", "--separate"), "--fusion, --separate: only with --audio"),
+        (("--audio", "mn10_as", "--start", "bundle"), "--start and --audio"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(
+    options: tuple[str, ...], message: str, train: Callable[..., Done]
+) -> None:
+    """What would do nothing ends with code 2 before anything is read, and says what to write."""
+    done = train("fit", "nowhere.jsonl", "--run", "run", *options)
+    assert done.code == 2
+    assert message in done.stderr
+
+
+def test_the_grid_freezes_only_what_there_is() -> None:
+    """A misspelt part is refused by every cell; a part that only some cells have is not."""
+    late = Encoder.random(TINY, seed=0)
+    names = ["mid_fusion.layers", "audio_tower.classifier", "separate_metadata_tower"]
+    assert cli._there(late, names) == ["audio_tower.classifier"]
+    with pytest.raises(ConfigurationError, match=r"no part 'text_tower\.bret'"):
+        freeze_parts(late, cli._there(late, ["text_tower.bret"]))
+
+
+def test_the_kind_that_is_trained_on_chooses_the_weights(
+    bucket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --metadata the criterion ranks items that carry that kind alone."""
+    kinds: list[Kind] = []
+
+    def score(_encoder: object, _gallery: object, split: str, kind: Kind) -> QueryScores:
+        assert split == "val"
+        kinds.append(kind)
+        one = torch.ones(1)
+        return QueryScores(one, one, dict.fromkeys((1, 5, 10), one))
+
+    monkeypatch.setattr(cli, "score_kind", score)
+    corpus = prepare_corpus([str(bucket)], Settings(), tmp_path / "cache", Division())
+    task = cli._task(corpus, FitConfig(metadata=Kind.OS), [])
+    assert task.score(Encoder.random(TINY, seed=0)) == {"hybrid mAP@10": 1.0}
+    assert kinds == [Kind.OS]
 
 
 def test_a_bucket_without_captions_says_what_is_missing(

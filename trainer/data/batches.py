@@ -5,6 +5,7 @@ an uninterrupted one would have, and several processes divide one and the same b
 """
 
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,16 @@ from torch.utils.data import DataLoader, Dataset
 from audiofuse.core.audio.recording import SAMPLE_RATE, WINDOW_SAMPLES, Samples
 from audiofuse.core.evaluation.clips import Clip
 from audiofuse.trainer.data.cache import Entry, read
-from audiofuse.trainer.data.metadata import Kind, artificial_caption, metadata_text
+from audiofuse.trainer.data.metadata import (
+    Kind,
+    artificial_caption,
+    has_artificial_caption,
+    metadata_text,
+)
 
-IDENTITY_BITS = 63
+log = logging.getLogger(__name__)
+
+IDENTITY_BITS = 63  # of a hash, which torch's int64 holds
 
 
 @dataclass(frozen=True)
@@ -53,8 +61,19 @@ class ExampleConfig:
     seed: int
 
 
-def training_rows(clips: Sequence[Clip], *, every_caption: bool) -> list[Row]:
-    """Return what an epoch is made of: each caption of each clip, or each clip once, by any."""
+def training_rows(
+    clips: Sequence[Clip], *, every_caption: bool, artificial: bool = False
+) -> list[Row]:
+    """Return what an epoch is made of: each caption of each clip, or each clip once, by any.
+
+    With ``artificial`` captions, clips of which none can be made are left out and counted in the
+    log: their written ones would mix what is compared.
+    """
+    if artificial:
+        fit = [clip for clip in clips if has_artificial_caption(clip)]
+        if len(fit) < len(clips):
+            log.warning("%d clips have no words for artificial captions", len(clips) - len(fit))
+        clips = fit
     if every_caption:
         return [Row(clip, index) for clip in clips for index in range(len(clip.captions))]
     return [Row(clip, None) for clip in clips if clip.captions]
@@ -95,8 +114,7 @@ class Examples(Dataset[Example]):
         return read(entry, int(chance.integers(entry.samples - length + 1)), length)
 
     def _sentence(self, clip: Clip, caption: int, chance: np.random.Generator) -> str:
-        artificial = artificial_caption(clip, chance) if self.how.artificial else ""
-        return artificial or clip.captions[caption]
+        return artificial_caption(clip, chance) if self.how.artificial else clip.captions[caption]
 
 
 @dataclass(frozen=True)

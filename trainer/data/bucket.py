@@ -23,10 +23,14 @@ MAX_LOOKS = 10  # at an object that is replaced while it is read, before it is g
 
 @dataclass(frozen=True)
 class Dataset:
-    """Clips, and the keys of a bucket's sidecars that are broken, with the reason."""
+    """Clips, and the keys of a bucket's sidecars that are broken, with the reason.
+
+    ``published``: the splits are those of a benchmark, and are kept whatever they share.
+    """
 
     clips: list[Clip]
     rejected: list[tuple[str, Rejected]] = field(default_factory=list)
+    published: bool = False
 
 
 def read_bucket(store: Store, downloads: Path, progress: Progress = no_progress) -> Dataset:

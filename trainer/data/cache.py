@@ -35,6 +35,10 @@ from audiofuse.core.evaluation.clips import Clip
 FULL_SCALE = 32768  # what a sample of 1.0 is in int16
 NAME = re.compile(r"([0-9a-f]{32})-(\d+)-([0-9a-f]{64})\.npy")  # key, samples, content
 
+# Seconds for one file, hours of audio included. More waits longer for a decoder that hangs; less
+# leaves out long recordings on slow disks.
+MOST_DECODE_S = 600
+
 Work = TypeVar("Work")
 
 
@@ -162,7 +166,10 @@ class AudioCache:
             whole = self._decode_until_broken(waiting, workers, found, progress)
             if not whole and workers == 1:
                 culprit = next(source.path for source in waiting if source.path not in found)
-                found[culprit] = _Verdict(Reason.DAMAGED, "it kills the process that decodes it")
+                found[culprit] = _Verdict(
+                    Reason.DAMAGED,
+                    f"it kills the process that decodes it, or takes over {MOST_DECODE_S} s",
+                )
                 workers = self._workers
             else:
                 workers = 1
@@ -232,6 +239,9 @@ def _decode(source: _Source, folder: Path, max_duration_s: float) -> Entry | _Ve
     with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as file:
         part = Path(file.name)
         try:
+            signal.alarm(
+                MOST_DECODE_S
+            )  # the kernel ends this process: a hung decoder runs no Python
             with open_recording(source.path, max_duration_s) as recording:
                 samples, content = _write(recording.windows(), file)
             return Entry(
@@ -244,6 +254,7 @@ def _decode(source: _Source, folder: Path, max_duration_s: float) -> Entry | _Ve
         except Exception as error:  # noqa: BLE001 - one file of many must not end them all
             return _Verdict(Reason.BUG, repr(error))
         finally:
+            signal.alarm(0)
             part.unlink(missing_ok=True)
 
 

@@ -24,7 +24,9 @@ def read_clotho(folder: Path) -> list[Clip]:
     Beside ``clotho_captions_development.csv`` lie the sounds in ``development/`` and, if there is
     one, ``clotho_metadata_development.csv``, whose keywords are the metadata; likewise for
     ``validation`` and ``evaluation``. A title is not given, as the paper uses none. The identity is
-    the number on Freesound, so that clips of other collections that come from there are known.
+    the file's name within its split, as the release repeats names between splits, and one clip is
+    right for each query. The origin is the number on Freesound, so that clips of other collections
+    that come from there are known.
     """
     tables = clotho_tables(folder)
     return [clip for name in tables for clip in _read_clotho_split(folder, name)]
@@ -61,8 +63,9 @@ def _clotho_clip(path: Path, split: str, row: Mapping[str, str], facts: Mapping[
     return ask_for_captions(
         Clip(
             path=path,
+            identity=f"clotho/{split}/{path.name}",
             # It is "Not found" for some.
-            identity=f"freesound-{sound_id}" if sound_id.isdecimal() else path.name,
+            origin=f"freesound-{sound_id}" if sound_id.isdecimal() else "",
             split=split,
             metadata=Metadata(keywords=split_list(facts.get("keywords", ""), ";")),
             captions=without_blanks(row[column] for column in CLOTHO_CAPTIONS),

@@ -10,7 +10,7 @@ from audiofuse.core.evaluation.clips import Clip, Query, ask_for_captions, selec
 from audiofuse.core.settings import Settings
 from audiofuse.trainer.data.cache import AudioCache, Entry, Progress, no_progress
 from audiofuse.trainer.data.datasets import read_dataset
-from audiofuse.trainer.data.splits import TRAIN, VAL, assign_splits, check_leakage
+from audiofuse.trainer.data.splits import TEST, TRAIN, VAL, assign_splits, check_leakage
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +31,11 @@ class Corpus:
 
     @property
     def gallery(self) -> list[Clip]:
-        """The clips to find: none of those to learn from."""
-        return [clip for clip in self.clips if clip.split != TRAIN]
+        """The clips to find when val asks: none of those to learn from or of the test.
+
+        Test sounds would choose the weights that are kept, and no benchmark ranks both.
+        """
+        return [clip for clip in self.clips if clip.split not in {TRAIN, TEST}]
 
     @property
     def queries(self) -> list[Query]:
@@ -58,12 +61,15 @@ def prepare_corpus(
     """Read and decode sources; what cannot be used is logged by name, and left out.
 
     ``folder`` keeps the decoded audio. Raises ``ConfigurationError`` when a sound is in several
-    splits.
+    splits that no benchmark publishes so.
     """
-    clips = []
+    clips: list[Clip] = []
+    published: set[Path] = set()
     for source in sources:
         dataset = read_dataset(source, settings, folder / "downloads", progress)
         clips += [ask_for_captions(clip) for clip in dataset.clips]
+        if dataset.published:
+            published.update(clip.path for clip in dataset.clips)
         for key, error in dataset.rejected:
             log.warning("left out: %s: %s", key, error)
     prepared = AudioCache(folder / "decoded", MAX_DURATION_S).prepare(clips, progress)
@@ -71,7 +77,7 @@ def prepare_corpus(
         log.warning("left out: %s: %s", clip.path, error)
     decoded = [clip for clip in clips if clip.path in prepared.entries]
     divided = assign_splits(decoded, division.val_share, division.seed)
-    check_leakage(divided, prepared.contents)
+    check_leakage(divided, prepared.contents, published)
     if not divided:
         raise ConfigurationError("no clip can be decoded")
     return Corpus(divided, prepared.entries)

@@ -38,8 +38,8 @@ def _read_any(source: str, settings: Settings, downloads: Path, progress: Progre
         if path.suffix == ".jsonl":
             return Dataset(read_manifest(path))
         if clotho_tables(path):
-            return Dataset(read_clotho(path))
+            return Dataset(read_clotho(path), published=True)
         if audiocaps_tables(path):
-            return Dataset(read_audiocaps(path))
+            return Dataset(read_audiocaps(path), published=True)
     store = open_store(settings.model_copy(update={"bucket": source}))
     return read_bucket(store, downloads, progress)

@@ -1,13 +1,15 @@
-"""Audio embeddings of sounds that are in the cache."""
+"""Embeddings of cached sounds, and how well an encoder finds them by one kind of metadata."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from audiofuse.core.encoder.encoder import Encoder
+from audiofuse.core.encoder.fusion import AudioEmbedding
 from audiofuse.core.evaluation.clips import Clip
-from audiofuse.core.evaluation.evaluation import Gallery
+from audiofuse.core.evaluation.evaluation import Gallery, QueryScores, judge_hybrid
 from audiofuse.trainer.data.batches import cut
 from audiofuse.trainer.data.cache import Entry, read
+from audiofuse.trainer.data.metadata import Kind, evaluation_rankings
 
 
 def encode_cached(
@@ -18,5 +20,23 @@ def encode_cached(
     for clip in clips:
         if entry := entries.get(clip.path):
             gallery.clips.append(clip)
-            gallery.embeddings.append(encoder.encode_audio(cut(read(entry, 0, entry.samples))))
+            gallery.embeddings.append(_encode(encoder, entry))
     return gallery
+
+
+def _encode(encoder: Encoder, entry: Entry) -> AudioEmbedding:
+    if not encoder.uses_audio:
+        return encoder.no_audio(1)
+    return encoder.encode_audio(cut(read(entry, 0, entry.samples)))
+
+
+def score_kind(encoder: Encoder, gallery: Gallery, split: str, kind: Kind) -> QueryScores:
+    """Score items that carry one kind of metadata by the queries of a split.
+
+    Each query has the same weight, in however many rankings they come (``evaluation_rankings``).
+    """
+    rankings = evaluation_rankings(gallery.clips, split, kind)
+    return QueryScores.concatenate(
+        [judge_hybrid(encoder, Gallery(each.clips, gallery.embeddings), each.queries)
+         for each in rankings]
+    )  # fmt: skip

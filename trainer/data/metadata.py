@@ -12,6 +12,7 @@ import numpy as np
 
 from audiofuse.core.evaluation.clips import CAPTION, Clip, Query, select_queries
 from audiofuse.core.items import Metadata
+from audiofuse.core.query import normalise
 
 MAX_TAGS = 3  # in an artificial caption; people name few sounds in a sentence
 TEMPLATES = (
@@ -45,7 +46,9 @@ def metadata_of(clip: Clip, caption_index: int, kind: Kind) -> Metadata:
     """Return the metadata that a clip carries beside its caption of that index.
 
     The index counts for ``fs`` alone. By the authors' rule the caption after it is carried, after
-    the last one the first; a clip of a single caption, or of none, carries nothing.
+    the last one the first. Ours is that it must differ in more than case, punctuation and spaces,
+    else the one after counts: people write some captions twice. Without another one the clip
+    carries nothing.
     """
     known = clip.metadata
     match kind:
@@ -62,7 +65,11 @@ def metadata_of(clip: Clip, caption_index: int, kind: Kind) -> Metadata:
 
 
 def _next_caption(captions: Sequence[str], index: int) -> str:
-    return captions[(index + 1) % len(captions)] if len(captions) > 1 else ""
+    if not captions:
+        return ""
+    own = normalise(captions[index])
+    after = (*captions[index + 1 :], *captions[:index])
+    return next((caption for caption in after if normalise(caption) != own), "")
 
 
 def metadata_text(clip: Clip, caption_index: int, kind: Kind) -> str:
@@ -96,7 +103,22 @@ def evaluation_rankings(clips: Sequence[Clip], split: str, kind: Kind) -> list[R
 
 
 def _carrying(clips: Sequence[Clip], caption_index: int, kind: Kind) -> list[Clip]:
-    return [replace(clip, metadata=metadata_of(clip, caption_index, kind)) for clip in clips]
+    return [
+        replace(clip, metadata=metadata_of(clip, caption_index % max(len(clip.captions), 1), kind))
+        for clip in clips
+    ]
+
+
+def has_artificial_caption(clip: Clip) -> bool:
+    """Tell whether ``artificial_caption`` makes one of a clip."""
+    return bool(_caption_words(clip)[0])
+
+
+def _caption_words(clip: Clip) -> list[str]:
+    """Return a clip's tags, each once, or else its title, which may be empty."""
+    known = clip.metadata
+    tags = {tag.lower(): tag for tag in (*known.labels, *known.keywords)}
+    return list(tags.values()) or [known.title.strip()]
 
 
 def artificial_caption(clip: Clip, generator: np.random.Generator) -> str:
@@ -104,9 +126,7 @@ def artificial_caption(clip: Clip, generator: np.random.Generator) -> str:
 
     For training on captions that nobody wrote. Empty without tags and title.
     """
-    known = clip.metadata
-    tags = list({tag.lower(): tag for tag in (*known.labels, *known.keywords)}.values())
-    tags = tags or [known.title.strip()]
+    tags = _caption_words(clip)
     if not tags[0]:
         return ""
     count = int(generator.integers(1, min(MAX_TAGS, len(tags)) + 1))

@@ -1,12 +1,15 @@
 """Which clips are learned from and which judge: splits, given or drawn, and leaks between them."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.evaluation.clips import Clip
+
+log = logging.getLogger(__name__)
 
 TRAIN, VAL, TEST = "train", "val", "test"
 SHOWN_LEAKS = 5  # that an error names; the rest are counted
@@ -15,10 +18,12 @@ SHOWN_LEAKS = 5  # that an error names; the rest are counted
 def assign_splits(clips: Sequence[Clip], val_share: float, seed: int) -> list[Clip]:
     """Put clips without a split into train or val, all clips of one identity into the same.
 
-    An identity that is in a split already stays there. Else it goes by a hash of ``seed`` and
-    identity alone: about ``val_share`` of the identities are val, and more data moves none.
+    An identity, or the origin of that name, that is in a split already stays there. Else it goes by
+    a hash of ``seed`` and identity alone: about ``val_share`` of the identities are val, and more
+    data moves none.
     """
-    given = {clip.identity: clip.split for clip in clips if clip.split}
+    given = {name: clip.split for clip in clips if clip.split
+             for name in (clip.origin, clip.identity) if name}  # fmt: skip
 
     def split_of(identity: str) -> str:
         digest = hashlib.sha256(f"{seed}\0{identity}".encode()).digest()
@@ -28,22 +33,33 @@ def assign_splits(clips: Sequence[Clip], val_share: float, seed: int) -> list[Cl
     return [clip if clip.split else replace(clip, split=split_of(clip.identity)) for clip in clips]
 
 
-def check_leakage(clips: Sequence[Clip], contents: Mapping[Path, str]) -> None:
-    """Refuse a sound that is in two splits, by identity, file or content.
+def check_leakage(
+    clips: Sequence[Clip], contents: Mapping[Path, str], published: Collection[Path] = ()
+) -> None:
+    """Refuse a sound that is in two splits, by identity, origin, file or content.
 
     ``contents`` are those of ``cache.Prepared``. Every split counts, so also ``test`` and
-    ``distractor``. Raises ``ConfigurationError`` that names the first few.
+    ``distractor``. Benchmarks share a few sounds between their ``published`` splits; those are kept
+    as they are, for figures to compare with others', and logged. Raises ``ConfigurationError`` that
+    names the first few of the others.
     """
     leaks: dict[tuple[Path, ...], str] = {}
+    known: set[tuple[Path, ...]] = set()
     criteria: list[tuple[str, Callable[[Clip], str | None]]] = [
-        ("identity", lambda clip: clip.identity),
+        ("identity", lambda clip: clip.origin or clip.identity),
         ("file", lambda clip: str(clip.path.resolve())),
         ("content", lambda clip: contents.get(clip.path)),
     ]
     for name, of in criteria:
-        for places in _in_several_splits(clips, of):
+        for places in _in_several_splits(clips, of, published):
+            paths = tuple(clip.path for clip in places)
+            if all(path in published for path in paths):
+                known.add(paths)
+                continue
             shown = " and ".join(f"{c.path} ({c.split or 'no split'})" for c in places)
-            leaks.setdefault(tuple(clip.path for clip in places), f"{shown} have one {name}")
+            leaks.setdefault(paths, f"{shown} have one {name}")
+    if known:
+        log.warning("%d sounds are in several of the published splits, and stay there", len(known))
     if leaks:
         first = "; ".join(list(leaks.values())[:SHOWN_LEAKS])
         more = "; ..." if len(leaks) > SHOWN_LEAKS else ""
@@ -51,11 +67,14 @@ def check_leakage(clips: Sequence[Clip], contents: Mapping[Path, str]) -> None:
 
 
 def _in_several_splits(
-    clips: Iterable[Clip], of: Callable[[Clip], str | None]
+    clips: Iterable[Clip], of: Callable[[Clip], str | None], published: Collection[Path]
 ) -> Iterator[list[Clip]]:
-    """Yield one clip of each split for what is in more than one."""
-    places: dict[str, dict[str, Clip]] = {}
+    """Yield what is in more than one split: a clip of each, a published and another one of each."""
+    places: dict[str, dict[tuple[str, bool], Clip]] = {}
     for clip in clips:
         if (value := of(clip)) is not None:
-            places.setdefault(value, {}).setdefault(clip.split, clip)
-    yield from (list(each.values()) for each in places.values() if len(each) > 1)
+            place = (clip.split, clip.path in published)
+            places.setdefault(value, {}).setdefault(place, clip)
+    for found in places.values():
+        if len({split for split, _ in found}) > 1:
+            yield list(found.values())

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import ConfigurationError
@@ -26,8 +25,8 @@ from audiofuse.core.evaluation.evaluation import (
     RECALLS,
     Gallery,
     QueryScores,
+    Relevance,
     judge,
-    relevance,
 )
 from audiofuse.core.evaluation.intervals import Estimate, estimate
 
@@ -114,7 +113,7 @@ def assess(systems: Mapping[str, System], queries: Sequence[Query]) -> Assessmen
         raise ConfigurationError("the systems have not embedded the same clips")
     if not queries:
         raise ConfigurationError("there is no query to ask")
-    random = by_chance(relevance(queries, clips))
+    random = by_chance(Relevance.of(queries, clips))
     judged = {name: _judge(system, queries) for name, system in systems.items()}
     slices = {
         name: Slice(
@@ -158,14 +157,13 @@ def _select(scores: Mapping[str, QueryScores], rows: Sequence[int]) -> dict[str,
     return {ranked: each.select(rows) for ranked, each in scores.items()}
 
 
-def by_chance(relevant: Tensor) -> QueryScores:
+def by_chance(relevant: Relevance) -> QueryScores:
     """Return what rankings by chance are expected to score: exactly, so without any seed.
 
-    ``relevant`` is boolean ``(queries, items)``. Only the number of relevant items counts, so that
-    the sums are made once for each number.
+    Only the number of relevant items counts, so that the sums are made once for each number.
     """
-    items = relevant.shape[1]
-    numbers, row_of = torch.unique(relevant.sum(1), return_inverse=True)
+    items = len(relevant.clips)
+    numbers, row_of = torch.unique(relevant.counts, return_inverse=True)
     wanted, before = numbers.double()[:, None], torch.arange(items, dtype=torch.double)
     # If the item at a rank is relevant, those before it are with (wanted - 1) / (items - 1).
     precision = (1 + before * (wanted - 1) / max(items - 1, 1)) / (before + 1)

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from itertools import product
 from typing import NamedTuple, Self
 
@@ -14,8 +15,8 @@ from audiofuse.core.evaluation.clips import Clip, ask_for_captions
 from audiofuse.core.evaluation.evaluation import CUTOFF, RECALLS
 from audiofuse.trainer.data.corpus import Corpus
 from audiofuse.trainer.data.metadata import Kind, artificial_caption, metadata_text
-from audiofuse.trainer.data.splits import TEST, VAL
-from audiofuse.trainer.training.fit import FitConfig
+from audiofuse.trainer.data.splits import TEST, TRAIN, VAL
+from audiofuse.trainer.training.config import FitConfig
 from audiofuse.trainer.training.start import Fusion
 
 FUSIONS: tuple[Fusion, ...] = ("audio", "metadata", "late", "mid")
@@ -53,6 +54,28 @@ class Cell(BaseModel):
         tower = "" if self.kind is None else "separate" if self.separate else "shared"
         return self.fusion, self.kind or "", tower, "artificial" if self.artificial else "real"
 
+    @property
+    def name(self) -> str:
+        """The words joined, as folders and ``--cells`` name it: late-os-shared-real, audio-real."""
+        return "-".join(filter(None, self.words))
+
+
+def select_cells(patterns: Sequence[str]) -> list[Cell]:
+    """Return the cells of the grid whose names match one of the patterns, as "late-*-real".
+
+    Without patterns those are all. Raises ``ConfigurationError`` for a pattern that matches none.
+    """
+    cells = grid()
+    for pattern in patterns:
+        if not any(fnmatchcase(cell.name, pattern) for cell in cells):
+            names = ", ".join(cell.name for cell in cells)
+            raise ConfigurationError(f"no cell matches {pattern!r}; there are {names}")
+    return [
+        cell
+        for cell in cells
+        if not patterns or any(fnmatchcase(cell.name, pattern) for pattern in patterns)
+    ]
+
 
 def grid(
     fusions: Iterable[Fusion] = FUSIONS,
@@ -72,7 +95,7 @@ def grid(
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run: each cell with the seeds 0, 1, ...
+    """What to run: each cell with so many seeds, from the first one on.
 
     A cell decides ``metadata`` and ``artificial_captions`` of the ``config``, and the seed its
     ``seed``. ``facts`` are what else the results depend on, as the names of the pretrained towers.
@@ -80,6 +103,7 @@ class Plan:
 
     cells: Sequence[Cell] = field(default_factory=grid)
     seeds: int = SEEDS
+    first_seed: int = 0
     config: FitConfig = PAPER
     facts: Mapping[str, str] = field(default_factory=dict)
 
@@ -111,7 +135,9 @@ class Ranked(NamedTuple):
 
 def rank_for_captions(corpus: Corpus) -> Ranked:
     """Let captions ask, whatever else would: ``fs`` ranks for captions, and all are compared."""
-    clips = [ask_for_captions(replace(clip, queries=())) for clip in corpus.gallery]
+    clips = [
+        ask_for_captions(replace(clip, queries=())) for clip in corpus.clips if clip.split != TRAIN
+    ]
     asking = {clip.split for clip in clips if clip.captions}
     if TEST in asking:
         return Ranked([clip for clip in clips if clip.split != VAL], TEST)

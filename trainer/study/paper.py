@@ -7,6 +7,7 @@ nothing is chosen by any split and ``val`` need not be ranked beside ``test``.
 
 dir/  config.json   what every training shares; another folder is needed for another
       cells.jsonl   a line for each finished training; lines of several machines may be joined
+      weights/      what was tested, a file for each finished training
       running/      the run that is under way, to go on from
       results.json  means, what was left out and why, claims
 """
@@ -22,12 +23,12 @@ from typing import Any, NamedTuple
 
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import ConfigurationError
-from audiofuse.core.evaluation.evaluation import HYBRID, Gallery, Metrics, QueryScores, judge
+from audiofuse.core.evaluation.evaluation import Metrics
 from audiofuse.trainer.data.batches import Examples, training_rows
 from audiofuse.trainer.data.cache import Progress, no_progress
 from audiofuse.trainer.data.corpus import Corpus
-from audiofuse.trainer.data.gallery import encode_cached
-from audiofuse.trainer.data.metadata import Kind, evaluation_rankings
+from audiofuse.trainer.data.gallery import encode_cached, score_kind
+from audiofuse.trainer.data.metadata import Kind
 from audiofuse.trainer.study.grid import (
     Cell,
     Measured,
@@ -39,10 +40,12 @@ from audiofuse.trainer.study.grid import (
     why_left_out,
 )
 from audiofuse.trainer.study.tables import as_dict
-from audiofuse.trainer.training.fit import Fit, FitConfig, Show, Task, no_batch_progress
+from audiofuse.trainer.training.config import MACHINE, FitConfig
+from audiofuse.trainer.training.fit import BEST, Fit, Show, Task, no_batch_progress
 from audiofuse.trainer.training.start import Fusion
 
 CONFIG, CELLS, RUNNING, RESULTS = "config.json", "cells.jsonl", "running", "results.json"
+WEIGHTS = "weights"
 
 
 @dataclass(frozen=True)
@@ -73,14 +76,16 @@ def run_grid(plan: Plan, corpus: Corpus, make: Make, folder: Path, watch: Callba
     for seed, cell in done:  # a run that was killed after its line was written is still there
         shutil.rmtree(_run_folder(folder, cell, seed), ignore_errors=True)
     cells = [cell for cell in plan.cells if not why_left_out(cell, left_out)]
+    seeds = range(plan.first_seed, plan.first_seed + plan.seeds)
     # By seeds first: what is stopped has whole grids.
-    work = [each for each in product(range(plan.seeds), cells) if each not in done]
+    work = [each for each in product(seeds, cells) if each not in done]
     for seed, cell in watch.progress(work):
         training = _Training(cell, seed, _run_folder(folder, cell, seed))
         encoder = _train(training, plan.config, corpus, make, watch)
         metrics = _test(encoder, cell, corpus, ranked).as_dict()
         measured.append(Measured(cell=cell, seed=seed, metrics=metrics, config=version))
         _write(folder / CELLS, "".join(f"{each.model_dump_json()}\n" for each in measured))
+        _keep_weights(training, folder)
         shutil.rmtree(training.run)
     results = Results(measured, left_out)
     _write(folder / RESULTS, json.dumps(as_dict(results), indent=2) + "\n")
@@ -100,7 +105,11 @@ def _train(
     cell, seed, run = training
     given = {"artificial_captions": cell.artificial, "seed": seed}
     config = config.model_copy(update=given | ({"metadata": cell.kind} if cell.kind else {}))
-    rows = training_rows(corpus.train, every_caption=config.every_caption)
+    rows = training_rows(
+        corpus.train,
+        every_caption=config.every_caption,
+        artificial=config.artificial_captions,
+    )
     task = Task(
         Examples(rows, corpus.entries, config.example_config),
         score=lambda _: {}, criterion="epoch",
@@ -113,15 +122,19 @@ def _train(
 
 def _test(encoder: Encoder, cell: Cell, corpus: Corpus, ranked: Ranked) -> Metrics:
     """Score what the cell makes of its items, each query of the same weight."""
-    embeddings = encode_cached(encoder, ranked.clips, corpus.entries).embeddings
-    kind = cell.kind or Kind.OS  # audio alone is asked as the others are, and reads nothing
-    rankings = evaluation_rankings(ranked.clips, ranked.split, kind)
-    judged = [judge(encoder, Gallery(each.clips, embeddings), each.queries) for each in rankings]
-    return QueryScores.concatenate([each[HYBRID] for each in judged]).mean()
+    kind = cell.kind or Kind.OS  # audio alone is asked as the others are, and uses no metadata
+    gallery = encode_cached(encoder, ranked.clips, corpus.entries)
+    return score_kind(encoder, gallery, ranked.split, kind).mean()
+
+
+def _keep_weights(training: _Training, folder: Path) -> None:
+    """Keep what was tested, by the name of its run: weeks of computing should leave a model."""
+    (folder / WEIGHTS).mkdir(exist_ok=True)
+    (training.run / BEST).replace(folder / WEIGHTS / f"{training.run.name}.safetensors")
 
 
 def _shared_config(plan: Plan, corpus: Corpus) -> dict[str, Any]:
-    decided = {"metadata", "artificial_captions", "seed"}
+    decided = {"metadata", "artificial_captions", "seed", *MACHINE}
     clips = [
         [clip.identity, clip.split, clip.captions, asdict(clip.metadata),
          corpus.entries[clip.path].content]
@@ -160,7 +173,7 @@ def _read_cells(folder: Path, version: str) -> list[Measured]:
 
 
 def _run_folder(folder: Path, cell: Cell, seed: int) -> Path:
-    return folder / RUNNING / "-".join([*filter(None, cell.words), str(seed)])
+    return folder / RUNNING / f"{cell.name}-{seed}"
 
 
 def _write(path: Path, text: str) -> None:

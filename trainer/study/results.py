@@ -5,21 +5,26 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
+
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.evaluation.clips import Clip
 from audiofuse.trainer.data.corpus import Corpus
 from audiofuse.trainer.data.gallery import encode_cached
 from audiofuse.trainer.study.assessment import Assessment, System, assess
 from audiofuse.trainer.study.report import Story, write_report
-from audiofuse.trainer.training.fit import LOG, FitConfig
+from audiofuse.trainer.training.config import FitConfig
+from audiofuse.trainer.training.fit import LOG
 
 METRICS, REPORT = "assessment.json", "report.html"
 
 
-def compare_on(corpus: Corpus, encoders: Mapping[str, Encoder]) -> dict[str, System]:
-    """Embed the clips that none was trained on, by every encoder."""
+def compare_on(
+    corpus: Corpus, encoders: Mapping[str, Encoder], device: torch.device
+) -> dict[str, System]:
+    """Embed the clips that none was trained on, by every encoder, which move to ``device``."""
     return {
-        name: System(encoder, encode_cached(encoder, corpus.gallery, corpus.entries))
+        name: System(encoder.to(device), encode_cached(encoder, corpus.gallery, corpus.entries))
         for name, encoder in encoders.items()
     }
 

@@ -1,5 +1,5 @@
 """How weights change.
 
-``start`` (what is trained), ``augment`` (masks and jitter), ``loss`` (NT-Xent), ``step``, ``fit``
-(epochs, checkpoints), ``default`` (the shipped encoder's recipe).
+``start`` (what is trained), ``augment`` (masks and jitter), ``config`` (every option), ``loss``
+(NT-Xent), ``step``, ``fit`` (epochs, checkpoints), ``default`` (the shipped encoder's recipe).
 """

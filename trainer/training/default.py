@@ -37,7 +37,8 @@ from audiofuse.core.settings import Settings
 from audiofuse.trainer.data.batches import Example, Examples, cut, training_rows
 from audiofuse.trainer.data.corpus import Corpus
 from audiofuse.trainer.data.gallery import encode_cached
-from audiofuse.trainer.training.fit import LAST, FitConfig, Task
+from audiofuse.trainer.training.config import FitConfig
+from audiofuse.trainer.training.fit import LAST, Task
 
 LABEL_CLASSES = Path(str(files("audiofuse.trainer.training"))) / "assets" / "label_classes.tsv"
 PERMITTED = ("CC0", "CC-BY", "CC-BY-SA-3.0", "CC-BY-SA-4.0", "CC0/CC-BY (freesound)")

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
 from torch.utils.tensorboard import SummaryWriter
@@ -27,9 +26,9 @@ from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.encoder.frontend import MelFrontEnd
 from audiofuse.core.encoder.inference import keep_freed_memory
 from audiofuse.core.errors import ConfigurationError
-from audiofuse.trainer.data.batches import BatchPlan, Example, ExampleConfig, Examples, batches
-from audiofuse.trainer.data.metadata import Kind
-from audiofuse.trainer.training.augment import Augmentation, AugmentedFrontEnd
+from audiofuse.trainer.data.batches import BatchPlan, Example, Examples, batches
+from audiofuse.trainer.training.augment import AugmentedFrontEnd
+from audiofuse.trainer.training.config import FitConfig
 from audiofuse.trainer.training.step import (
     Learner,
     Precision,
@@ -40,77 +39,8 @@ from audiofuse.trainer.training.step import (
 
 CONFIG, CHECKPOINT, BEST, LOG = "config.json", "checkpoint.pt", "best.safetensors", "log.jsonl"
 LAST = "epoch"  # the criterion by which the last weights are the best
-CHECKPOINT_S = 15 * 60.0
-
-
-class FitConfig(BaseModel):
-    """How to train. ``[A]`` marks the authors' code default, ``[E]`` EfficientAT's, ``[us]`` ours.
-
-    Sources: arXiv 2406.15897 and its code at 8d97913; EfficientAT at a425fdc.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    epochs: int = Field(default=20, ge=1, description="Epochs. [A] The cosine ends at 20.")
-    every_caption: bool = Field(
-        default=True,
-        description="An epoch sees every caption of a clip; else each clip once, by any. [A] yes",
-    )
-    batch_size: int = Field(default=64, ge=2, description="Pairs that see each other. [A]")
-    chunk: int = Field(
-        default=64,
-        ge=1,
-        description="Pairs encoded at once; lower it when memory is short, the gradient stays that "
-        "of the whole batch. [us]",
-    )
-    learning_rate: float = Field(default=2e-5, gt=0, description="Peak, after the warm-up. [A]")
-    final_learning_rate: float = Field(default=1e-7, ge=0, description="At the cosine's end. [A]")
-    warmup_epochs: float = Field(default=1.0, ge=0, description="Linear from 0. [A]")
-    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's; 0 makes it Adam. [A]")
-    audio_rate: float = Field(default=1.0, ge=0, description="Audio tower's rate, relative. [A] 1")
-    text_rate: float = Field(default=1.0, ge=0, description="BERT's rate, relative. [A] 1")
-    head_rate: float = Field(default=1.0, ge=0, description="Rate of the heads, relative. [A] 1")
-    clip_norm: float = Field(default=0.0, ge=0, description="Longest gradient; 0: any. [A]")
-    temperature: float = Field(default=0.05, gt=0, description="Of the loss. [A]")
-    learn_temperature: bool = Field(default=False, description="Train it too. [A] no")
-    metadata: Kind = Field(
-        default=Kind.ALL,
-        description="Words that items carry: cs labels, os keywords and title, fs another caption, "
-        "or all, as when indexing. [us]",
-    )
-    drop_metadata: float = Field(
-        default=0.3,
-        ge=0,
-        le=1,
-        description="Share of examples without, so that items without are found too. [us]; [A] 0",
-    )
-    artificial_captions: bool = Field(
-        default=False, description="Sentences made from metadata, not written. [A] no"
-    )
-    crop_s: float = Field(
-        default=30.0, gt=0, description="Longer sounds are cut at random. [A] for Clotho"
-    )
-    mask_bands: int = Field(default=48, ge=0, description="SpecAugment, mel bands. [E]")
-    mask_frames: int = Field(default=192, ge=0, description="SpecAugment, frames of 10 ms. [E]")
-    jitter_bands: bool = Field(default=True, description="Vary the lowest and highest Hz. [E]")
-    seed: int = Field(default=0, ge=0, description="Of everything random. [us]")
-    bf16: bool = Field(default=False, description="Towers in bfloat16. [us]; [A] fp16")
-    workers: int = Field(default=0, ge=0, description="Processes that read ahead. [us]")
-
-    @property
-    def augmentation(self) -> Augmentation:
-        """What happens to the mel picture."""
-        return Augmentation(
-            mask_bands=self.mask_bands,
-            mask_frames=self.mask_frames,
-            jitter_bands=self.jitter_bands,
-        )
-
-    @property
-    def example_config(self) -> ExampleConfig:
-        """How rows become examples."""
-        return ExampleConfig(
-            self.metadata, self.crop_s, self.drop_metadata, self.artificial_captions, self.seed
-        )
+CHECKPOINT_S = 15 * 60.0  # a killed run repeats at most that long; less writes more often
+NAN_CHECK_STEPS = 50  # each check waits for the GPU; more of them notice a lost run earlier
 
 
 class Auxiliary(Protocol):
@@ -166,13 +96,16 @@ class Fit:
                 f"a batch of {config.batch_size} cannot be divided among {processes} processes"
             )
         self._batch_plan = BatchPlan(config.batch_size, rank, processes, config.workers)
-        self._precision = Precision(encoder.device.type, config.bf16)
+        device = encoder.device.type
+        self._precision = Precision(
+            device, bf16=device == "cuda" if config.bf16 is None else config.bf16
+        )
+        self._chunk = config.chunk
         self._learner = Learner(encoder, config.temperature, learned=config.learn_temperature)
         self._learner.to(encoder.device)
         encoder.audio_tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         keep_freed_memory()
-        for name in task.frozen:
-            _part(encoder, name).requires_grad_(requires_grad=False)
+        freeze_parts(encoder, task.frozen)
         self._optimizer = torch.optim.AdamW(self._groups(), weight_decay=config.weight_decay)
         self._step = 0
         self._best = -math.inf
@@ -205,7 +138,7 @@ class Fit:
         return max(lines, key=lambda line: float(line[self._task.criterion]))
 
     def _begin(self, *, resume: bool) -> None:
-        config, asked = self._run / CONFIG, self._config.model_dump_json(indent=2) + "\n"
+        config, asked = self._run / CONFIG, json.dumps(self._config.identity(), indent=2) + "\n"
         rank, _ = world()
         if resume and (self._run / CHECKPOINT).exists():
             if config.read_text() != asked:
@@ -231,8 +164,11 @@ class Fit:
         losses = []
         for batch in self._task.show(read, self._steps - done, label):
             losses.append(self._train(batch))
+            if self._step % NAN_CHECK_STEPS == 0:
+                self._refuse_nan(losses[-1], epoch)
             if writer and time.monotonic() - self._saved > CHECKPOINT_S:
                 self._save()
+        self._refuse_nan(torch.stack(losses).mean(), epoch)
         self.encoder.eval()
         if writer is None:
             _barrier()
@@ -243,15 +179,21 @@ class Fit:
             "learning_rate": self._rate(self._step - 1),
             "temperature": float(self._learner.temperature.abs()),
         } | scores  # fmt: skip
-        if not math.isfinite(line["loss"]):
-            raise ConfigurationError(f"the loss of epoch {epoch + 1} is {line['loss']}: lower the "
-                                     "learning rate, or give --clip-norm")  # fmt: skip
         for name, value in line.items():
             writer.add_scalar(name, value, epoch + 1)
         writer.flush()
         self._task.say("  ".join(f"{name} {value:.4g}" for name, value in line.items()))
         self._keep(line)
         _barrier()
+
+    def _refuse_nan(self, loss: Tensor, epoch: int) -> None:
+        """Raise ``ConfigurationError`` when a loss is no number: the weights are lost then."""
+        value = float(loss)
+        if not math.isfinite(value):
+            raise ConfigurationError(
+                f"the loss of epoch {epoch + 1}, step {self._step}, is {value}: lower the learning "
+                "rate, or give --clip-norm"
+            )
 
     def _set_training(self) -> None:
         """Switch dropout and augmentation on, but batch norm to the statistics it was trained with.
@@ -268,9 +210,7 @@ class Fit:
         config = self._config
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate(self._step) * group["relative_rate"]
-        self._optimizer.zero_grad()
-        seed = hash((config.seed, self._step))
-        loss = contrastive_step(self._learner, examples, config.chunk, seed, self._precision)
+        loss = self._add_gradients(examples)
         for auxiliary in self._task.auxiliaries:
             extra = auxiliary(self.encoder, examples, self._step) / self._batch_plan.processes
             extra.backward()  # type: ignore[no-untyped-call]
@@ -280,6 +220,26 @@ class Fit:
         self._optimizer.step()
         self._step += 1
         return loss
+
+    def _add_gradients(self, examples: Sequence[Example]) -> Tensor:
+        """Take the contrastive step; when memory runs out, halve the chunk and take it again."""
+        seed = hash((self._config.seed, self._step))
+        while True:
+            self._optimizer.zero_grad()
+            try:
+                return contrastive_step(self._learner, examples, self._chunk, seed, self._precision)
+            except torch.OutOfMemoryError as error:
+                if self._chunk == 1:
+                    raise ConfigurationError(
+                        f"one pair is too large for the memory: lower --crop-s ({error})"
+                    ) from error
+                if self._batch_plan.processes > 1:  # the others wait inside the step
+                    raise ConfigurationError(
+                        f"the memory is too small for --chunk {self._chunk}: lower it"
+                    ) from error
+            self._chunk = min(self._chunk, len(examples)) // 2 or 1
+            torch.cuda.empty_cache()
+            self._task.say(f"out of memory: now {self._chunk} pairs at once")
 
     def _rate(self, step: int) -> float:
         """Return the learning rate: linear up over the warm-up, then a cosine down to the end."""
@@ -342,12 +302,17 @@ class Fit:
             (self._run / LOG).write_text(state["log"])
 
 
-def _part(encoder: Encoder, name: str) -> nn.Module:
-    try:
-        return encoder.get_submodule(name)
-    except AttributeError:
-        parts = ", ".join(part for part, _ in encoder.named_children())
-        raise ConfigurationError(f"the encoder has no part {name!r}; it has {parts}") from None
+def freeze_parts(encoder: Encoder, names: Iterable[str]) -> None:
+    """Leave parts such as "text_tower.bert" as they are.
+
+    Raises ``ConfigurationError`` for a part that the encoder does not have.
+    """
+    for name in names:
+        try:
+            encoder.get_submodule(name).requires_grad_(requires_grad=False)
+        except AttributeError:
+            parts = ", ".join(part for part, _ in encoder.named_children())
+            raise ConfigurationError(f"the encoder has no part {name!r}; it has {parts}") from None
 
 
 def _barrier() -> None:

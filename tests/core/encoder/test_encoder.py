@@ -227,3 +227,45 @@ def test_the_configuration_refuses_what_it_does_not_know() -> None:
     """A misspelt or future field is an error, not a silently different model."""
     with pytest.raises(ValueError, match="fusoin"):
         EncoderConfig.model_validate(TINY.model_dump() | {"fusoin": "late"})
+
+
+def test_metadata_alone_runs_no_audio_tower(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no item depends on its sound, training never runs the audio tower."""
+    encoder = Encoder.random(_tiny(fusion="metadata"), seed=0)
+    expected = encoder([_windows(SHORT)], ["a drum"])
+
+    def refuse(_mel: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(encoder.audio_tower, "frames", refuse)
+    assert torch.equal(encoder([_windows(SHORT)], ["a drum"]), expected)
+    assert torch.equal(encoder.encode_metadata(["a drum"]), expected)
+
+
+ANCHORS = {
+    "dim": TINY.text.bert["hidden_size"] + 527,
+    "audio": AudioConfig(width=0.1, head="classes"),
+    "text": TINY.text.model_copy(update={"head": "anchors"}),
+}
+
+
+@pytest.mark.parametrize(
+    "shape", [{}, ANCHORS, {"fusion": "metadata"}, {"fusion": "mid"}, {"absent": "empty"}]
+)
+def test_half_precision_fuses_every_shape(shape: dict[str, Any]) -> None:
+    """Under autocast, in which towers and heads differ in precision, items stay what they are."""
+    encoder = Encoder.random(_tiny(**shape), seed=0)
+    clips, words = [_windows(SHORT), _windows(LONG)], ["a drum", "a duck"]
+    with torch.no_grad():
+        expected = encoder(clips, words)
+        with torch.autocast("cpu", torch.bfloat16):
+            items = encoder(clips, words).float()
+    assert torch.cosine_similarity(items, expected).min() > 0.99
+
+
+def test_no_two_widths_of_the_tests_encoder_are_equal(tiny_encoder: Encoder) -> None:
+    """Where widths were equal, one taken for another would pass every test."""
+    bert = TINY.text.bert
+    widths = [TINY.dim, tiny_encoder.audio_dim, TINY.mid.width, TINY.mid.feedforward,
+              bert["hidden_size"], bert["intermediate_size"]]  # fmt: skip
+    assert len(set(widths)) == len(widths)

@@ -154,3 +154,11 @@ def test_the_reference_manifests_are_read(shared: Path) -> None:
     assert all(clip.path.is_file() and clip.identity for clip in human + esc + extra)
     assert extra[0].captions == ("A red apple.",)
     assert extra[0].licence == "GPL-2"
+
+
+def test_each_caption_of_a_clip_is_asked(clips: list[Clip]) -> None:
+    """Equal captions of one clip are several queries; of two clips of one identity, one."""
+    twice = replace(clips[0], queries=(), captions=("a dog", "a dog", "a cat"))
+    asked = [ask_for_captions(twice), ask_for_captions(twice)]
+    texts = [query.text for query in select_queries(asked, twice.split)]
+    assert texts == ["a dog", "a dog", "a cat"]

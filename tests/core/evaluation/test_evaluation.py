@@ -10,8 +10,17 @@ import torch
 from audiofuse.core.encoder.encoder import TINY, Encoder
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.evaluation import evaluation
-from audiofuse.core.evaluation.clips import Query, read_manifest, select_queries
-from audiofuse.core.evaluation.evaluation import QueryScores, encode_clips, evaluate, judge, score
+from audiofuse.core.evaluation.clips import Clip, Query, read_manifest, select_queries
+from audiofuse.core.evaluation.evaluation import (
+    QueryScores,
+    Relevance,
+    encode_clips,
+    evaluate,
+    judge,
+    judge_hybrid,
+    score,
+)
+from audiofuse.core.items import Metadata
 
 SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"
 
@@ -161,16 +170,16 @@ def test_blanking_is_reproducible(tmp_path: Path, tiny_encoder: Encoder) -> None
     assert metrics["hybrid"] == metrics["audio only"]
 
 
-def test_a_batch_of_queries_is_scored_as_all_at_once(
-    tmp_path: Path, tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_batch_of_queries_is_scored_as_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """How many queries are compared with the gallery at a time changes no score."""
-    gallery = encode_clips(tiny_encoder, read_manifest(_manifest(tmp_path, OTHERS)))
-    queries = [Query(text, "", text.split()[-1]) for text in ("an owl", "a crow", "the owl")]
-    together = judge(tiny_encoder, gallery, queries)
+    generator = torch.Generator().manual_seed(0)
+    asked, items = (torch.randn(count, 8, generator=generator) for count in (5, 4))
+    relevant = Relevance(torch.tensor([0, 1, 2, 2, 1]), torch.tensor([2, 0, 1, 2]))
+    together = evaluation._score_cosines(asked, items, relevant)
     monkeypatch.setattr(evaluation, "QUERIES_PER_BATCH", 2)
-    for name, scores in judge(tiny_encoder, gallery, queries).items():
-        assert scores.reciprocal_rank.tolist() == together[name].reciprocal_rank.tolist()
+    batched = evaluation._score_cosines(asked, items, relevant)
+    assert batched.reciprocal_rank.tolist() == together.reciprocal_rank.tolist()
+    assert batched.average_precision.tolist() == together.average_precision.tolist()
 
 
 def test_a_query_for_what_is_not_there_is_an_error(tmp_path: Path, tiny_encoder: Encoder) -> None:
@@ -188,3 +197,37 @@ def test_an_item_with_nothing_to_find_it_by_is_not_found_first(tmp_path: Path) -
     # Asked by its own words, the right item has a cosine of 1.
     scores = judge(encoder, gallery, [Query("owl", "", "owl"), Query("crow", "", "crow")])
     assert scores["hybrid"].reciprocal_rank.tolist() == [1, 1]
+
+
+def test_a_tower_that_is_only_fused_ranks_nothing_alone(tmp_path: Path) -> None:
+    """Mid fusion with a separate metadata tower is judged, but not by metadata alone."""
+    changes = {"fusion": "mid", "metadata": TINY.text}
+    encoder = Encoder.random(TINY.model_copy(update=changes), seed=0)
+    gallery = encode_clips(encoder, read_manifest(_manifest(tmp_path, OTHERS)))
+    scores = judge(encoder, gallery, [Query("owl", "", "owl")])
+    assert set(scores) == {"audio only", "hybrid"}
+
+
+def test_hybrid_alone_is_what_all_three_give(tmp_path: Path, tiny_encoder: Encoder) -> None:
+    """The single ranking of ``judge_hybrid`` scores as the hybrid one of ``judge``."""
+    gallery = encode_clips(tiny_encoder, read_manifest(_manifest(tmp_path, OTHERS)))
+    queries = [Query(text, "", text.split()[-1]) for text in ("an owl", "a crow")]
+    alone = judge_hybrid(tiny_encoder, gallery, queries)
+    together = judge(tiny_encoder, gallery, queries)["hybrid"]
+    assert alone.reciprocal_rank.tolist() == together.reciprocal_rank.tolist()
+
+
+def test_words_that_say_nothing_are_no_metadata(tmp_path: Path, tiny_encoder: Encoder) -> None:
+    """Metadata of punctuation alone is none when it is ranked alone, as when it is fused."""
+    rows = [OTHERS[0] | {"title": "?!"}, *OTHERS[1:]]
+    gallery = encode_clips(tiny_encoder, read_manifest(_manifest(tmp_path, rows)))
+    words = evaluation._metadata_vectors(tiny_encoder, [c.metadata.text for c in gallery.clips])
+    assert words.any(dim=1).tolist() == [False, *[True] * (len(rows) - 1)]
+
+
+def test_relevance_is_made_row_by_row() -> None:
+    """Which clips a query means, and how many, is known without a table of queries by clips."""
+    clips = [Clip(Path(name), name[0], "val", Metadata()) for name in ("a1", "b1", "a2")]
+    relevant = Relevance.of([Query("x", "", "b"), Query("y", "", "a")], clips)
+    assert relevant.counts.tolist() == [1, 2]
+    assert relevant.rows(slice(1, 2)).tolist() == [[True, False, True]]

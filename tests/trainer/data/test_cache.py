@@ -194,6 +194,19 @@ def test_a_file_that_kills_its_decoder_costs_only_itself(
     ]
 
 
+def test_a_decoder_that_hangs_is_ended(tmp_path: Path) -> None:
+    """A process whose decoder never returns is ended by the kernel, as one that crashes."""
+    script = (
+        "import signal, sys, pathlib\n"
+        "from audiofuse.trainer.data import cache\n"
+        "cache.MOST_DECODE_S = 1\n"
+        "cache.open_recording = lambda *_: signal.pause()\n"
+        "cache._decode(cache._Source(pathlib.Path('x'), 'key'), pathlib.Path(sys.argv[1]), 1.0)\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    assert subprocess.run(command, check=False, timeout=100).returncode == -signal.SIGALRM
+
+
 def test_an_unforeseen_error_costs_only_its_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

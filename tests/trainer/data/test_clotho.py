@@ -11,11 +11,12 @@ def test_clotho_is_read_as_published(clotho: Path) -> None:
     """Captions, Latin-1 keywords and odd file names of ClothoV2 become a clip."""
     assert read_clotho(clotho)[0] == Clip(
         path=clotho / "development/ an owl.wav",
-        identity="freesound-4711",
+        identity="clotho/train/ an owl.wav",
+        origin="freesound-4711",
         split="train",
         metadata=Metadata(keywords=("nuit", "forêt", "owl")),
         queries=tuple(
-            Query(caption, "caption", "freesound-4711")
+            Query(caption, "caption", "clotho/train/ an owl.wav")
             for caption in ("An owl hoots.", "A bird, at night.", "Hooting.", "Owl.")
         ),
         captions=("An owl hoots.", "A bird, at night.", "Hooting.", "Owl."),
@@ -27,11 +28,12 @@ def test_clotho_is_read_as_published(clotho: Path) -> None:
 def test_clotho_needs_neither_metadata_nor_all_splits(clotho: Path) -> None:
     """The splits that are there are read; a clip that nothing describes is its file name."""
     second = read_clotho(clotho)[1]
-    assert (second.identity, second.split, second.metadata) == ("owl 2.wav", "test", Metadata())
+    assert (second.identity, second.origin) == ("clotho/test/owl 2.wav", "")
+    assert (second.split, second.metadata) == ("test", Metadata())
 
 
 def test_clotho_clips_without_number_are_their_file_names(clotho: Path) -> None:
     """Where the table says "Not found" the clips are not one and the same sound."""
     table = clotho / "clotho_metadata_development.csv"
     table.write_bytes(table.read_bytes().replace(b"4711", b"Not found"))
-    assert read_clotho(clotho)[0].identity == " an owl.wav"
+    assert not read_clotho(clotho)[0].origin

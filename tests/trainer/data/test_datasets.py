@@ -32,7 +32,7 @@ def test_the_published_tables_are_read(
     put(OWL, tmp_path / "development/violin1.wav", tmp_path / "train/r1nicOVtvkQ.wav")
     (tmp_path / "balanced_train_segments.csv").write_text(SEGMENTS)
     (violin,) = read_clotho(tmp_path)
-    assert violin.identity == "freesound-211388"
+    assert violin.origin == "freesound-211388"
     assert violin.metadata.keywords == ("background", "background-sound", "atmos", "anxious")
     assert len(violin.captions) == 5
     (water,) = read_audiocaps(tmp_path)

@@ -52,7 +52,14 @@ def test_a_caption_carries_the_next_one() -> None:
     assert texts == ["a bird at night", "hooting in a forest", "an owl hoots"]
 
 
-@pytest.mark.parametrize("captions", [(), ("an owl hoots",)])
+def test_the_same_words_are_no_other_caption() -> None:
+    """A caption that repeats the query is passed over for the next different one."""
+    twice = replace(OWL, captions=("an owl hoots", "An owl hoots.", "a bird at night"))
+    texts = [metadata_text(twice, index, Kind.FS) for index in range(3)]
+    assert texts == ["a bird at night", "a bird at night", "an owl hoots"]
+
+
+@pytest.mark.parametrize("captions", [(), ("an owl hoots",), ("an owl hoots", "An owl hoots!")])
 def test_a_single_caption_carries_nothing(captions: tuple[str, ...]) -> None:
     """Without another caption there is no full sentence, rather than the target itself."""
     assert not metadata_text(replace(OWL, captions=captions), 0, Kind.FS)

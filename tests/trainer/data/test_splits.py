@@ -1,5 +1,6 @@
 """Splits that hold, and no sound in two of them."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,3 +92,24 @@ def test_manifests_of_the_project_do_not_leak(shared: Path) -> None:
     ]
     assert len(clips) == 1319
     check_leakage(assign_splits(clips, 0.1, seed=0), {})
+
+
+def test_published_splits_are_kept_as_they_are(caplog: pytest.LogCaptureFixture) -> None:
+    """Sounds that a benchmark has in two of its splits stay, and the log counts them."""
+    clips = [
+        replace(_clip("clotho/a.wav", "train", "1"), origin="freesound-86163"),
+        replace(_clip("clotho/b.wav", "val", "2"), origin="freesound-86163"),
+    ]
+    with caplog.at_level(logging.WARNING):
+        check_leakage(clips, {}, {clip.path for clip in clips})
+    assert "1 sounds are in several of the published splits" in caplog.text
+    mine = _clip("mine.wav", "train", "freesound-86163")
+    with pytest.raises(ConfigurationError, match=r"mine\.wav \(train\)"):
+        check_leakage([*clips, mine], {}, {clip.path for clip in clips})
+
+
+def test_a_recording_of_a_benchmark_goes_where_the_benchmark_has_it() -> None:
+    """A clip without a split follows the published clip that was cut from the same recording."""
+    known = replace(_clip("a.wav", "test", "clotho/test/a.wav"), origin="freesound-1")
+    mine = [_clip(f"{number}.wav", identity="freesound-1") for number in range(3)]
+    assert {clip.split for clip in assign_splits([known, *mine], 0.5, seed=0)} == {"test"}

@@ -11,7 +11,14 @@ from audiofuse.core.audio.recording import open_recording
 from audiofuse.core.encoder.encoder import TINY, Encoder
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.evaluation.clips import Clip, Query, queries_of
-from audiofuse.core.evaluation.evaluation import QueryScores, encode_clips, evaluate, judge, score
+from audiofuse.core.evaluation.evaluation import (
+    QueryScores,
+    Relevance,
+    encode_clips,
+    evaluate,
+    judge,
+    score,
+)
 from audiofuse.core.items import Metadata
 from audiofuse.trainer.data.cache import Entry
 from audiofuse.trainer.data.gallery import encode_cached
@@ -150,9 +157,11 @@ def test_without_a_query_there_is_nothing_to_assess(systems: dict[str, System]) 
 def test_chance_is_the_mean_of_random_rankings(items: int) -> None:
     """What chance is expected to score is what very many random rankings score on average."""
     generator = torch.Generator().manual_seed(0)
-    relevant = torch.arange(items) < torch.tensor([[1], [3], [items - 2], [3]])
+    # Of three identities with 1, 2 and all other clips.
+    clips = torch.tensor([0, 1, 1, *[2] * (items - 3)])
+    relevant = Relevance(torch.tensor([0, 1, 2, 1]), clips)
     expected = by_chance(relevant)
-    for row, wanted in enumerate(relevant):
+    for row, wanted in enumerate(relevant.rows(slice(None))):
         similarity = torch.rand(20_000, items, generator=generator)
         drawn = score(similarity, wanted.expand_as(similarity)).mean().as_dict()
         assert expected.select([row]).mean().as_dict() == pytest.approx(drawn, abs=0.01)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file
 
 from audiofuse.core.encoder.encoder import TINY, Encoder
 from audiofuse.core.errors import ConfigurationError
@@ -30,9 +31,11 @@ from audiofuse.trainer.study.grid import (
     Results,
     grid,
     rank_for_captions,
+    select_cells,
 )
-from audiofuse.trainer.study.paper import CELLS, RUNNING, Callbacks, run_grid
-from audiofuse.trainer.training.fit import Fit, FitConfig
+from audiofuse.trainer.study.paper import CELLS, RUNNING, WEIGHTS, Callbacks, run_grid
+from audiofuse.trainer.training.config import FitConfig
+from audiofuse.trainer.training.fit import BEST, Fit
 
 SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"
 NAMES = ("animals/owl.wav", "animals/crow.flac", "home/typing.mp3", "water/bubbles.opus")
@@ -81,8 +84,12 @@ def _make(fusion: Any, separate: bool, seed: int) -> Encoder:  # noqa: FBT001 - 
     return encoder
 
 
+def _unmade(fusion: Any, separate: bool, seed: int) -> Encoder:  # noqa: FBT001 - as it is called
+    raise AssertionError((fusion, separate, seed))
+
+
 def _plan(cells: Sequence[Cell] = FEW, seeds: int = 1, config: FitConfig = CONFIG) -> Plan:
-    return Plan(cells, seeds, config, {"audio": "tiny"})
+    return Plan(cells, seeds, config=config, facts={"audio": "tiny"})
 
 
 def _lines(folder: Path) -> list[dict[str, Any]]:
@@ -108,6 +115,38 @@ def test_a_cell_that_is_no_system_is_refused(wrong: dict[str, Any]) -> None:
     """Fusing needs a kind of metadata, and audio alone takes neither a kind nor a tower."""
     with pytest.raises(ValidationError, match="audio alone"):
         Cell.model_validate(wrong)
+
+
+def test_cells_are_chosen_by_name() -> None:
+    """A pattern takes the cells whose names match, in the grid's order; a wrong one is refused."""
+    reduced = select_cells(["*-shared-real", "audio-real"])
+    assert reduced == grid(separate=[False], artificial=[False])
+    assert [cell.name for cell in select_cells(["late-fs-*-real"])] == [
+        "late-fs-shared-real",
+        "late-fs-separate-real",
+    ]
+    assert select_cells([]) == grid()
+    with pytest.raises(ConfigurationError, match=r"no cell matches 'late-so-\*'; .*late-os-shared"):
+        select_cells(["late-so-*"])
+
+
+def test_machines_share_seeds(corpus: Corpus, tmp_path: Path) -> None:
+    """Seeds that ran in two folders give, their lines joined, what one folder would have."""
+    plans = [replace(_plan([AUDIO]), first_seed=seed) for seed in (0, 1)]
+    for number, plan in enumerate(plans):
+        run_grid(plan, corpus, _make, tmp_path / str(number), QUIET)
+    joined = "".join((tmp_path / str(n) / CELLS).read_text() for n in (0, 1))
+    (tmp_path / "0" / CELLS).write_text(joined)
+    results = run_grid(_plan([AUDIO], seeds=2), corpus, _unmade, tmp_path / "0", QUIET)
+    assert [each.seed for each in results.measured] == [0, 1]
+
+
+def test_what_was_tested_is_kept(corpus: Corpus, tmp_path: Path) -> None:
+    """Each finished training leaves its weights, which load into an encoder of its shape."""
+    run_grid(_plan([OS]), corpus, _make, tmp_path, QUIET)
+    (file,) = (tmp_path / WEIGHTS).iterdir()
+    assert file.name == "late-os-shared-real-0.safetensors"
+    _make("late", separate=False, seed=1).load_state_dict(load_file(file))
 
 
 def test_every_cell_is_run_once(corpus: Corpus, tmp_path: Path) -> None:
@@ -150,6 +189,7 @@ def test_a_cell_decides_how_it_is_trained(
             assert resume
             given.append(self._config)
             self._run.mkdir(parents=True)
+            (self._run / BEST).touch()
             return {}
 
     monkeypatch.setattr(paper, "Fit", Untrained)

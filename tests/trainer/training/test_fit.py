@@ -1,6 +1,5 @@
 """Training: it learns, it can be killed and resumed, it refuses what cannot work."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -16,15 +15,22 @@ from audiofuse.core.encoder.encoder import TINY, Encoder
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.evaluation.clips import Clip
 from audiofuse.core.items import Metadata
-from audiofuse.trainer.data.batches import Examples, training_rows
+from audiofuse.trainer.data.batches import Example, Examples, training_rows
 from audiofuse.trainer.data.cache import AudioCache
-from audiofuse.trainer.training.fit import BEST, CHECKPOINT, LOG, Fit, FitConfig, Task
+from audiofuse.trainer.training.config import FitConfig
+from audiofuse.trainer.training.fit import BEST, CHECKPOINT, LOG, Fit, Task
 
 SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"
 NAMES = ("animals/owl.wav", "animals/crow.flac", "home/typing.mp3", "water/bubbles.opus")
 CONFIG = FitConfig(
     epochs=3, batch_size=4, chunk=2, learning_rate=1e-3, crop_s=1, mask_bands=8, mask_frames=8
 )
+
+
+PLAIN = CONFIG.model_copy(
+    update={"mask_bands": 0, "mask_frames": 0, "jitter_bands": False, "drop_metadata": 0.0,
+            "warmup_epochs": 0.0, "learning_rate": 1e-4}
+)  # fmt: skip
 
 
 def _examples(folder: Path, config: FitConfig = CONFIG) -> Examples:
@@ -55,13 +61,72 @@ def _fit(cache: Path, run: Path, config: FitConfig = CONFIG, **task: Any) -> Fit
     return Fit(Encoder.random(TINY, seed=0), Task(examples, **given), config, run)
 
 
-def test_training_brings_pairs_together(cache: Path, tmp_path: Path) -> None:
-    """A few epochs on a few sounds lower the loss well below where it began."""
-    plain = {"epochs": 12, "mask_bands": 0, "mask_frames": 0, "every_caption": False}
-    _fit(cache, tmp_path, CONFIG.model_copy(update=plain)).run(resume=False)
-    losses = [json.loads(line)["loss"] for line in (tmp_path / LOG).read_text().splitlines()]
-    assert len(losses) == 12
-    assert losses[-1] < 0.7 * losses[0]
+def _batch(fit: Fit) -> list[Example]:
+    return [fit._task.examples[0, row] for row in (0, 2, 4, 6)]  # a caption of each sound
+
+
+def _part_of(name: str) -> str:
+    if name.startswith("audio_tower."):
+        return "audio"
+    return "text" if ".bert." in name else "head"
+
+
+def test_a_step_goes_down_the_gradient(cache: Path, tmp_path: Path) -> None:
+    """A small step of the optimiser on one batch lowers the loss of that very batch."""
+    fit = _fit(cache, tmp_path, PLAIN)
+    before = [float(fit._train(_batch(fit))) for _ in range(3)]
+    assert before == sorted(before, reverse=True)
+
+
+@pytest.mark.parametrize("part", ["audio", "text", "head"])
+def test_each_part_learns_at_its_own_rate(cache: Path, tmp_path: Path, part: str) -> None:
+    """A relative rate of 0 leaves audio tower, BERT or heads as they are; the others move."""
+    fit = _fit(cache, tmp_path, PLAIN.model_copy(update={f"{part}_rate": 0.0}))
+    before = {name: value.clone() for name, value in fit.encoder.named_parameters()}
+    fit._train(_batch(fit))
+    moved = {
+        _part_of(n) for n, v in fit.encoder.named_parameters() if not torch.equal(v, before[n])
+    }
+    assert moved == {"audio", "text", "head"} - {part}
+
+
+def test_long_gradients_are_clipped(cache: Path, tmp_path: Path) -> None:
+    """With --clip-norm no step has a longer gradient than that."""
+    fit = _fit(cache, tmp_path, PLAIN.model_copy(update={"clip_norm": 1e-3}))
+    fit._train(_batch(fit))
+    norms = [p.grad.norm() for p in fit._learner.parameters() if p.grad is not None]
+    assert float(torch.stack(norms).norm()) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_memory_that_runs_out_halves_the_chunk(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step that does not fit is taken again in halves, until one pair is too much."""
+    chunks: list[int] = []
+    room = 2
+
+    def step(_learner: object, _examples: object, chunk: int, *_: object) -> torch.Tensor:
+        chunks.append(chunk)
+        if chunk > room:
+            raise torch.OutOfMemoryError("no room")
+        return torch.tensor(1.0)
+
+    monkeypatch.setattr("audiofuse.trainer.training.fit.contrastive_step", step)
+    fit = _fit(cache, tmp_path, PLAIN.model_copy(update={"chunk": 64}))
+    fit._train(_batch(fit))
+    fit._train(_batch(fit))
+    assert chunks == [64, 2, 2]
+    room = 0
+    with pytest.raises(ConfigurationError, match="--crop-s"):
+        fit._train(_batch(fit))
+
+
+def test_a_run_goes_on_with_other_means(cache: Path, tmp_path: Path) -> None:
+    """Chunk, reading processes and precision are the machine's, and no other run."""
+    config = CONFIG.model_copy(update={"epochs": 1})
+    _fit(cache, tmp_path, config).run(resume=False)
+    other = config.model_copy(update={"chunk": 4, "workers": 1, "bf16": True})
+    _fit(cache, tmp_path, other).run(resume=True)
 
 
 def test_the_best_weights_are_kept(cache: Path, tmp_path: Path) -> None:
@@ -173,12 +238,14 @@ def test_the_learning_rate_warms_up_and_falls(cache: Path, tmp_path: Path) -> No
     assert rates[1:] == sorted(rates[1:], reverse=True)
 
 
-def test_a_loss_that_is_no_number_ends_the_run(cache: Path, tmp_path: Path) -> None:
-    """A loss of NaN is reported and never becomes weights."""
-    nan = torch.tensor(float("nan"))
-    fit = _fit(cache, tmp_path)
+def test_a_loss_that_is_no_number_ends_the_run(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loss of NaN is reported within some steps, is not evaluated and never becomes weights."""
+    monkeypatch.setattr("audiofuse.trainer.training.fit.NAN_CHECK_STEPS", 1)
+    fit = _fit(cache, tmp_path, score=lambda _: pytest.fail("NaN was evaluated"))
     with torch.no_grad():
-        fit.encoder.audio_head.weight.copy_(nan)
-    with pytest.raises(ConfigurationError, match="lower the learning rate"):
+        fit.encoder.audio_head.weight.copy_(torch.tensor(float("nan")))
+    with pytest.raises(ConfigurationError, match="step 1, is nan: lower the learning rate"):
         fit.run(resume=False)
     assert not (tmp_path / BEST).exists()

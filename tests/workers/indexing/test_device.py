@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from audiofuse.core.audio.recording import SAMPLE_RATE, WINDOW_SAMPLES, Samples, open_recording
-from audiofuse.core.encoder.encoder import TINY, Encoder, Fused, WindowEmbedding
+from audiofuse.core.encoder.accumulator import WindowEmbedding
+from audiofuse.core.encoder.encoder import TINY, Encoder, Fused
 from audiofuse.core.encoder.fusion import AudioEmbedding
 from audiofuse.core.errors import Reason, Rejected
 from audiofuse.workers.indexing.device import batches as batches_module

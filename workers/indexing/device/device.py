@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from audiofuse.core.audio.recording import SAMPLE_RATE, Samples
-from audiofuse.core.encoder.encoder import AudioAccumulator, Encoder, Fused, padded_length
+from audiofuse.core.encoder.accumulator import AudioAccumulator, padded_length
+from audiofuse.core.encoder.encoder import Encoder, Fused
 from audiofuse.core.encoder.fusion import AudioEmbedding
 from audiofuse.core.errors import Reason, Rejected
 from audiofuse.core.threads import vital_thread
