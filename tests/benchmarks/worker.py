@@ -61,7 +61,8 @@ CELERY = (
 )
 CONSTANT = (
     "import torch\n"
-    "from audiofuse.core.encoder.encoder import Encoder, WindowEmbedding, Fused\n"
+    "from audiofuse.core.encoder.accumulator import WindowEmbedding\n"
+    "from audiofuse.core.encoder.encoder import Encoder, Fused\n"
     "Encoder.encode_windows = lambda self, windows: "
     "[WindowEmbedding(torch.ones(self.audio_dim), 1) for _ in windows]\n"
     "Encoder.fuse = lambda self, heard, texts: "

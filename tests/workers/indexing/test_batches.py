@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from audiofuse.core.audio.recording import SAMPLE_RATE
-from audiofuse.core.encoder.encoder import AudioAccumulator
+from audiofuse.core.encoder.accumulator import AudioAccumulator
 from audiofuse.workers.indexing.device.batches import (
     GROW,
     PATIENCE_BATCHES,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from audiofuse.core.audio.recording import Samples
-from audiofuse.core.encoder.encoder import AudioAccumulator
+from audiofuse.core.encoder.accumulator import AudioAccumulator
 from audiofuse.core.encoder.fusion import AudioEmbedding
 from audiofuse.workers.telemetry import metrics
 from audiofuse.workers.telemetry.metrics import Stage
