@@ -4,10 +4,10 @@ import difflib
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
@@ -182,15 +182,16 @@ class Settings(BaseSettings):
     fetch_bytes: int = Field(
         default=8 * 1024**3, gt=0, description="Disk that a worker's downloads may take, in bytes."
     )
-    grace_s: float = Field(
-        default=10,
-        ge=0,
-        description="After SIGTERM a worker finishes for so long, then hands back the rest.",
-    )
     redelivery_s: int = Field(
         default=60,
         ge=5,
         description="A killed worker's messages come back after so long; one value for a fleet.",
+    )
+    grace_s: float = Field(
+        default=10,
+        ge=0,
+        description="After SIGTERM a worker finishes for so long, then hands back the rest; at "
+        "most as long as it takes until lost messages come back.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="Least severe message that is logged."
@@ -208,6 +209,17 @@ class Settings(BaseSettings):
         description="Where traces are sent, by OTLP over HTTP, e.g. http://host:4318/v1/traces; "
         "unset: nowhere.",
     )
+
+    @model_validator(mode="after")
+    def _stops_before_redelivery(self) -> Self:
+        """Refuse that a stopping worker still works on what others have been given."""
+        if "grace_s" in self.model_fields_set and self.grace_s > self.redelivery_s:
+            raise ValueError(
+                f"{PREFIX}GRACE_S is {self.grace_s:g}, longer than {PREFIX}REDELIVERY_S, which is "
+                f"{self.redelivery_s}: messages that a worker finishes while it stops would be "
+                "delivered to another"
+            )
+        return self
 
     @classmethod
     def settings_customise_sources(

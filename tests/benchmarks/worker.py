@@ -45,8 +45,9 @@ from audiofuse.core.settings import Settings, environment
 from audiofuse.core.storage.store import FolderStore
 from audiofuse.workers.commands.display import metrics_table
 from audiofuse.workers.deployment.local import Part, free_port
+from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
 from audiofuse.workers.indexing.device.measure import best_batch_s
-from audiofuse.workers.indexing.sync import Limits, Syncer
+from audiofuse.workers.indexing.sync import Syncer
 from audiofuse.workers.queue.broker import Dispatcher, create_celery, open_lanes
 from audiofuse.workers.telemetry.names import Lane, Outcome
 
@@ -243,7 +244,9 @@ def messages(root: Path, encoder: Encoder, seconds: float, count: int) -> dict[s
     paths = pieces(bucket, count, seconds)
     index = Index(connect_embedded(), "bench")
     generation = index.create("bench-000000", encoder)
-    syncer = Syncer(FolderStore(bucket), index, generation, encoder, Limits(600, 2**30))
+    syncer = Syncer(
+        BucketSide(FolderStore(bucket), Limits(600, 2**30)), IndexSide(index, generation), encoder
+    )
     rng = np.random.default_rng(1)
     best = dict.fromkeys((Outcome.CREATED, Outcome.REFUSED), math.inf)
     for outcome in best:

@@ -217,3 +217,11 @@ def test_a_bad_value_is_refused_and_its_setting_named(
     with pytest.raises(ValidationError) as caught:
         Settings()
     assert [error["loc"] for error in caught.value.errors()] == [(name,)]
+
+
+def test_a_worker_cannot_work_on_after_its_messages_come_back() -> None:
+    """A grace period longer than the redelivery time is refused."""
+    with pytest.raises(ValidationError, match=r"GRACE_S is 61.*REDELIVERY_S"):
+        Settings(grace_s=61, redelivery_s=60)
+    assert Settings(grace_s=60, redelivery_s=60).grace_s == 60
+    assert Settings(redelivery_s=5).redelivery_s == 5  # the default gives way

@@ -19,7 +19,8 @@ from audiofuse.core.items import is_audio
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import bucket_name, open_store, s3_client
 from audiofuse.workers.deployment.local import LocalDeployment, free_port
-from audiofuse.workers.indexing.sync import Limits, Syncer
+from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
+from audiofuse.workers.indexing.sync import Syncer
 from audiofuse.workers.queue.broker import connect_redis, open_lanes
 from audiofuse.workers.queue.dead_letters import DeadLetters
 
@@ -78,7 +79,9 @@ def _synced(settings: Settings, encoder: Encoder, redis: Redis) -> State:
     store, index = open_store(settings), Index(connect_embedded(), "before")
     letters = DeadLetters(redis, store.bucket)
     generation = index.create("tiny-aaa", encoder)
-    syncer = Syncer(store, index, generation, encoder, Limits(60, 10**7), letters=letters)
+    syncer = Syncer(
+        BucketSide(store, Limits(60, 10**7)), IndexSide(index, generation, letters=letters), encoder
+    )
     for key in filter(is_audio, CONTENT):
         with suppress(Rejected):
             syncer.sync(key)

@@ -1,4 +1,4 @@
-"""The crew: one thread for each message in hand, so that a message's way is a plain function."""
+"""One thread for each message in hand, so that a message's way is a plain function."""
 
 import logging
 import math
@@ -16,27 +16,31 @@ from audiofuse.workers.telemetry.tracing import span
 
 log = logging.getLogger(__name__)
 
-CALM_S = 10.0  # without a live message, and all places are the backfill's
+# Seconds after the last live message for which few of the backfill's are worked on. Raised, a
+# backfill gets the whole worker later; lowered, it slows down live messages that come now and then.
+CALM_S = 10.0
 
 
 @dataclass(frozen=True, eq=False)
 class Delivery:
     """A message in hand: the key it names, its lane, and the broker's ``receipt`` for it.
 
-    ``trace`` is what goes on in it; see ``tracing.py``.
+    ``trace`` is what goes on in it; see ``tracing.py``. ``sent`` is the Unix time at which its
+    change was first told of, if that is known.
     """
 
     key: str
     lane: Lane
     receipt: Any
     trace: Mapping[str, Any] = field(default_factory=dict)
+    sent: float | None = None
 
 
 @dataclass(frozen=True)
 class Finished:
     """A message that nobody works on any more, and whether it may be acknowledged."""
 
-    held: Delivery
+    delivery: Delivery
     settled: bool
 
 
@@ -50,14 +54,15 @@ class MessageThreads:
     def __init__(
         self,
         size: int,
-        settle: Callable[[str, Lane], bool],
+        settle: Callable[[str, Lane, float | None], bool],
         report: Callable[[], None],
         beside_live: int | None = None,
+        working: Counter[Lane] | None = None,
     ) -> None:
         """Let ``size`` threads ``settle``; ``report`` is called when something has finished.
 
         ``beside_live`` bounds how many messages of the backfill lane they work on at once while
-        live ones come.
+        live ones come. ``working`` is kept as the count of those that are worked on.
         """
         self._settle = settle
         self._report = report
@@ -65,7 +70,7 @@ class MessageThreads:
         self._beside_live = beside_live or size
         self._changed = threading.Condition()
         self._waiting: dict[Lane, deque[Delivery]] = {lane: deque() for lane in Lane}
-        self._working = Counter[Lane]()
+        self._working = Counter[Lane]() if working is None else working
         self._last_live = -math.inf  # a monotonic time
         self._finished: queue.SimpleQueue[Finished] = queue.SimpleQueue()
         self._held: set[Delivery] = set()  # changed by atomic calls only
@@ -85,13 +90,13 @@ class MessageThreads:
         """Return how many of them are worked on."""
         return self._working.total()
 
-    def take(self, held: Delivery) -> None:
+    def take(self, delivery: Delivery) -> None:
         """Take a message in hand; never blocks."""
-        self._held.add(held)
+        self._held.add(delivery)
         with self._changed:
-            if held.lane is Lane.LIVE:
+            if delivery.lane is Lane.LIVE:
                 self._last_live = time.monotonic()
-            self._waiting[held.lane].append(held)
+            self._waiting[delivery.lane].append(delivery)
             self._changed.notify()
 
     def finished(self, patience_s: float = 0.0) -> list[Finished]:
@@ -109,19 +114,19 @@ class MessageThreads:
 
     def _run(self) -> None:
         while True:
-            held = self._begin()
-            with span("sync", held.trace, key=held.key, lane=held.lane):
-                settled = self._settle(held.key, held.lane)
-            self._end(held)
-            self._finished.put(Finished(held, settled))
+            delivery = self._begin()
+            with span("sync", delivery.trace, key=delivery.key, lane=delivery.lane):
+                settled = self._settle(delivery.key, delivery.lane, delivery.sent)
+            self._end(delivery)
+            self._finished.put(Finished(delivery, settled))
             self._report()
 
     def _begin(self) -> Delivery:
         with self._changed:
             self._changed.wait_for(self._startable)
-            held = self._waiting[self._startable()[0]].popleft()
-            self._working[held.lane] += 1
-        return held
+            delivery = self._waiting[self._startable()[0]].popleft()
+            self._working[delivery.lane] += 1
+        return delivery
 
     def _startable(self) -> list[Lane]:
         """Return the lanes of which a message may be begun, the first first."""
@@ -133,8 +138,10 @@ class MessageThreads:
         calm = time.monotonic() - self._last_live > CALM_S
         return self._size if calm else self._beside_live
 
-    def _end(self, held: Delivery) -> None:
+    def _end(self, delivery: Delivery) -> None:
         with self._changed:
-            self._working[held.lane] -= 1
-            self._held.remove(held)
-            self._changed.notify(max(1, self._room() - self._working[Lane.BACKFILL]))
+            self._working[delivery.lane] -= 1
+            self._held.remove(delivery)
+            room = max(1, self._room() - self._working[Lane.BACKFILL])
+            # No more threads than there are messages: each that wakes for nothing costs a turn.
+            self._changed.notify(min(room, sum(map(len, self._waiting.values()))))

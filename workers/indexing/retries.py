@@ -3,11 +3,12 @@
 synced ──────────────> acknowledge
 Rejected ────────────> dead letter (recorded by sync), acknowledge
 Unavailable ─────────> again after a while; for long: to the end of its lane
-anything else, a bug > again, three times in all; then dead letter, acknowledge
+anything else, a bug > again, three times in all; then dead letter, acknowledge;
+                       but if object after object meets the same one: as unavailable
 the worker stops ────> hand back
 
-Messages about a key that somebody works on wait for one turn together: whoever takes it looks at
-the bucket after all of them came, and so for all of them.
+Messages about a key that somebody works on wait together, and then one of them is worked on for
+all: it looks at the bucket after all of them came.
 
 A write that seemed to fail, because the answer did not come in time, may still be waiting in a
 server that was stalled, and come after the write that made up for it. So what succeeded only after
@@ -17,8 +18,9 @@ something was away is looked at once more, a while later.
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, wait
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Protocol
 
@@ -28,20 +30,30 @@ from audiofuse.core.audio.recording import Samples
 from audiofuse.core.errors import Reason, Rejected, Unavailable
 from audiofuse.core.items import is_audio
 from audiofuse.core.storage.store import Store
-from audiofuse.workers.indexing.sync import Guard, Letters, Synced, sounds_of
+from audiofuse.workers.indexing.breaker import Breaker
+from audiofuse.workers.indexing.collaborators import DeadLetterStore, Guard
+from audiofuse.workers.indexing.sync import Synced, sounds_of
 from audiofuse.workers.queue.broker import Dispatcher
 from audiofuse.workers.queue.deliveries import Deliveries
 from audiofuse.workers.telemetry.logs import bound
 from audiofuse.workers.telemetry.metrics import SYNCS, searchable
-from audiofuse.workers.telemetry.names import Lane
+from audiofuse.workers.telemetry.names import Lane, Outcome
 from audiofuse.workers.telemetry.tracing import annotate
 
 log = logging.getLogger(__name__)
 
-MAX_DELIVERIES = 3
+MAX_DELIVERIES = 3  # raised, a bug costs more work before the object is given up
+# Seconds between two tries of what met a bug: time in which it shows whether others meet it, too.
+# Lowered, good objects may be given up before an outage is known to be one.
+BUG_PAUSE_S = 1.0
+# Seconds between the first two tries of what is away, and the most between any two. Raised, work
+# goes on later once it is back; lowered, it is asked more often while it struggles.
 FIRST_BACKOFF_S, MAX_BACKOFF_S = 1.0, 32.0
 TRIES_IN_HAND = 6  # a minute; then others get the message's place in the worker
-LATE_WRITE_S = 2.0  # how long a server that answers again may have writes of before in its queue
+# Seconds for which a server that answers again may have writes of before in its queue. Lowered, one
+# that comes later stays; raised, a message keeps its place longer after something was away.
+LATE_WRITE_S = 2.0
+WRITTEN = {Outcome.CREATED, Outcome.UPDATED, Outcome.REFUSED, Outcome.REMOVED}  # so it all works
 
 
 class Syncing(Protocol):
@@ -52,7 +64,7 @@ class Syncing(Protocol):
         """The bucket."""
 
     @property
-    def letters(self) -> Letters:
+    def letters(self) -> DeadLetterStore:
         """Where verdicts are recorded."""
 
     def sync(self, key: str) -> Synced:
@@ -66,24 +78,36 @@ class RetryPolicy:
     """Works on messages, in many threads, and tells which may be acknowledged."""
 
     def __init__(
-        self, syncers: Mapping[Lane, Syncing], dispatcher: Dispatcher, stopping: threading.Event
+        self,
+        syncers: Mapping[Lane, Syncing],
+        dispatcher: Dispatcher,
+        stopping: threading.Event,
+        watched: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext(),
     ) -> None:
-        """Sync with the ``syncers`` of each lane until the worker is ``stopping``."""
+        """Sync with the ``syncers`` of each lane until the worker is ``stopping``.
+
+        Each try is made within ``watched(key)``.
+        """
+        self._watched = watched
         self._syncers = syncers
         self._dispatcher = dispatcher
         self._stopping = stopping
-        self._turns = SingleFlight()
+        self._single_flight = SingleFlight()
+        self._breaker = Breaker(self._take_back)
 
-    def settle(self, key: str, lane: Lane) -> bool:
-        """Do what a message asks for; false if it must be handed back, because the worker stops."""
+    def settle(self, key: str, lane: Lane, sent: float | None = None) -> bool:
+        """Do what a message asks for; false if it must be handed back, because the worker stops.
+
+        ``sent`` is the Unix time at which its change was first told of.
+        """
         tries, pause_s = 0, 0.0
         while not self._stopping.wait(pause_s):
             try:
                 if tries < TRIES_IN_HAND:
-                    with bound(key=key, lane=lane):
-                        self._settle(key, lane)
+                    with bound(key=key, lane=lane), self._watched(key):
+                        self._work(key, lane)
                 else:
-                    self._dispatcher.sync(key, lane)
+                    self._dispatcher.sync(key, lane, sent)
             except (Unavailable, RedisError) as error:
                 pause_s = min(FIRST_BACKOFF_S * 2**tries, MAX_BACKOFF_S)
                 tries += 1
@@ -95,32 +119,47 @@ class RetryPolicy:
                 tries, pause_s = 0, LATE_WRITE_S
         return False
 
-    def _settle(self, key: str, lane: Lane) -> None:
-        """Sync a sound; have those synced that a sidecar may describe.
+    def _work(self, key: str, lane: Lane) -> None:
+        """Sync a sound; of messages about it that wait at the same time one does it for all."""
+        if is_audio(key):
+            work = partial(self._sync, key, lane)
+            self._single_flight.take(key, lambda: self._try(key, lane, work))
+        else:
+            self._try(key, lane, partial(self._sync_sounds_of, key, lane))
+
+    def _sync_sounds_of(self, sidecar: str, lane: Lane) -> None:
+        """Have the sounds synced that a sidecar may describe.
 
         Each by a message of its own: delivered again, the sidecar's would not name a sound that
         was written and is gone meanwhile.
         """
-        syncer = self._syncers[lane]
-        if is_audio(key):
-            self._turns.take(key, partial(self._sync, key, lane))
-            return
-        for sound in sounds_of(syncer.store, key):
+        for sound in sounds_of(self._syncers[lane].store, sidecar):
             self._dispatcher.sync(sound, lane)
 
-    def _sync(self, key: str, lane: Lane) -> None:
-        if self._stopping.is_set():
-            raise Unavailable("the worker stops")
-        for delivery in range(1, MAX_DELIVERIES + 1):
-            bug = self._attempt(key, lane)
-            if not bug:
+    def _try(self, key: str, lane: Lane, work: Callable[[], None]) -> None:
+        """Work; three bugs cost the object its place in the index, unless they are an outage."""
+        pause_s = 0.0
+        for attempt in range(1, MAX_DELIVERIES + 1):
+            if self._stopping.wait(pause_s):
+                raise Unavailable("the worker stops")
+            try:
+                work()
+            except (Unavailable, RedisError):
+                raise
+            except Exception as error:
+                SYNCS.labels(lane, "bug").inc()
+                if self._breaker.failed(key, error):
+                    raise Unavailable(f"everything fails alike: {_named(error)}") from error
+                log.exception("%s: a bug, delivery %d of %d", key, attempt, MAX_DELIVERIES)
+                bug = _named(error)
+                pause_s = BUG_PAUSE_S
+            else:
                 return
-            log.error("%s: a bug, delivery %d of %d", key, delivery, MAX_DELIVERIES)
         log.error("%s: given up, %s", key, bug)
         self._give_up(key, Rejected(Reason.BUG, bug), self._syncers[lane])
 
-    def _attempt(self, key: str, lane: Lane) -> str:
-        """Sync once; return what bug that met, or nothing."""
+    def _sync(self, key: str, lane: Lane) -> None:
+        """Sync a sound once, and count and log what came of it."""
         started = time.monotonic()
         try:
             synced = self._syncers[lane].sync(key)
@@ -130,18 +169,18 @@ class RetryPolicy:
         except (Unavailable, RedisError):
             SYNCS.labels(lane, "unavailable").inc()
             raise
-        except Exception as error:
-            SYNCS.labels(lane, "bug").inc()
-            log.exception("%s: %s", key, type(error).__name__)
-            return f"{type(error).__name__}: {error}"
         else:
             SYNCS.labels(lane, synced.outcome).inc()
+            if synced.outcome in WRITTEN:
+                self._breaker.passed()
             if synced.age_s is not None:
                 searchable(lane, synced.age_s)
             _log(key, synced, time.monotonic() - started)
-        return ""
 
     def _give_up(self, key: str, verdict: Rejected, syncer: Syncing) -> None:
+        if not is_audio(key):  # a sidecar's message has no point, only the sounds' messages do
+            syncer.letters.add(key, verdict)
+            return
         try:
             syncer.give_up(key, verdict)
         except (Unavailable, RedisError):
@@ -149,6 +188,18 @@ class RetryPolicy:
         except Exception:
             log.exception("%s: it is as it was in the index: not even that can be changed", key)
             syncer.letters.add(key, verdict)
+
+    def _take_back(self, keys: Collection[str]) -> None:
+        """Try anew what was given up before it was known that everything fails alike."""
+        letters = self._syncers[Lane.BACKFILL].letters
+        given_up = [key for key, each in letters.get(keys).items() if each.reason is Reason.BUG]
+        for key in given_up:
+            self._dispatcher.sync(key, Lane.BACKFILL)
+        letters.clear(given_up)
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _log(key: str, synced: Synced, seconds: float) -> None:

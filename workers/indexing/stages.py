@@ -1,7 +1,8 @@
-"""What many threads ask of index and store: combined there, and bounded here."""
+"""What many threads ask of index and store: made batches of, bounded, and watched."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from audiofuse.core.batcher import Batcher
@@ -9,6 +10,7 @@ from audiofuse.core.index.index import Generation, Index, Point
 from audiofuse.core.items import ObjectInfo
 from audiofuse.core.storage.store import Store
 from audiofuse.workers.indexing.device.budget import Budget
+from audiofuse.workers.indexing.watchdog import CALL_S, Watchdog, fetch_bound_s
 from audiofuse.workers.telemetry.metrics import Stage, stage
 from audiofuse.workers.telemetry.tracing import span
 
@@ -18,21 +20,28 @@ POINTS_AT_ONCE = 128
 class BatchedIndex:
     """One generation of the index for many threads: what they ask at once is asked in batches."""
 
-    def __init__(self, index: Index, generation: Generation) -> None:
-        """Combine the calls on ``generation`` of ``index``."""
+    def __init__(
+        self, index: Index, generation: Generation, watchdog: Watchdog | None = None
+    ) -> None:
+        """Make batches of the calls on ``generation`` of ``index``, each watched."""
         self._index = index
         self._generation = generation
-        self._get = Batcher[str, Point | None](self._get_all, POINTS_AT_ONCE)
+        self._watchdog = watchdog or Watchdog()
+        self._get = {
+            vectors: Batcher[str, Point | None](
+                partial(self._get_all, vectors=vectors), POINTS_AT_ONCE
+            )
+            for vectors in (False, True)
+        }
         self._upsert = Batcher[Point, None](self._upsert_all, POINTS_AT_ONCE)
         self._remove = Batcher[str, None](self._remove_all, POINTS_AT_ONCE)
 
     def get(
         self, generation: Generation, ids: Sequence[str], *, vectors: bool = False
     ) -> dict[str, Point]:
-        """Return the points that exist among ``ids``, by id; vectors always come along."""
-        del vectors
+        """Return the points that exist among ``ids``, by id; with their ``vectors`` if told to."""
         self._check(generation)
-        found = {id_: self._get(id_) for id_ in ids}
+        found = {id_: self._get[vectors](id_) for id_ in ids}
         return {id_: point for id_, point in found.items() if point}
 
     def upsert(self, generation: Generation, points: Iterable[Point]) -> None:
@@ -53,41 +62,48 @@ class BatchedIndex:
             msg = f"asked for {generation}, made for {self._generation}"
             raise ValueError(msg)
 
-    def _get_all(self, ids: list[str]) -> list[Point | None]:
-        with stage(Stage.GET):
-            points = self._index.get(self._generation, ids, vectors=True)
+    def _get_all(self, ids: list[str], *, vectors: bool) -> list[Point | None]:
+        with self._call(Stage.GET):
+            points = self._index.get(self._generation, ids, vectors=vectors)
         return [points.get(id_) for id_ in ids]
 
     def _upsert_all(self, points: list[Point]) -> list[None]:
-        with stage(Stage.UPSERT):
+        with self._call(Stage.UPSERT):
             self._index.upsert(self._generation, points)
         return [None] * len(points)
 
     def _remove_all(self, ids: list[str]) -> list[None]:
-        with stage(Stage.REMOVE):
+        with self._call(Stage.REMOVE):
             self._index.remove(self._generation, ids)
         return [None] * len(ids)
+
+    @contextmanager
+    def _call(self, name: Stage) -> Iterator[None]:
+        with stage(name), self._watchdog.step(f"{name} of the index", CALL_S):
+            yield
 
 
 class BoundedStore:
     """A store that many threads download from: what lies on disk at once is bounded."""
 
-    def __init__(self, store: Store, disk_bytes: int) -> None:
-        """Lend files of ``store``, together at most ``disk_bytes``, but always one."""
+    def __init__(self, store: Store, disk_bytes: int, watchdog: Watchdog | None = None) -> None:
+        """Open files of ``store``, together at most ``disk_bytes``, but always one; watched."""
         self.bucket = store.bucket
         self.head = store.head
         self.read = store.read
         self.list = store.list
         self._store = store
         self._disk = Budget(disk_bytes)
+        self._watchdog = watchdog or Watchdog()
 
     @contextmanager
     def open(self, info: ObjectInfo) -> Iterator[Path]:
-        """Lend the object as a local file; see ``Store``."""
+        """Open the object as a local file; see ``Store``."""
         self._disk.take(info.size)
         try:
             with ExitStack() as opened:
-                with span("fetch"), stage(Stage.FETCH):
+                watched = self._watchdog.step(f"fetching {info.key}", fetch_bound_s(info.size))
+                with span("fetch"), stage(Stage.FETCH), watched:
                     path = opened.enter_context(self._store.open(info))
                 yield path
         finally:

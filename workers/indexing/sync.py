@@ -1,10 +1,10 @@
 """sync(key): look at the bucket as it is now and make index and dead letters agree.
 
-    look at object and sidecar ── gone ─────────────────> remove the point ─┐
-            │                                                               │
-            ├── as the point says ──────────────────────> nothing to do     │
-            ├── same sound, other words ── re-fuse ─────┐                   │
-            └── new sound ── fetch, decode, hear, fuse ─┴> upsert ──────────┴─> look again
+    look at object and sidecar ── gone ───────────────────────> remove the point ─┐
+            │                                                                     │
+            ├── as the point says ────────────────────────────> nothing to do     │
+            ├── same sound, other words ── re-fuse ───────────┐                   │
+            └── new sound ── fetch, decode, encode, fuse ─────┴> upsert ──────────┴─> look again
 
 An event is only a hint that something changed: the outcome depends on the bucket alone, so
 duplicate, late and reordered events all lead to the same index.
@@ -18,26 +18,28 @@ was written is the last state. If it came before, then so did the write; but the
 change led to a sync that began later, read what was written, and would have written again if it
 disagreed. So the last write agrees with the bucket, and nothing depends on time or order.
 
-What the argument takes for granted: that no write arrives after the look of the sync that sent it
-(``fates.py`` looks again at what seemed to fail), and that a worker that stood still until another
-had its messages is not killed between the write with which it goes on and its look. Whatever comes
-of that, reconcile finds.
+What the argument takes for granted:
+
+- All writes to a point have one order, and a sync reads what was written before it began. With
+  replicas that is not so by itself: therefore the index writes with strong ordering, which sends
+  all writes to a point through one replica, and a sync reads by majority, where a write counts once
+  a majority has it (``core/index``, deploy/capacity.md).
+- No write arrives after the look of the sync that sent it; ``retries.py`` looks again at what
+  seemed to fail.
+- A worker that stood still until another had its messages is not killed between the write with
+  which it goes on and its look. Whatever comes of that, reconcile finds.
 """
 
 import logging
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from audiofuse.core.audio.recording import Opener, Samples, open_recording
-from audiofuse.core.encoder.encoder import Fused
 from audiofuse.core.encoder.fusion import AudioEmbedding
 from audiofuse.core.errors import ObjectChanged, Reason, Rejected, Unavailable
-from audiofuse.core.index.index import VERSION_KEY, Generation, Point
+from audiofuse.core.index.index import Point
 from audiofuse.core.items import (
     MAX_SIDECAR_BYTES,
     Item,
@@ -47,10 +49,19 @@ from audiofuse.core.items import (
     point_id,
     sidecar_keys,
     sidecar_stem,
-    user_metadata_hash,
 )
-from audiofuse.core.query import normalise
 from audiofuse.core.storage.store import Store, content_hash
+from audiofuse.workers.indexing.collaborators import AudioEncoder, BucketSide, IndexSide
+from audiofuse.workers.indexing.points import (
+    FACTS,
+    Sound,
+    Verdicts,
+    changed_ms,
+    is_up_to_date,
+    known_problems,
+    make_point,
+    outcome,
+)
 from audiofuse.workers.queue.dead_letters import DeadLetter
 from audiofuse.workers.telemetry.metrics import Stage, stage
 from audiofuse.workers.telemetry.names import Outcome
@@ -58,15 +69,9 @@ from audiofuse.workers.telemetry.names import Outcome
 log = logging.getLogger(__name__)
 
 MAX_LOOKS = 10  # an object that changes this often while it is worked on is left for later
-BURST_S = 1.0  # a sound that was indexed so recently is not heard again before: more may follow
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What is too much for one item."""
-
-    duration_s: float
-    object_bytes: int
+# Seconds for which a sound that was just indexed is not encoded again: more changes may follow.
+# Raised, a changed sound is found later; lowered, a burst of changes costs more work.
+BURST_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -81,113 +86,18 @@ class Synced:
     age_s: float | None = None
 
 
-class Sound(NamedTuple):
-    """What was heard of an item, and the payload fields that come from its bytes."""
-
-    heard: AudioEmbedding
-    facts: dict[str, Any]
-
-
-class AudioEncoder(Protocol):
-    """What hears and fuses: an ``Encoder``, or the device that many threads share."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where vectors are."""
-
-    @property
-    def fuses_stored_audio(self) -> bool:
-        """See ``Encoder``."""
-
-    def encode_audio(self, windows: Iterable[Samples]) -> AudioEmbedding:
-        """See ``Encoder``."""
-
-    def fuse(self, heard: AudioEmbedding, metadata: Sequence[str]) -> Fused:
-        """See ``Encoder``."""
-
-
-class Points(Protocol):
-    """What keeps points: an ``Index``, or one that combines what many threads ask of it."""
-
-    def get(
-        self, generation: Generation, ids: Sequence[str], *, vectors: bool = False
-    ) -> dict[str, Point]:
-        """See ``Index``."""
-
-    def upsert(self, generation: Generation, points: Iterable[Point]) -> None:
-        """See ``Index``."""
-
-    def remove(self, generation: Generation, ids: Sequence[str]) -> None:
-        """See ``Index``."""
-
-
-class Letters(Protocol):
-    """Where verdicts are recorded: ``DeadLetters``."""
-
-    def get(self, keys: Iterable[str]) -> dict[str, DeadLetter]:
-        """See ``DeadLetters``."""
-
-    def add(self, key: str, verdict: Rejected) -> None:
-        """See ``DeadLetters``."""
-
-    def clear(self, keys: Iterable[str]) -> None:
-        """See ``DeadLetters``."""
-
-
-class NoDeadLetters:
-    """Letters for whoever is interested in the index alone."""
-
-    def get(self, keys: Iterable[str]) -> dict[str, DeadLetter]:
-        """Find none."""
-        del keys
-        return {}
-
-    def add(self, key: str, verdict: Rejected) -> None:
-        """Keep nothing."""
-
-    def clear(self, keys: Iterable[str]) -> None:
-        """Forget nothing."""
-
-
-Guard = Callable[[str, Iterator[Samples]], Iterator[Samples]]
-Verdicts = dict[str, Rejected]
-
-FACTS = ("duration_s", "sample_rate", "channels", "content_hash")
-
-
 class Syncer:
     """Syncs items of one bucket into one generation. Many threads may use it at once."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 - everything that a message meets on its way
-        self,
-        store: Store,
-        index: Points,
-        generation: Generation,
-        encoder: AudioEncoder,
-        limits: Limits,
-        open_sound: Opener = open_recording,
-        guard: Guard = lambda _, windows: windows,
-        letters: Letters | None = None,
-        pause: Callable[[float], object] = time.sleep,
-        elsewhere: Callable[[str], Point | None] = lambda _: None,
-    ) -> None:
-        """Make ``generation`` of ``index``, and ``letters``, agree with ``store``, by ``encoder``.
-
-        ``open_sound`` decodes, in this process or another; ``guard`` is told the key and the
-        windows while they are decoded. ``pause`` waits for some seconds between the sounds of a
-        burst; what it returns is true if the worker stops. ``elsewhere`` returns the point of
-        another generation, by id, if its audio vectors are what this encoder would hear.
-        """
-        self.store = store
-        self.letters = letters or NoDeadLetters()
-        self._index = index
-        self._generation = generation
+    def __init__(self, bucket: BucketSide, index: IndexSide, encoder: AudioEncoder) -> None:
+        """Make ``index`` agree with ``bucket``, by ``encoder``."""
+        self.store = bucket.store
+        self.letters = index.letters
+        self._bucket = bucket
         self._encoder = encoder
-        self._limits = limits
-        self._open_sound = open_sound
-        self._guard = guard
-        self._pause = pause
-        self._elsewhere = elsewhere
+        self._points = index.points
+        self._generation = index.generation
+        self._elsewhere = index.elsewhere
 
     def sync(self, key: str) -> Synced:
         """Make the index agree with the bucket about one audio key.
@@ -211,13 +121,13 @@ class Syncer:
         item, known = self._look(key), self._known(key)
         verdict.etag = item.audio.etag if item else ""
         if known and not (item and item.agrees_with(known.payload)):
-            self._index.remove(self._generation, [known.id])
+            self._points.remove(self._generation, [known.id])
         self.letters.add(key, verdict)
         if self._look(key) != item:
             raise Unavailable(f"{key} changed while it was given up")
 
     def _sync_as_seen(self, key: str) -> Synced:
-        item, known = self._look(key), self._known(key)
+        item, known = self._look_or_record(key), self._known(key)
         point, verdicts = self._work(item, known)
         wrote = self._record(key, item, verdicts)
         if point is not known:
@@ -227,23 +137,19 @@ class Syncer:
             raise ObjectChanged("it changed while it was written")
         if key in verdicts:
             raise verdicts[key]
-        changed_ms = _changed_ms(known, item) if item and point is not known else None
-        age_s = time.time() - changed_ms / 1000 if changed_ms else None
-        return Synced(_outcome(known, point), verdicts, age_s)
+        changed = changed_ms(known, item) if item and point is not known else None
+        age_s = time.time() - changed / 1000 if changed else None
+        return Synced(outcome(known, point), verdicts, age_s)
 
     def _work(self, item: Item | None, known: Point | None) -> tuple[Point | None, Verdicts]:
         """Return the point to be, ``known`` itself if that is it, and what is wrong, by key."""
         if item is None:
             return None, {}
-        if known and item.agrees_with(known.payload):
-            return known, _known_problem(known, item)
+        if known and is_up_to_date(known, item):
+            return known, known_problems(known, item)
         metadata, verdicts = self._read_metadata(item)
         try:
-            sound = (
-                self._heard_before(known, item)
-                or self._heard_before(self._elsewhere(self._id(item.key)), item)
-                or self._encode_audio(item, known)
-            )
+            sound = self._reusable(item, known) or self._encode_audio(item, known)
             return self._fuse(item, metadata, sound, verdicts), verdicts
         except Rejected as verdict:
             verdict.etag = item.audio.etag
@@ -251,12 +157,12 @@ class Syncer:
 
     def _write(self, key: str, point: Point | None) -> None:
         if point:
-            self._index.upsert(self._generation, [point])
+            self._points.upsert(self._generation, [point])
         else:
-            self._index.remove(self._generation, [self._id(key)])
+            self._points.remove(self._generation, [self._id(key)])
 
     def _record(self, key: str, item: Item | None, verdicts: Verdicts) -> bool:
-        """Make the letters of an item those that it deserves; tell whether they were not."""
+        """Make the dead letters of an item those that it deserves; tell whether they were not."""
         letters = self.letters.get([key, *sidecar_keys(key)])
         own = {key, item.sidecar.key if item and item.sidecar else ""}
         outdated = [
@@ -276,8 +182,11 @@ class Syncer:
 
     def _is_sidecar_of_another(self, sidecar_key: str, key: str) -> bool:
         others = (other for other in sounds_of(self.store, sidecar_key) if other != key)
-        items = filter(None, map(self._look, others))
-        return any(item.sidecar and item.sidecar.key == sidecar_key for item in items)
+        try:
+            items = filter(None, map(self._look, others))
+            return any(item.sidecar and item.sidecar.key == sidecar_key for item in items)
+        except Rejected:
+            return True  # perhaps of the one that cannot be looked at
 
     def _look(self, key: str) -> Item | None:
         with stage(Stage.LOOK):
@@ -287,12 +196,20 @@ class Syncer:
             sidecars = (self.store.head(sidecar_key) for sidecar_key in sidecar_keys(key))
             return Item(self.store.bucket, audio, next(filter(None, sidecars), None))
 
+    def _look_or_record(self, key: str) -> Item | None:
+        """Look; record that not even that is possible. The point stays: it may well be right."""
+        try:
+            return self._look(key)
+        except Rejected as verdict:
+            self.letters.add(key, verdict)
+            raise
+
     def _id(self, key: str) -> str:
         return str(point_id(self.store.bucket, key))
 
-    def _known(self, key: str) -> Point | None:
+    def _known(self, key: str, *, vectors: bool = False) -> Point | None:
         id_ = self._id(key)
-        return self._index.get(self._generation, [id_], vectors=True).get(id_)
+        return self._points.get(self._generation, [id_], vectors=vectors).get(id_)
 
     def _read_metadata(self, item: Item) -> tuple[Metadata, Verdicts]:
         """Read the words; a broken sidecar costs only itself."""
@@ -312,70 +229,56 @@ class Syncer:
             raise Rejected(Reason.BAD_SIDECAR, detail)
         return Metadata.from_json(self.store.read(item.sidecar))
 
-    def _heard_before(self, known: Point | None, item: Item) -> Sound | None:
-        """Reuse the stored audio vector while the sound is the same: no download, no decoding."""
-        if known is None or known.payload["etag"] != item.audio.etag:
-            return None
+    def _reusable(self, item: Item, known: Point | None) -> Sound | None:
+        """Return what is stored of the same sound, here or elsewhere: no download, no decoding.
+
+        Vectors are fetched only here: most messages need none.
+        """
         if not self._encoder.fuses_stored_audio:
             return None
-        stored = torch.tensor([known.audio], device=self._encoder.device)
-        return Sound(AudioEmbedding(stored), {name: known.payload[name] for name in FACTS})
+        if known and known.payload["etag"] == item.audio.etag:
+            known = self._known(item.key, vectors=True)
+            if sound := self._stored(item, known):
+                return sound
+        return self._stored(item, self._elsewhere(self._id(item.key)))
+
+    def _stored(self, item: Item, point: Point | None) -> Sound | None:
+        if point is None or point.payload["etag"] != item.audio.etag:
+            return None
+        audio = torch.tensor([point.audio], device=self._encoder.device)
+        return Sound(AudioEmbedding(audio), {name: point.payload[name] for name in FACTS})
 
     def _encode_audio(self, item: Item, known: Point | None) -> Sound:
         self._wait_for_burst(known)
-        if item.audio.size > self._limits.object_bytes:
-            detail = f"{item.audio.size} bytes; the limit is {self._limits.object_bytes}"
+        bucket = self._bucket
+        if item.audio.size > bucket.limits.object_bytes:
+            detail = f"{item.audio.size} bytes; the limit is {bucket.limits.object_bytes}"
             raise Rejected(Reason.TOO_LARGE, detail)
         with (
             self.store.open(item.audio) as path,
-            self._open_sound(path, self._limits.duration_s) as recording,
+            bucket.open_sound(path, bucket.limits.duration_s) as recording,
         ):
-            heard = self._encoder.encode_audio(self._guard(item.key, recording.windows()))
+            embedding = self._encoder.encode_audio(bucket.guard(item.key, recording.windows()))
             facts = (
                 round(recording.duration_s, 3),
                 recording.sample_rate,
                 recording.channels,
                 content_hash(path),
             )
-        return Sound(heard, dict(zip(FACTS, facts, strict=True)))
+        return Sound(embedding, dict(zip(FACTS, facts, strict=True)))
 
     def _wait_for_burst(self, known: Point | None) -> None:
-        """Hear the first of many changes at once, and then the last: they come in bursts."""
+        """Encode the first of many changes at once, and then the last: they come in bursts."""
         age_s = time.time() - known.payload["indexed_at"] / 1000 if known else BURST_S
         if not 0 <= age_s < BURST_S:
             return
-        if self._pause(BURST_S - age_s):
+        if self._bucket.pause(BURST_S - age_s):
             raise Unavailable("the worker stops")
         raise ObjectChanged("it may have changed while more changes were awaited")
 
     def _fuse(self, item: Item, metadata: Metadata, sound: Sound, problems: Verdicts) -> Point:
-        text = metadata.text
-        fused = self._encoder.fuse(sound.heard, [text])
-        vector, norm = fused.vectors[0].tolist(), float(fused.norms[0])
-        if not all(map(math.isfinite, vector)):
-            raise Rejected(Reason.NOT_FINITE, "the encoder gives no finite vector for it")
-        payload = {
-            "bucket": item.bucket,
-            "key": item.key,
-            "etag": item.audio.etag,
-            "sidecar_etag": item.sidecar_etag,
-            "sidecar_problem": next((problem.detail for problem in problems.values()), ""),
-            "user_metadata_hash": user_metadata_hash(item.audio.user_metadata),
-            "modified": item.audio.modified_ms,
-            "size": item.audio.size,
-            "title": metadata.title,
-            "description": metadata.description,
-            "keywords": list(metadata.keywords),
-            "labels": list(metadata.labels),
-            "extra": dict(metadata.extra),
-            "has_text": "yes" if normalise(text) else "no",
-            "item_norm": norm,
-            VERSION_KEY: self._generation.version,
-            "indexed_at": int(time.time() * 1000),
-            **sound.facts,
-        }
-        audio = sound.heard.pooled[0].tolist()
-        return Point(self._id(item.key), payload, item=vector, audio=audio)
+        fused = self._encoder.fuse(sound.embedding, [metadata.text])
+        return make_point(item, metadata, sound, fused, problems, self._generation.version)
 
 
 def sounds_of(store: Store, sidecar_key: str) -> Iterator[str]:
@@ -388,38 +291,6 @@ def sounds_of(store: Store, sidecar_key: str) -> Iterator[str]:
             yield info.key
 
 
-def _known_problem(known: Point, item: Item) -> Verdicts:
-    """Return what was wrong with the sidecar when the point was made of it."""
-    detail = known.payload.get("sidecar_problem", "")
-    if not detail or not item.sidecar:
-        return {}
-    problem = Rejected(Reason.BAD_SIDECAR, detail)
-    problem.etag = item.sidecar.etag
-    return {item.sidecar.key: problem}
-
-
 def _says(letter: DeadLetter | None, verdict: Rejected) -> bool:
-    told = letter and (letter.reason, letter.detail, letter.etag)
-    return told == (verdict.reason, verdict.detail, verdict.etag)
-
-
-def _changed_ms(known: Point | None, item: Item) -> int | None:
-    """Return when that changed which the point did not say; ``None`` if no part of it tells."""
-    payload = known.payload if known else {}
-    times = []
-    if payload.get("modified") != item.audio.modified_ms:
-        times.append(item.audio.modified_ms)
-    if item.sidecar and payload.get("sidecar_etag") != item.sidecar.etag:
-        times.append(item.sidecar.modified_ms)
-    return max(times, default=None)
-
-
-def _outcome(known: Point | None, point: Point | None) -> Outcome:
-    if point is None:
-        return Outcome.REMOVED if known else Outcome.ABSENT
-    if known is None:
-        return Outcome.CREATED
-    if point is known:
-        return Outcome.UNCHANGED
-    same_sound = known.payload["etag"] == point.payload["etag"]
-    return Outcome.REFUSED if same_sound else Outcome.UPDATED
+    said = letter and (letter.reason, letter.detail, letter.etag)
+    return said == (verdict.reason, verdict.detail, verdict.etag)

@@ -108,14 +108,15 @@ class Dispatcher:
         """Send through ``app``'s broker."""
         self._app = app
 
-    def sync(self, key: str, lane: Lane) -> None:
+    def sync(self, key: str, lane: Lane, sent: float | None = None) -> None:
         """Ask for the item of ``key`` to be synced; when this returns the broker has the message.
 
-        Raises ``Unavailable`` when the broker takes none.
+        ``sent`` is the Unix time at which it was first asked for, if it was before. Raises
+        ``Unavailable`` when the broker takes none.
         """
         try:
             # When it was sent is a Unix time: how old a message is, nobody else says.
-            headers = {SENT: time.time(), **carry()}
+            headers = {SENT: sent or time.time(), **carry()}
             self._app.send_task(SYNC_TASK, kwargs={"key": key}, queue=lane.value, headers=headers)
         except OperationalError as error:
             raise Unavailable(f"the broker does not take messages: {error}") from error

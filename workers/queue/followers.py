@@ -68,7 +68,7 @@ class Followers:
 
     def _now(self) -> float:
         """Return Redis's time in seconds: the machines' own clocks may differ."""
-        seconds, microseconds = self._redis.time()  # type: ignore[misc]
+        seconds, microseconds = self._redis.time()
         return float(seconds + microseconds / 1e6)
 
 
@@ -84,6 +84,7 @@ class Follower:
         self._followed: str | None = NEVER  # the tag of what is followed
         self._rollout: Rollout | None = None
         self._read_at = -math.inf  # a monotonic time
+        self._left = False
 
     def look(self) -> Rollout | None:
         """Return the document that is followed from here on; ``None`` if there never was one.
@@ -91,6 +92,8 @@ class Follower:
         While the registry or Redis is away that is the one before. Raises ``Unavailable`` if no
         document could be followed yet.
         """
+        if self._left:
+            return self._rollout
         try:
             rollout = self._announced()
         except RedisError as error:
@@ -114,7 +117,8 @@ class Follower:
                 return rollout
 
     def leave(self) -> None:
-        """Say that this process ends: nobody has to wait for it."""
+        """Say that this process ends: it follows nothing any more, and nobody waits for it."""
+        self._left = True
         try:
             self._followers.leave(self._name)
         except RedisError as error:

@@ -176,6 +176,9 @@ DEVICE_INFO = _plain(
     Gauge, Process.WORKER, "device_info", "Where the encoder runs, and what was asked for.",
     device=(), asked=(),
 )  # fmt: skip
+OUTAGE = _plain(
+    Gauge, Process.WORKER, "outage", "1 while object after object fails with the same error."
+)
 REJECTIONS = _plain(Counter, Process.WORKER, "rejections", "Dead letters written.", reason=Reason)
 
 EVENTS = _plain(

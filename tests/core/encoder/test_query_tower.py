@@ -36,7 +36,8 @@ from audiofuse.core.search.search import Searcher
 from audiofuse.core.settings import PREFIX, Settings
 from audiofuse.core.storage.store import FolderStore
 from audiofuse.workers.deployment.local import free_port
-from audiofuse.workers.indexing.sync import Limits, Syncer
+from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
+from audiofuse.workers.indexing.sync import Syncer
 from audiofuse.workers.service.app import create_app
 
 ROOT = Path(__file__).parents[3]
@@ -300,7 +301,9 @@ def test_fastembed_asks_as_we_do(
     url, api_key = index_server
     index = Index(connect(url, api_key), "audiofuse")
     syncer = Syncer(
-        FolderStore(ANIMALS), index, index.create(version, encoder), encoder, Limits(60, 10**7)
+        BucketSide(FolderStore(ANIMALS), Limits(60, 10**7)),
+        IndexSide(index, index.create(version, encoder)),
+        encoder,
     )
     for key in SOUNDS:
         syncer.sync(key)
@@ -347,7 +350,11 @@ def test_the_example_keeps_in_step_with_the_alias(
     for bundle in (default_bundle, other):
         encoders[registry.publish(bundle)] = encoder = load_bundle(bundle)
         generation = index.create(bundle.name, encoder)
-        syncer = Syncer(FolderStore(ANIMALS), index, generation, encoder, Limits(60, 10**7))
+        syncer = Syncer(
+            BucketSide(FolderStore(ANIMALS), Limits(60, 10**7)),
+            IndexSide(index, generation),
+            encoder,
+        )
         for key in SOUNDS[: 3 if bundle is other else None]:
             syncer.sync(key)
     searcher = Searcher(index, LoadedEncoders(encoders.__getitem__, encoders))

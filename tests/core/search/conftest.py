@@ -11,7 +11,8 @@ from audiofuse.core.index.index import Generation, Index, connect_embedded
 from audiofuse.core.search.loaded import LoadedEncoders
 from audiofuse.core.search.search import Searcher
 from audiofuse.core.storage.store import FolderStore
-from audiofuse.workers.indexing.sync import Limits, Syncer
+from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
+from audiofuse.workers.indexing.sync import Syncer
 
 SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"
 VERSION, OTHER = "tiny-000000", "other-111111"
@@ -38,7 +39,11 @@ def fill() -> Callable[[Index, str, Encoder], Generation]:
 
 def _fill(index: Index, version: str, encoder: Encoder) -> Generation:
     generation = index.create(version, encoder)
-    syncer = Syncer(FolderStore(SOUNDS / "music"), index, generation, encoder, Limits(60, 10**7))
+    syncer = Syncer(
+        BucketSide(FolderStore(SOUNDS / "music"), Limits(60, 10**7)),
+        IndexSide(index, generation),
+        encoder,
+    )
     for key in ("gong.ogg", "cowbell.flac", "piano.wav"):
         syncer.sync(key)
     return generation

@@ -18,7 +18,8 @@ from audiofuse.core.query import Filter, Question
 from audiofuse.core.search.loaded import LoadedEncoder, LoadedEncoders
 from audiofuse.core.search.search import AsyncSearcher, Found, Searcher
 from audiofuse.core.storage.store import FolderStore
-from audiofuse.workers.indexing.sync import Limits, Syncer
+from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
+from audiofuse.workers.indexing.sync import Syncer
 
 SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"
 VERSION, OTHER = "tiny-000000", "other-111111"
@@ -165,7 +166,11 @@ def test_the_same_content_is_shown_once(
     (tmp_path / "b.json").write_text('{"title": "a gong"}')
     shutil.copy(SOUNDS / "music/piano.wav", tmp_path)
     generation = index.create(VERSION, tiny_encoder)
-    syncer = Syncer(FolderStore(tmp_path), index, generation, tiny_encoder, Limits(60, 10**7))
+    syncer = Syncer(
+        BucketSide(FolderStore(tmp_path), Limits(60, 10**7)),
+        IndexSide(index, generation),
+        tiny_encoder,
+    )
     for key in ("a.ogg", "b.ogg", "piano.wav"):
         syncer.sync(key)
     searcher = Searcher(index, LoadedEncoders(_nowhere, {VERSION: tiny_encoder}))

@@ -1,4 +1,4 @@
-"""The crew: which of the messages in hand are worked on, and which wait."""
+"""Threads for messages: which of those in hand are worked on, and which wait."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from audiofuse.workers.indexing import message_threads as crew
+from audiofuse.workers.indexing import message_threads
 from audiofuse.workers.indexing.message_threads import Delivery, MessageThreads
 from audiofuse.workers.telemetry.names import Lane
 
@@ -19,7 +19,7 @@ class Work:
         self.begun: list[str] = []
         self._done = threading.Semaphore(0)
 
-    def settle(self, key: str, lane: Lane) -> bool:
+    def settle(self, key: str, lane: Lane, _: float | None) -> bool:
         """Work on a message."""
         self.begun.append(key)
         return lane is Lane.LIVE or self._done.acquire(timeout=20)
@@ -37,55 +37,55 @@ def work() -> Iterator[Work]:
     work.finish(100)
 
 
-def _take(crew: MessageThreads, lane: Lane, count: int) -> None:
+def _take(threads: MessageThreads, lane: Lane, count: int) -> None:
     for number in range(count):
-        crew.take(Delivery(f"{lane}-{number}", lane, None))
+        threads.take(Delivery(f"{lane}-{number}", lane, None))
 
 
 def test_few_backfill_messages_are_worked_on_while_live_ones_come(
     work: Work, eventually: Callable[..., Any]
 ) -> None:
     """A live message leaves two of the backfill's at work; each that ends lets one more begin."""
-    members = MessageThreads(8, work.settle, lambda: None, beside_live=2)
-    _take(members, Lane.LIVE, 1)
-    _take(members, Lane.BACKFILL, 5)
+    threads = MessageThreads(8, work.settle, lambda: None, beside_live=2)
+    _take(threads, Lane.LIVE, 1)
+    _take(threads, Lane.BACKFILL, 5)
     eventually(lambda: len(work.begun) == 3)
     work.finish(2)
     eventually(lambda: len(work.begun) == 5)
-    assert (members.at_work(), members.in_hand()) == (2, 3)
+    assert (threads.at_work(), threads.in_hand()) == (2, 3)
 
 
 def test_the_backfill_has_every_place_when_no_live_message_comes(
     work: Work, eventually: Callable[..., Any]
 ) -> None:
     """Without live messages all that are in hand are worked on."""
-    members = MessageThreads(8, work.settle, lambda: None, beside_live=2)
-    _take(members, Lane.BACKFILL, 8)
-    eventually(lambda: members.at_work() == 8)
+    threads = MessageThreads(8, work.settle, lambda: None, beside_live=2)
+    _take(threads, Lane.BACKFILL, 8)
+    eventually(lambda: threads.at_work() == 8)
 
 
 def test_the_backfill_gets_its_places_back(
     work: Work, eventually: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A while after the last live message the next that ends makes room for all that wait."""
-    monkeypatch.setattr(crew, "CALM_S", 0.3)
-    members = MessageThreads(8, work.settle, lambda: None, beside_live=1)
-    _take(members, Lane.LIVE, 1)
-    _take(members, Lane.BACKFILL, 6)
-    eventually(lambda: members.at_work() == 1)
+    monkeypatch.setattr(message_threads, "CALM_S", 0.3)
+    threads = MessageThreads(8, work.settle, lambda: None, beside_live=1)
+    _take(threads, Lane.LIVE, 1)
+    _take(threads, Lane.BACKFILL, 6)
+    eventually(lambda: threads.at_work() == 1)
     threading.Event().wait(0.4)
     work.finish(1)
-    eventually(lambda: members.at_work() == 5)
+    eventually(lambda: threads.at_work() == 5)
 
 
 def test_live_messages_begin_before_backfill_that_came_earlier(
     work: Work, eventually: Callable[..., Any]
 ) -> None:
     """Of messages that wait for a thread live ones go first."""
-    members = MessageThreads(1, work.settle, lambda: None)
-    _take(members, Lane.BACKFILL, 3)
-    eventually(lambda: members.at_work() == 1)
-    _take(members, Lane.LIVE, 1)
+    threads = MessageThreads(1, work.settle, lambda: None)
+    _take(threads, Lane.BACKFILL, 3)
+    eventually(lambda: threads.at_work() == 1)
+    _take(threads, Lane.LIVE, 1)
     work.finish(1)
     eventually(lambda: len(work.begun) >= 2)
     assert work.begun[:2] == ["backfill-0", "live-0"]

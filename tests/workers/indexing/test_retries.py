@@ -1,15 +1,16 @@
-"""A message's fate: an error's class decides it."""
+"""What becomes of a message: an error's class decides it."""
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import pytest
 from redis import Redis, RedisError
 
 from audiofuse.core.errors import Reason, Rejected, Unavailable
 from audiofuse.core.items import ObjectInfo
-from audiofuse.workers.indexing import retries as fates
+from audiofuse.workers.indexing import breaker, retries
 from audiofuse.workers.indexing.retries import (
     MAX_DELIVERIES,
     TRIES_IN_HAND,
@@ -18,10 +19,13 @@ from audiofuse.workers.indexing.retries import (
     quarantine,
 )
 from audiofuse.workers.indexing.sync import Synced
+from audiofuse.workers.indexing.watchdog import Watchdog
+from audiofuse.workers.queue.dead_letters import DeadLetter
 from audiofuse.workers.queue.deliveries import ALIVE, Deliveries
 from audiofuse.workers.telemetry.names import Lane, Outcome
 
 KEY = "owl.wav"
+SENT = 1_000_000.0  # when the messages were first sent, as Unix time
 
 
 class Script:
@@ -64,6 +68,20 @@ class Script:
         """Stand in for the letters too."""
         self.given_up.append((key, verdict))
 
+    def get(self, keys: Iterable[str]) -> dict[str, DeadLetter]:
+        """Return the letters of what was given up."""
+        wanted = set(keys)
+        return {
+            key: DeadLetter(key, verdict.reason, verdict.detail, "", "", 0.0, 1)
+            for key, verdict in self.given_up
+            if key in wanted
+        }
+
+    def clear(self, keys: Iterable[str]) -> None:
+        """Forget letters."""
+        gone = set(keys)
+        self.given_up = [each for each in self.given_up if each[0] not in gone]
+
     @property
     def letters(self) -> "Script":
         """Return what keeps the letters."""
@@ -75,37 +93,40 @@ class Sent:
 
     def __init__(self) -> None:
         self.messages: list[tuple[str, Lane]] = []
+        self.sent: list[float | None] = []
         self.failures = 0
 
-    def sync(self, key: str, lane: Lane) -> None:
+    def sync(self, key: str, lane: Lane, sent: float | None = None) -> None:
         """Take a message."""
         if self.failures:
             self.failures -= 1
             raise Unavailable("the broker is away")
         self.messages.append((key, lane))
+        self.sent.append(sent)
 
 
 class Bench:
-    """The fates of messages, with everything around them."""
+    """The policy, with everything around it."""
 
     def __init__(self) -> None:
         self.sent = Sent()
         self.stopping = threading.Event()
         self.script = Script()
+        syncers = dict.fromkeys(Lane, self.script)
+        self.policy = RetryPolicy(syncers, self.sent, self.stopping)  # type: ignore[arg-type]
 
     def settle(self, *acts: Synced | Exception, key: str = KEY) -> bool:
         """Settle one message whose syncs do as told."""
         self.script.acts = list(acts)
-        syncers = dict.fromkeys(Lane, self.script)
-        subject = RetryPolicy(syncers, self.sent, self.stopping)  # type: ignore[arg-type]
-        return subject.settle(key, Lane.BACKFILL)
+        return self.policy.settle(key, Lane.BACKFILL, SENT)
 
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
-    """Return fates that do not wait."""
-    monkeypatch.setattr(fates, "FIRST_BACKOFF_S", 0.0)
-    monkeypatch.setattr(fates, "LATE_WRITE_S", 0.0)
+    """Return a policy that does not wait."""
+    monkeypatch.setattr(retries, "FIRST_BACKOFF_S", 0.0)
+    monkeypatch.setattr(retries, "BUG_PAUSE_S", 0.0)
+    monkeypatch.setattr(retries, "LATE_WRITE_S", 0.0)
     return Bench()
 
 
@@ -127,7 +148,7 @@ def test_a_write_that_comes_late_is_made_up_for(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What worked only after something was away is looked at again, after a while."""
-    monkeypatch.setattr(fates, "LATE_WRITE_S", 0.2)
+    monkeypatch.setattr(retries, "LATE_WRITE_S", 0.2)
     started = time.monotonic()
     assert bench.settle(Unavailable("no answer"), *[Synced(Outcome.UPDATED)] * 2)
     assert time.monotonic() - started >= 0.2
@@ -139,6 +160,7 @@ def test_what_stays_unavailable_makes_room_for_others(bench: Bench) -> None:
     bench.sent.failures = 2
     assert bench.settle(*[Unavailable("denied")] * TRIES_IN_HAND)
     assert bench.sent.messages == [(KEY, Lane.BACKFILL)]
+    assert bench.sent.sent == [SENT]  # it is as old as it was
 
 
 def test_a_stopping_worker_hands_back_what_is_not_begun(bench: Bench) -> None:
@@ -152,7 +174,7 @@ def test_a_stopping_worker_waits_for_nothing_that_is_away(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A message that waits for its next try is handed back at once."""
-    monkeypatch.setattr(fates, "FIRST_BACKOFF_S", 30.0)
+    monkeypatch.setattr(retries, "FIRST_BACKOFF_S", 30.0)
     threading.Timer(0.1, bench.stopping.set).start()
     started = time.monotonic()
     assert not bench.settle(Unavailable("away"), Synced(Outcome.CREATED))
@@ -173,6 +195,83 @@ def test_a_bug_in_giving_up_is_recorded_too(bench: Bench) -> None:
     bugs = [KeyError("oops")] * MAX_DELIVERIES
     assert bench.settle(*bugs, *bugs, Synced(Outcome.UNCHANGED))
     assert [key for key, _ in bench.script.given_up] == [KEY]
+
+
+def test_a_bug_about_a_sidecar_is_that_messages_own(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A listing that is not understood costs the sidecar's message, not the worker."""
+    tries = []
+
+    def broken(_: Script, prefix: str) -> Iterator[ObjectInfo]:
+        tries.append(prefix)
+        raise KeyError("NextContinuationToken")
+
+    monkeypatch.setattr(Script, "list", broken)
+    assert bench.settle(key="owl.json")
+    ((key, verdict),) = bench.script.given_up
+    assert (key, verdict.reason, len(tries)) == ("owl.json", Reason.BUG, MAX_DELIVERIES)
+
+
+def test_what_refuses_everything_is_an_outage_and_costs_no_object(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Key after key with one error: they wait, those given up before are tried anew, told once."""
+    keys = [f"{number}.wav" for number in range(breaker.KEYS + 2)]
+    for key in keys:
+        bugs = [ValueError(f"403 for {key}") for _ in range(MAX_DELIVERIES * TRIES_IN_HAND)]
+        assert bench.settle(*bugs, key=key)
+    assert bench.script.given_up == []
+    assert {key for key, _ in bench.sent.messages} == set(keys)  # all of them wait in the queue
+    assert caplog.text.count("met the same error") == 1
+    assert bench.settle(Synced(Outcome.CREATED), key="good.wav")
+    assert "the outage is over" in caplog.text
+    assert bench.settle(*[ValueError("403 for 0.wav")] * MAX_DELIVERIES, key="0.wav")
+    assert [key for key, _ in bench.script.given_up] == ["0.wav"]
+
+
+@pytest.mark.parametrize("between", [Synced(Outcome.UPDATED), ValueError("another error")])
+def test_bugs_of_single_objects_are_no_outage(bench: Bench, between: Synced | Exception) -> None:
+    """As long as others are written, or fail otherwise, each bad object has its letter."""
+    for number in range(2 * breaker.KEYS):
+        bench.settle(*[KeyError("oops")] * MAX_DELIVERIES, key=f"{number}.wav")
+        acts = [between] * MAX_DELIVERIES
+        bench.settle(*acts, key="between.wav")
+    given_up = {key for key, _ in bench.script.given_up}
+    assert given_up - {"between.wav"} == {f"{number}.wav" for number in range(2 * breaker.KEYS)}
+
+
+def test_a_try_that_takes_too_long_ends_the_process() -> None:
+    """What is in hand for longer than its bound is told, and the process does not live on."""
+    ends: list[str] = []
+    watchdog = Watchdog(lambda: ends.append("ended"))  # type: ignore[arg-type, return-value]
+    with watchdog.step("work on a.wav", 60.0):
+        watchdog.look()
+        assert ends == []
+        with watchdog.step("fetching a.wav", -1.0):
+            watchdog.look()
+    assert ends == ["ended"]
+    watchdog.look()
+    assert ends == ["ended"]
+
+
+def test_work_is_watched_while_it_lasts(bench: Bench) -> None:
+    """Each try is within a step of the watchdog, and waiting for the next one is not."""
+    seen: list[str] = []
+
+    @contextmanager
+    def watched(key: str) -> Iterator[None]:
+        seen.append(f"begin {key}")
+        try:
+            yield
+        finally:
+            seen.append(f"end {key}")
+
+    syncers = dict.fromkeys(Lane, bench.script)
+    policy = RetryPolicy(syncers, bench.sent, bench.stopping, watched)  # type: ignore[arg-type]
+    bench.script.acts = [Unavailable("away"), Synced(Outcome.CREATED), Synced(Outcome.UNCHANGED)]
+    assert policy.settle(KEY, Lane.LIVE)
+    assert seen == [f"begin {KEY}", f"end {KEY}"] * 3
 
 
 def test_a_sidecar_stands_for_all_it_may_describe(bench: Bench) -> None:
@@ -223,7 +322,7 @@ class Bursts:
         self.error: Exception | None = None
         self.stopping = threading.Event()
         self.settled: dict[str, list[bool]] = {}
-        self.fates = RetryPolicy(dict.fromkeys(Lane, self), Sent(), self.stopping)  # type: ignore[arg-type]
+        self.policy = RetryPolicy(dict.fromkeys(Lane, self), Sent(), self.stopping)  # type: ignore[arg-type]
         self._threads: list[threading.Thread] = []
 
     def sync(self, key: str) -> Synced:
@@ -245,7 +344,7 @@ class Bursts:
         time.sleep(0.1)
 
     def _settle(self, key: str) -> None:
-        settled = self.fates.settle(key, Lane.LIVE)
+        settled = self.policy.settle(key, Lane.LIVE)
         self.settled.setdefault(key, []).append(settled)
 
     def end(self) -> None:
@@ -281,7 +380,7 @@ def test_who_comes_after_a_turn_began_has_another() -> None:
 
 def test_a_shared_turn_that_fails_settles_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that shared a turn are not acknowledged unless it ended well: they try again."""
-    monkeypatch.setattr(fates, "FIRST_BACKOFF_S", 30.0)
+    monkeypatch.setattr(retries, "FIRST_BACKOFF_S", 30.0)
     bursts = Bursts()
     bursts.send(KEY)
     bursts.error = Unavailable("away")  # for the first

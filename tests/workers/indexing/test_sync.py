@@ -6,14 +6,16 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from redis import Redis
 
+from audiofuse.core.audio.recording import OpenSound
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.encoder.fusion import AudioEmbedding
 from audiofuse.core.errors import Reason, Rejected, Unavailable
@@ -21,8 +23,9 @@ from audiofuse.core.index.index import Generation, Index, connect_embedded
 from audiofuse.core.items import ObjectInfo, point_id
 from audiofuse.core.storage.store import FolderStore
 from audiofuse.workers.indexing import sync
+from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
 from audiofuse.workers.indexing.retries import RetryPolicy
-from audiofuse.workers.indexing.sync import Limits, Syncer
+from audiofuse.workers.indexing.sync import Syncer
 from audiofuse.workers.queue.dead_letters import DeadLetters
 from audiofuse.workers.telemetry.names import Lane, Outcome
 
@@ -44,10 +47,15 @@ class World:
         self.letters = DeadLetters(redis, root.name)
         self.pauses: list[float] = []
         self.syncer = Syncer(
-            FolderStore(root), self.index, self.generation, encoder, limits,
-            letters=self.letters, pause=self.pauses.append,
-        )  # fmt: skip
+            BucketSide(FolderStore(root), limits, pause=self._pause),
+            IndexSide(self.index, self.generation, self.letters),
+            encoder,
+        )
         self.ticks = 0
+        self.wait: Callable[[float], object] = self.pauses.append
+
+    def _pause(self, seconds: float) -> object:
+        return self.wait(seconds)
 
     def put(self, key: str, source: Path | bytes) -> None:
         """Write an object in one step, with a modification time of its own."""
@@ -109,7 +117,7 @@ def test_syncing_again_changes_nothing(world: World, monkeypatch: pytest.MonkeyP
     """A duplicate event costs a look at the bucket and no encoding."""
     world.put(KEY, OWL)
     world.syncer.sync(KEY)
-    monkeypatch.setattr(world.encoder, "hear", lambda _: pytest.fail("it was heard again"))
+    monkeypatch.setattr(world.encoder, "encode_audio", lambda _: pytest.fail("it was heard again"))
     assert world.syncer.sync(KEY).outcome is Outcome.UNCHANGED
 
 
@@ -121,7 +129,7 @@ def test_other_words_are_fused_without_listening_again(
     world.syncer.sync(KEY)
     world.put(KEY + ".json", b'{"title": "An owl"}')
     with monkeypatch.context() as patch:
-        patch.setattr(world.encoder, "hear", lambda _: pytest.fail("it was heard again"))
+        patch.setattr(world.encoder, "encode_audio", lambda _: pytest.fail("it was heard again"))
         assert world.syncer.sync(KEY).outcome is Outcome.REFUSED
     id_ = str(point_id("bucket", KEY))
     refused = world.index.get(world.generation, [id_], vectors=True)[id_]
@@ -267,14 +275,14 @@ def test_a_sound_deleted_before_it_is_fetched_is_simply_gone(
 def test_a_half_copied_file_is_no_verdict(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that is bad because it is still being written is looked at again, not rejected."""
     world.put(KEY, CROW.read_bytes()[:5000])
-    hear = world.encoder.encode_audio
+    encode = world.encoder.encode_audio
 
-    def finish_copy_then_hear(windows: object) -> object:
-        monkeypatch.setattr(world.encoder, "hear", hear)
+    def finish_copy_then_encode(windows: object) -> object:
+        monkeypatch.setattr(world.encoder, "encode_audio", encode)
         shutil.copy(CROW, world.root / KEY)
-        return hear(windows)  # type: ignore[arg-type]
+        return encode(windows)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(world.encoder, "hear", finish_copy_then_hear)
+    monkeypatch.setattr(world.encoder, "encode_audio", finish_copy_then_encode)
     world.syncer.sync(KEY)
     assert world.payload(KEY) is not None
 
@@ -284,13 +292,13 @@ def test_an_object_that_never_rests_is_left_for_later(
 ) -> None:
     """An object that changes at every look ends in Unavailable, not in an endless loop."""
     world.put(KEY, OWL)
-    hear = world.encoder.encode_audio
+    encode = world.encoder.encode_audio
 
-    def hear_then_change(windows: object) -> object:
+    def encode_then_change(windows: object) -> object:
         world.put(KEY, OWL)
-        return hear(windows)  # type: ignore[arg-type]
+        return encode(windows)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(world.encoder, "hear", hear_then_change)
+    monkeypatch.setattr(world.encoder, "encode_audio", encode_then_change)
     with pytest.raises(Unavailable, match="keeps changing"):
         world.syncer.sync(KEY)
 
@@ -300,9 +308,9 @@ def test_a_vector_that_is_not_finite_is_never_written(
 ) -> None:
     """If the encoder fails numerically the item is rejected, not written as NaN."""
     world.put(KEY, OWL)
-    hear = world.encoder.encode_audio
-    silly = lambda windows: AudioEmbedding(hear(windows).pooled * math.nan)  # noqa: E731
-    monkeypatch.setattr(world.encoder, "hear", silly)
+    encode = world.encoder.encode_audio
+    silly = lambda windows: AudioEmbedding(encode(windows).pooled * math.nan)  # noqa: E731
+    monkeypatch.setattr(world.encoder, "encode_audio", silly)
     with pytest.raises(Rejected) as caught:
         world.syncer.sync(KEY)
     assert caught.value.reason is Reason.NOT_FINITE
@@ -428,12 +436,12 @@ def test_what_is_given_up_has_no_point_of_another_state(world: World) -> None:
 def test_a_burst_of_changes_is_heard_twice(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first of many changes is heard at once, the rest as one: what came while it waited."""
     monkeypatch.setattr(sync, "BURST_S", 5.0)
-    heard: list[object] = []
-    hear = world.encoder.encode_audio
-    monkeypatch.setattr(world.encoder, "hear", lambda w: heard.append(w) or hear(w))
+    encoded: list[object] = []
+    encode = world.encoder.encode_audio
+    monkeypatch.setattr(world.encoder, "encode_audio", lambda w: encoded.append(w) or encode(w))
     world.put(KEY, OWL)
     world.syncer.sync(KEY)
-    assert (len(heard), world.pauses) == (1, [])
+    assert (len(encoded), world.pauses) == (1, [])
 
     def wait_while_it_changes(seconds: float) -> None:
         world.pauses.append(seconds)
@@ -441,9 +449,9 @@ def test_a_burst_of_changes_is_heard_twice(world: World, monkeypatch: pytest.Mon
         monkeypatch.setattr(sync, "BURST_S", 0.0)  # so much time has passed
 
     world.put(KEY, CROW.read_bytes())
-    monkeypatch.setattr(world.syncer, "_pause", wait_while_it_changes)
+    world.wait = wait_while_it_changes
     world.syncer.sync(KEY)
-    assert len(heard) == 2
+    assert len(encoded) == 2
     assert 0 < world.pauses[0] < 5
     payload = world.payload(KEY)
     assert payload is not None
@@ -455,18 +463,20 @@ class Worker:
 
     def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sync, "BURST_S", 1.0)
-        monkeypatch.setattr(world.syncer, "_pause", time.sleep)
-        hear = world.encoder.encode_audio
-        self.hearings: list[object] = []
-        monkeypatch.setattr(world.encoder, "hear", lambda w: self.hearings.append(w) or hear(w))
+        world.wait = time.sleep
+        encode = world.encoder.encode_audio
+        self.encodings: list[object] = []
+        monkeypatch.setattr(
+            world.encoder, "encode_audio", lambda w: self.encodings.append(w) or encode(w)
+        )
         syncers, stopping = dict.fromkeys(Lane, world.syncer), threading.Event()
-        self._fates = RetryPolicy(syncers, self, stopping)  # type: ignore[arg-type]
+        self._policy = RetryPolicy(syncers, self, stopping)  # type: ignore[arg-type]
         self._pool = ThreadPoolExecutor(32)
         self._settled: list[Future[bool]] = []
 
-    def sync(self, key: str, _: Lane = Lane.LIVE) -> None:
+    def sync(self, key: str, _: Lane = Lane.LIVE, __: float | None = None) -> None:
         """Hand over a message, as a dispatcher does."""
-        self._settled.append(self._pool.submit(self._fates.settle, key, Lane.LIVE))
+        self._settled.append(self._pool.submit(self._policy.settle, key, Lane.LIVE))
 
     def settled(self) -> bool:
         """Wait for all messages, and those they led to; tell whether all may be acknowledged."""
@@ -490,7 +500,7 @@ def test_ten_changes_within_a_second_are_heard_twice(
         worker.sync(KEY)
         time.sleep(0.05)
     assert worker.settled()
-    assert len(worker.hearings) == 2
+    assert len(worker.encodings) == 2
     payload = world.payload(KEY)
     assert payload is not None
     assert payload["duration_s"] == pytest.approx(0.26, abs=0.01)
@@ -508,7 +518,7 @@ def test_sound_and_sidecar_uploaded_together_are_heard_once(
             world.put(each, OWL if each == key else b'{"title": "An owl"}')
             worker.sync(each)
     assert worker.settled()
-    assert len(worker.hearings) == 10
+    assert len(worker.encodings) == 10
     payloads = [world.payload(f"{number}.wav") for number in range(10)]
     assert [payload["title"] for payload in payloads if payload] == ["An owl"] * 10
 
@@ -521,7 +531,7 @@ def test_a_stopping_worker_waits_for_no_burst(
     world.syncer.sync(KEY)
     world.put(KEY, CROW)
     monkeypatch.setattr(sync, "BURST_S", 5.0)
-    monkeypatch.setattr(world.syncer, "_pause", lambda _: True)
+    world.wait = lambda _: True
     with pytest.raises(Unavailable, match="stops"):
         world.syncer.sync(KEY)
 
@@ -536,3 +546,113 @@ def test_other_words_do_not_wait_for_the_end_of_a_burst(
     world.put(KEY + ".json", b'{"title": "An owl"}')
     assert world.syncer.sync(KEY).outcome is Outcome.REFUSED
     assert world.pauses == []
+
+
+class Unreadable(FolderStore):
+    """A bucket that tells of its objects, but keeps some of them from us."""
+
+    kept: frozenset[str] = frozenset()
+    headers_too = False
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """Look, unless not even that is allowed."""
+        self._refuse(key, refuses=self.headers_too)
+        return super().head(key)
+
+    @contextmanager
+    def open(self, info: ObjectInfo) -> Iterator[Path]:
+        """Open what is not kept from us."""
+        self._refuse(info.key, refuses=True)
+        with super().open(info) as path:
+            yield path
+
+    def _refuse(self, key: str, *, refuses: bool) -> None:
+        if refuses and key in self.kept:
+            raise Rejected(Reason.UNREADABLE, "it is archived")
+
+
+@pytest.fixture
+def unreadable(world: World) -> Unreadable:
+    """Return the world's bucket, which may keep objects from us."""
+    store = Unreadable(world.root)
+    limits = Limits(duration_s=60, object_bytes=10_000_000)
+    index = IndexSide(world.index, world.generation, world.letters)
+    world.syncer = Syncer(BucketSide(store, limits), index, world.encoder)
+    return store
+
+
+@pytest.mark.parametrize("headers_too", [False, True])
+def test_an_object_that_is_kept_from_us_has_a_letter_until_it_is_not(
+    world: World,
+    unreadable: Unreadable,
+    headers_too: bool,  # noqa: FBT001 - a parameter of pytest's
+) -> None:
+    """Archived, denied or encrypted against us: it is that object's letter, and no outage."""
+    world.put(KEY, OWL)
+    unreadable.kept, unreadable.headers_too = frozenset([KEY]), headers_too
+    for _ in range(2):
+        with pytest.raises(Rejected, match="archived"):
+            world.syncer.sync(KEY)
+    assert world.verdicts() == {KEY: Reason.UNREADABLE}
+    unreadable.kept = frozenset()
+    assert world.syncer.sync(KEY).outcome is Outcome.CREATED
+    assert world.verdicts() == {}
+
+
+def test_a_sidecar_that_is_kept_from_us_is_read_once_it_is_not(
+    world: World, unreadable: Unreadable
+) -> None:
+    """The audio is indexed alone; the same sidecar is tried again, though nothing has changed."""
+    world.put(KEY, OWL)
+    world.put(KEY + ".json", b'{"title": "An owl"}')
+    unreadable.kept = frozenset([KEY + ".json"])
+    assert world.syncer.sync(KEY).outcome is Outcome.CREATED
+    assert world.verdicts() == {KEY + ".json": Reason.UNREADABLE}
+    unreadable.kept = frozenset()
+    assert world.syncer.sync(KEY).outcome is Outcome.REFUSED
+    payload = world.payload(KEY)
+    assert payload is not None
+    assert payload["title"] == "An owl"
+    assert world.verdicts() == {}
+
+
+def test_vectors_are_fetched_only_to_fuse_anew(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most messages need no vector of the point that is there: they only compare its state."""
+    get, asked = world.index.get, []
+
+    def counted(*arguments: object, vectors: bool = False) -> object:
+        asked.append(vectors)
+        return get(*arguments, vectors=vectors)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(world.index, "get", counted)
+    world.put(KEY, OWL)
+    world.syncer.sync(KEY)
+    world.syncer.sync(KEY)
+    world.put(KEY, CROW)
+    world.syncer.sync(KEY)
+    assert not any(asked)
+    world.put(KEY + ".json", b'{"title": "An owl"}')
+    assert world.syncer.sync(KEY).outcome is Outcome.REFUSED
+    assert asked.count(True) == 1
+
+
+def test_a_decoding_that_a_stop_ends_changes_nothing(world: World) -> None:
+    """A pool of decoders that closes is no verdict: the point stays, and there is no letter."""
+    world.put(KEY, OWL)
+    world.syncer.sync(KEY)
+    world.put(KEY, CROW)
+
+    @contextmanager
+    def closing(_: Path, __: float) -> Iterator[OpenSound]:
+        raise Unavailable("the worker stops")
+        yield
+
+    limits = Limits(duration_s=60, object_bytes=10_000_000)
+    bucket = BucketSide(FolderStore(world.root), limits, closing)
+    index = IndexSide(world.index, world.generation, world.letters)
+    with pytest.raises(Unavailable, match="stops"):
+        Syncer(bucket, index, world.encoder).sync(KEY)
+    assert world.payload(KEY) is not None
+    assert world.verdicts() == {}

@@ -4,8 +4,9 @@ import copy
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,25 @@ from audiofuse.core.bundles.document import Rollout
 from audiofuse.core.bundles.registry import Watch, open_registry
 from audiofuse.core.encoder.encoder import Encoder, Fused
 from audiofuse.core.errors import Reason, Rejected, Unavailable
-from audiofuse.core.index.index import Index, Point, connect_embedded
+from audiofuse.core.index.index import Generation, Index, Point, connect_embedded
 from audiofuse.core.items import point_id
 from audiofuse.core.retrying import BackOff
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import FolderStore
+from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
 from audiofuse.workers.indexing.device.device import Device
 from audiofuse.workers.indexing.stages import BatchedIndex
-from audiofuse.workers.indexing.sync import Limits, Syncer
+from audiofuse.workers.indexing.sync import Syncer
 from audiofuse.workers.indexing.versions import (
+    Drain,
     Loaded,
     MultiVersionSyncer,
     VersionDeadLetters,
     Versions,
 )
 from audiofuse.workers.queue.dead_letters import DeadLetters
+from audiofuse.workers.queue.followers import Follower, Followers
+from audiofuse.workers.queue.waiting import WaitingKeys
 from audiofuse.workers.telemetry.names import Lane, Outcome
 
 SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"
@@ -56,7 +61,13 @@ class World:
         self._redis = redis
         self._encoders = encoders
         self.index.create(OLD, encoders[OLD])
-        self.versions = Versions(Watch(self.registry), self._load, self._equip(OLD))
+        followers = Followers(redis, "bucket")
+        self.follower = Follower(Watch(self.registry), followers, "worker a:1")
+        self.versions = Versions(self.follower, OLD)
+        self.versions.put(self._equip(OLD))
+        self.versions.look()
+        self.waiting = WaitingKeys(redis, "bucket")
+        self.drain = Drain(self.versions, self.waiting, self)  # type: ignore[arg-type]
 
     def put(self, key: str, source: str) -> None:
         """Write an object."""
@@ -64,16 +75,14 @@ class World:
 
     def settle(self, key: str, lane: Lane = Lane.LIVE) -> Outcome:
         """Work on a message."""
-        every = MultiVersionSyncer(
-            self.versions, lane, self.store, self.letters, self,  # type: ignore[arg-type]
-            lambda _: None,
-        )  # fmt: skip
-        return every.sync(key).outcome
+        return self._every(lane).sync(key).outcome
 
     def give_up(self, key: str) -> None:
         """Give a message up."""
-        every = MultiVersionSyncer(self.versions, Lane.LIVE, self.store, self.letters, self)  # type: ignore[arg-type]
-        every.give_up(key, Rejected(Reason.BUG, "a bug"))
+        self._every(Lane.LIVE).give_up(key, Rejected(Reason.BUG, "a bug"))
+
+    def _every(self, lane: Lane) -> MultiVersionSyncer:
+        return MultiVersionSyncer(self.versions, lane, self.store, self.letters, self.waiting)
 
     def sync(self, key: str, lane: Lane) -> None:
         """Take what is left to do, as a dispatcher."""
@@ -86,7 +95,7 @@ class World:
         self.versions.look()
         if load:
             self.may_load.set()
-            self.versions._get(version)
+            self.load(version)
 
     def write(self, rollout: Rollout) -> None:
         """Write the document."""
@@ -106,7 +115,12 @@ class World:
             vectors = encoder.fuse(encoder.encode_audio(recording.windows()), [""]).vectors
         return list(vectors[0].tolist())
 
-    def _load(self, version: str) -> Loaded:
+    def load(self, version: str) -> None:
+        """Load a version now."""
+        self.versions.put(self.equip(version))
+
+    def equip(self, version: str) -> Loaded:
+        """Load a version, once that may be."""
         self.may_load.wait()
         self.loads.append(version)
         return self._equip(version)
@@ -125,14 +139,11 @@ class World:
             self.decoded.append(version)
             return open_recording(path, limit_s)
 
-        syncers = {
-            lane: Syncer(
-                self.store, points, generation, device.on(lane), Limits(60, 10**7), open_sound,
-                letters=letters, pause=lambda _: None,
-                elsewhere=lambda id_: self.versions.heard_elsewhere(version, same, id_),
-            )
-            for lane in Lane
-        }  # fmt: skip
+        index = IndexSide(
+            points, generation, letters, partial(self.versions.stored_elsewhere, version, same)
+        )
+        bucket = BucketSide(self.store, Limits(60, 10**7), open_sound, pause=lambda _: None)
+        syncers = {lane: Syncer(bucket, index, device.on(lane)) for lane in Lane}
         return Loaded(generation, same, device, points, syncers)
 
     def close(self) -> None:
@@ -161,7 +172,9 @@ def world(
     world.close()
 
 
-def test_ears_are_the_audio_tower_and_nothing_else(encoders: dict[str, Encoder]) -> None:
+def test_the_fingerprint_is_of_the_audio_tower_and_nothing_else(
+    encoders: dict[str, Encoder],
+) -> None:
     """Another text tower leaves the fingerprint, one other weight of the audio tower does not."""
     assert (
         audio_fingerprint(encoders[OLD])
@@ -208,39 +221,171 @@ def test_equal_ears_take_what_was_heard(world: World) -> None:
     assert list(point.item) == pytest.approx(world.item_alone(SAME_EARS, "a.wav"), abs=1e-5)
 
 
-def test_what_waits_for_an_encoder_is_left_to_the_backfill_lane(world: World) -> None:
-    """While a version is loaded the live one goes on, and no message is lost for the other."""
+def test_what_waits_for_an_encoder_is_kept_once_and_handed_over_when_it_is_loaded(
+    world: World,
+) -> None:
+    """However often a key is told of meanwhile, it waits once, and no message goes round."""
     world.put("a.wav", "animals/owl.wav")
     world.open(OTHER_EARS, load=False)
     assert world.settle("a.wav") is Outcome.CREATED
-    assert world.sent == [("a.wav", Lane.BACKFILL)]
-    assert "a.wav" in world.points(OLD)
-    assert world.settle("a.wav", Lane.BACKFILL) is Outcome.LATER
-    assert world.sent == [("a.wav", Lane.BACKFILL)] * 2
+    for lane in (*Lane, *Lane):
+        assert world.settle("a.wav", lane) is Outcome.UNCHANGED
+    assert world.waiting.count(OTHER_EARS) == 1
+    world.drain.step()
+    assert world.sent == []
     world.may_load.set()
-    world.versions._get(OTHER_EARS)
+    world.load(OTHER_EARS)
+    world.drain.step()
+    assert world.sent == [("a.wav", Lane.BACKFILL)]
     assert world.settle("a.wav", Lane.BACKFILL) is Outcome.UNCHANGED
-    assert len(world.sent) == 2
     assert "a.wav" in world.points(OTHER_EARS)
+    assert world.waiting.count(OTHER_EARS) == 0
+
+
+def test_the_live_version_that_is_not_loaded_is_waited_for(world: World) -> None:
+    """After a promote that a worker has not followed yet its messages are not lost."""
+    world.write(Rollout(live=OLD).start(OTHER_EARS, "me").promote("me"))
+    world.versions.look()
+    world.put("a.wav", "animals/owl.wav")
+    assert world.settle("a.wav") is Outcome.LATER
+    assert world.waiting.count(OTHER_EARS) == 1
+    assert "a.wav" in world.points(OLD)
+
+
+def test_what_is_added_while_it_is_handed_over_waits_on(world: World) -> None:
+    """A key that failed again before it was removed is not forgotten."""
+    world.waiting.add(OLD, "a.wav")
+    send = world.sync
+
+    def send_and_fail(key: str, lane: Lane) -> None:
+        send(key, lane)
+        world.waiting.add(OLD, key)
+
+    world.sync = send_and_fail  # type: ignore[method-assign]
+    world.drain.step()
+    assert world.sent == [("a.wav", Lane.BACKFILL)]
+    assert world.waiting.count(OLD) == 1
+
+
+def test_a_version_that_still_fails_is_tried_with_one_key_at_a_time(world: World) -> None:
+    """What waits for it does not fill the lane; once it works, more and more are handed over."""
+    for number in range(40):
+        world.waiting.add(OLD, f"{number}.wav")
+    handed_over = []
+    for fails in (True, True, True, False, False, False):
+        before = len(world.sent)
+        world.drain.step()
+        handed_over.append(len(world.sent) - before)
+        if fails:
+            for key, _ in world.sent[before:]:
+                world.waiting.add(OLD, key)
+    assert handed_over[1:] == [1, 1, 1, 2, 4]
 
 
 def test_a_dropped_generation_is_no_error(world: World) -> None:
-    """Written into what was dropped meanwhile, the document is read again, and that was all."""
+    """Written into what was dropped meanwhile, an item is in the live version, and that is all."""
     world.open(OTHER_EARS)
     world.write(Rollout(live=OLD).start(OTHER_EARS, "me").abort("me"))
     world.index.drop(world.index.generation(OTHER_EARS))
     world.put("a.wav", "animals/owl.wav")
     assert world.settle("a.wav") is Outcome.CREATED
+    world.versions.look()
     assert world.versions.wanted == (OLD,)
+    world.drain.step()
+    assert world.sent == []
 
 
-def test_a_generation_that_is_not_made_yet_is_waited_for(world: World) -> None:
-    """As long as the document names it the message is tried again."""
+@pytest.mark.parametrize("fault", ["gone", "away", "bug"])
+def test_a_candidate_never_holds_the_live_version(
+    world: World, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """Whatever the candidate fails at, the live version's message is settled; its key waits."""
     world.open(OTHER_EARS)
-    world.index.drop(world.index.generation(OTHER_EARS))
+    candidate = world.index.generation(OTHER_EARS)
+    upsert = world.index.upsert
+
+    def refuse(generation: Generation, points: Iterable[Point]) -> None:
+        if generation == candidate:
+            raise {"away": Unavailable("away"), "bug": KeyError("oops")}[fault]
+        upsert(generation, points)
+
+    if fault == "gone":
+        world.index.drop(candidate)
+    else:
+        monkeypatch.setattr(world.index, "upsert", refuse)
     world.put("a.wav", "animals/owl.wav")
-    with pytest.raises(Unavailable):
+    assert world.settle("a.wav") is Outcome.CREATED
+    assert world.waiting.count(OTHER_EARS) == 1
+    assert world.letters.count() == 0
+    monkeypatch.undo()
+    world.index.create(OTHER_EARS, world._encoders[OTHER_EARS])
+    world.drain.step()
+    ((key, lane),) = world.sent
+    world.settle(key, lane)
+    assert "a.wav" in world.points(OTHER_EARS)
+
+
+def test_a_bug_of_the_candidate_costs_one_object_only_that(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Met three times it is the object's letter, of the version that met it; so a backfill ends."""
+    world.open(OTHER_EARS)
+    world.put("a.wav", "animals/owl.wav")
+    monkeypatch.setattr(world._encoders[OTHER_EARS], "encode_windows", lambda _: 1 / 0)
+    every = world._every(Lane.BACKFILL)
+    for _ in range(3):
+        assert world.letters.count() == 0
+        every.sync("a.wav")
+    (letter,) = world.letters.latest(9)
+    assert (letter.encoder, letter.reason) == (OTHER_EARS, "bug")
+    assert "a.wav" in world.points(OLD)
+
+
+def test_a_bug_that_every_object_meets_costs_none(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A candidate at which everything fails alike is an outage: the keys wait, without letters."""
+    world.open(OTHER_EARS)
+    monkeypatch.setattr(world._encoders[OTHER_EARS], "encode_windows", lambda _: 1 / 0)
+    keys = [f"{number}.wav" for number in range(6)]
+    every = world._every(Lane.LIVE)
+    for key in keys:
+        world.put(key, "animals/owl.wav")
+    for _ in range(3):
+        for key in keys:
+            every.sync(key)
+    assert world.letters.count() == 0
+    assert world.waiting.count(OTHER_EARS) == 6
+
+
+def test_a_worker_that_cannot_read_the_document_settles_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others may have promoted meanwhile: what it acknowledged would be missing in what is live."""
+    world.put("a.wav", "animals/owl.wav")
+    monkeypatch.setattr("audiofuse.workers.queue.followers.LEASE_S", -1.0)
+    with pytest.raises(Unavailable, match="could not be read"):
         world.settle("a.wav")
+    assert world.points(OLD) == {}
+
+
+def test_what_was_worked_on_while_the_lease_ended_is_not_settled(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long decoding may outlast the lease: the message is tried again once it is read."""
+    world.put("a.wav", "animals/owl.wav")
+    upsert = world.index.upsert
+
+    def write_while_the_lease_ends(*arguments: Any) -> None:
+        upsert(*arguments)
+        monkeypatch.setattr("audiofuse.workers.queue.followers.LEASE_S", -1.0)
+
+    monkeypatch.setattr(world.index, "upsert", write_while_the_lease_ends)
+    with pytest.raises(Unavailable, match="could not be read"):
+        world.settle("a.wav")
+    monkeypatch.setattr("audiofuse.workers.queue.followers.LEASE_S", 10.0)
+    world.versions.look()
+    assert world.settle("a.wav") is Outcome.UNCHANGED
 
 
 def test_verdicts_are_the_live_ones_unless_the_other_rejects_alone(
@@ -271,35 +416,37 @@ def test_verdicts_are_the_live_ones_unless_the_other_rejects_alone(
     assert "a.wav" in world.points(OTHER_EARS)
 
 
-def test_a_bug_in_the_other_version_costs_only_that(
+def test_what_is_given_up_in_the_live_version_is_still_tried_in_the_other(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The live generation has the item, and the letter tells which version met the bug."""
+    """The letter is that of the version that met the bug, and only that one lacks the item."""
     world.open(OTHER_EARS)
     world.put("a.wav", "animals/owl.wav")
-    monkeypatch.setattr(world._encoders[OTHER_EARS], "encode_windows", lambda _: 1 / 0)
+    monkeypatch.setattr(world._encoders[OLD], "encode_windows", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         world.settle("a.wav")
     world.give_up("a.wav")
     (letter,) = world.letters.latest(9)
-    assert (letter.encoder, letter.reason) == (OTHER_EARS, "bug")
-    assert "a.wav" in world.points(OLD)
+    assert (letter.encoder, letter.reason) == (OLD, "bug")
+    assert world.points(OLD) == {}
+    assert "a.wav" in world.points(OTHER_EARS)
 
 
 def test_versions_come_and_go_with_the_document(world: World, eventually: Eventually) -> None:
     """A named version is loaded in the background; one that is not is let go of when unused."""
-    thread = threading.Thread(target=world.versions.keep_loaded, daemon=True)
+    loading = partial(world.versions.keep_loaded, world.equip)
+    thread = threading.Thread(target=loading, daemon=True)
     thread.start()
     world.open(OTHER_EARS, load=False)
-    with world.versions.lease() as lent:
-        assert lent[OTHER_EARS] is None
+    with world.versions.lease() as leased:
+        assert leased[OTHER_EARS] is None
     world.may_load.set()
     eventually(lambda: len(world.versions.loaded) == 2)
-    with world.versions.lease() as lent:
-        assert [*lent] == [OLD, OTHER_EARS]
+    with world.versions.lease() as leased:
+        assert [*leased] == [OLD, OTHER_EARS]
         world.write(Rollout(live=OLD))
         world.versions.look()
-        loaded = lent[OTHER_EARS]
+        loaded = leased[OTHER_EARS]
         assert loaded
         assert loaded.device._thread.is_alive()
     eventually(lambda: len(world.versions.loaded) == 1)
@@ -319,8 +466,7 @@ def test_a_load_that_fails_is_tried_again(
             raise errors.pop()
         return world._equip(version)
 
-    monkeypatch.setattr(world.versions, "_load", load)
-    threading.Thread(target=world.versions.keep_loaded, daemon=True).start()
+    threading.Thread(target=partial(world.versions.keep_loaded, load), daemon=True).start()
     world.open(OTHER_EARS, load=False)
     eventually(lambda: len(world.versions.loaded) == 2)
 

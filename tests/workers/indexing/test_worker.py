@@ -24,7 +24,7 @@ from audiofuse.core.index.index import Index, Point, connect_embedded, open_inde
 from audiofuse.core.items import point_id
 from audiofuse.core.settings import PREFIX, Settings, environment
 from audiofuse.workers.deployment.local import Part, free_port
-from audiofuse.workers.indexing.app import live_generation
+from audiofuse.workers.indexing.build import live_generation
 from audiofuse.workers.queue.broker import Dispatcher, create_celery
 from audiofuse.workers.queue.dead_letters import DeadLetters
 from audiofuse.workers.queue.lanes import Lanes

@@ -310,12 +310,15 @@ def test_changes_on_the_way_are_at_worst_named_in_vain(
     world: World, tiny_encoder: "Encoder", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Objects that came, or that the bucket forgot to list, keep their points: sync looks again."""
-    from audiofuse.workers.indexing.sync import Limits, Syncer
+    from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
+    from audiofuse.workers.indexing.sync import Syncer
     from audiofuse.workers.telemetry.names import Outcome
 
     generation = world.generation = world.index.create("tiny-111111", tiny_encoder)
     limits = Limits(duration_s=60, object_bytes=10_000_000)
-    syncer = Syncer(world.store, world.index, generation, tiny_encoder, limits)
+    syncer = Syncer(
+        BucketSide(world.store, limits), IndexSide(world.index, generation), tiny_encoder
+    )
     for key in ("owl.wav", "night/crow + 100%é.wav"):
         (world.root / key).write_bytes((SOUNDS / "animals" / "owl.wav").read_bytes())
     syncer.sync("owl.wav")
@@ -383,7 +386,8 @@ def test_memory_does_not_grow_with_the_bucket(world: World) -> None:
 
 def test_what_sync_wrote_is_no_difference(world: World, tiny_encoder: "Encoder") -> None:
     """Comparison and sync agree on what a point's state is, so reconciling comes to an end."""
-    from audiofuse.workers.indexing.sync import Limits, Syncer
+    from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
+    from audiofuse.workers.indexing.sync import Syncer
 
     for name in ("animals/owl.wav", "animals/owl.json", "animals/crow.flac"):
         world.put(name)
@@ -392,7 +396,9 @@ def test_what_sync_wrote_is_no_difference(world: World, tiny_encoder: "Encoder")
     world.delete("night/crow + 100%é.wav")
     generation = world.generation = world.index.create("tiny-111111", tiny_encoder)
     limits = Limits(duration_s=60, object_bytes=10_000_000)
-    syncer = Syncer(world.store, world.index, generation, tiny_encoder, limits)
+    syncer = Syncer(
+        BucketSide(world.store, limits), IndexSide(world.index, generation), tiny_encoder
+    )
     found = world.differences()
     assert found == ["animals/crow.flac", "animals/owl.wav"]
     for key in found:

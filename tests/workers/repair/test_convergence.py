@@ -26,10 +26,10 @@ from audiofuse.core.errors import Reason, Rejected, Unavailable
 from audiofuse.core.index.index import Generation, Index, connect_embedded
 from audiofuse.core.items import Metadata, point_id, sidecar_keys
 from audiofuse.core.storage.store import FolderStore
-from audiofuse.workers.indexing import retries as fates
-from audiofuse.workers.indexing import sync
+from audiofuse.workers.indexing import retries, sync
+from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
 from audiofuse.workers.indexing.retries import RetryPolicy
-from audiofuse.workers.indexing.sync import Limits, Syncer
+from audiofuse.workers.indexing.sync import Syncer
 from audiofuse.workers.queue.dead_letters import DeadLetters
 from audiofuse.workers.telemetry.names import Lane
 
@@ -206,7 +206,7 @@ class Sent:
     def __init__(self, world: "World") -> None:
         self._world = world
 
-    def sync(self, key: str, _: Lane) -> None:
+    def sync(self, key: str, _: Lane, __: float | None = None) -> None:
         """Send a message."""
         self._world.messages.append(key)
 
@@ -267,9 +267,10 @@ class World:
         schedule.may_stall()
         stepped = schedule.stepped
         syncer = kind(
-            stepped(FolderStore(self.root)), stepped(self.index), self.generation, Numbers(),
-            Limits(60, 1000), open_number, letters=stepped(self.letters),
-        )  # fmt: skip
+            BucketSide(stepped(FolderStore(self.root)), Limits(60, 1000), open_number),
+            IndexSide(stepped(self.index), self.generation, stepped(self.letters)),
+            Numbers(),
+        )
         worker = RetryPolicy(dict.fromkeys(Lane, syncer), stepped(Sent(self)), threading.Event())
         while True:
             schedule.rest(lambda: self.messages or not (self.changing or self.in_hand))
@@ -329,10 +330,10 @@ def _told(payload: Any, audio: Any) -> tuple[Any, ...]:
 @pytest.fixture
 def world(tmp_path: Path, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> World:
     """Return an empty world in which nobody waits."""
-    monkeypatch.setattr(fates.log, "disabled", True)  # thousands of failures are on purpose
-    monkeypatch.setattr(fates, "FIRST_BACKOFF_S", 0.0)
-    monkeypatch.setattr(fates, "LATE_WRITE_S", 0.0)
-    monkeypatch.setattr(fates, "TRIES_IN_HAND", 10**9)
+    monkeypatch.setattr(retries.log, "disabled", True)  # thousands of failures are on purpose
+    monkeypatch.setattr(retries, "FIRST_BACKOFF_S", 0.0)
+    monkeypatch.setattr(retries, "LATE_WRITE_S", 0.0)
+    monkeypatch.setattr(retries, "TRIES_IN_HAND", 10**9)
     monkeypatch.setattr(sync, "BURST_S", 0.0)
     (tmp_path / "bucket").mkdir()
     index = Index(connect_embedded(), "audiofuse")

@@ -24,7 +24,8 @@ from audiofuse.core.index.engine import Engine
 from audiofuse.core.index.index import open_index
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import open_store
-from audiofuse.workers.indexing.sync import Limits, Syncer
+from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
+from audiofuse.workers.indexing.sync import Syncer
 from audiofuse.workers.queue.dead_letters import DeadLetters
 from audiofuse.workers.rollout.operator import Operator
 
@@ -95,9 +96,12 @@ def _syncer(settings: Settings, version: str) -> Syncer:
     index, store = open_index(settings), open_store(settings)
     redis = Redis.from_url(_broker(settings), decode_responses=True)
     return Syncer(
-        store, index, index.generation(version), _encoder(settings.home / "encoders" / version),
-        Limits(60, 10**7), letters=DeadLetters(redis, store.bucket, version),
-    )  # fmt: skip
+        BucketSide(store, Limits(60, 10**7)),
+        IndexSide(
+            index, index.generation(version), letters=DeadLetters(redis, store.bucket, version)
+        ),
+        _encoder(settings.home / "encoders" / version),
+    )
 
 
 @cache

@@ -17,8 +17,9 @@ from audiofuse.core.search.loaded import LoadedEncoders
 from audiofuse.core.search.search import Searcher
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import FolderStore
+from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
 from audiofuse.workers.indexing.decoding.pool import Decoders
-from audiofuse.workers.indexing.sync import Limits, Syncer
+from audiofuse.workers.indexing.sync import Syncer
 from audiofuse.workers.service.app import create_app
 
 SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"
@@ -49,7 +50,11 @@ def searcher(bucket: Path, version: Path, tiny_encoder: Encoder) -> Iterator[Sea
     """Return a searcher over the bucket, that decodes in another process."""
     index = Index(connect_embedded(), "audiofuse")
     generation = index.create(version.name, tiny_encoder)
-    syncer = Syncer(FolderStore(bucket), index, generation, tiny_encoder, Limits(60, 10**7))
+    syncer = Syncer(
+        BucketSide(FolderStore(bucket), Limits(60, 10**7)),
+        IndexSide(index, generation),
+        tiny_encoder,
+    )
     for key in KEYS:
         syncer.sync(key)
     decoders = Decoders(1, 30)

@@ -19,8 +19,9 @@ from audiofuse.core.search.loaded import LoadedEncoders
 from audiofuse.core.search.search import Searcher
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import FolderStore
+from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
 from audiofuse.workers.indexing.decoding.pool import Decoders
-from audiofuse.workers.indexing.sync import Limits, Syncer
+from audiofuse.workers.indexing.sync import Syncer
 from audiofuse.workers.service.app import create_app
 from audiofuse.workers.service.page import FOLDER
 
@@ -50,7 +51,9 @@ class Bucket:
         self.index = Index(connect_embedded(), "audiofuse")
         self._generation = self.index.create(VERSION, encoder)
         limits = Limits(60, 10**7)
-        self._syncer = Syncer(FolderStore(root), self.index, self._generation, encoder, limits)
+        self._syncer = Syncer(
+            BucketSide(FolderStore(root), limits), IndexSide(self.index, self._generation), encoder
+        )
         self.decoders = Decoders(1, 30)
         self._searcher = Searcher(
             self.index, LoadedEncoders(_nowhere, {VERSION: encoder}), open_sound=self.decoders.open

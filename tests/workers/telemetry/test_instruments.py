@@ -24,8 +24,9 @@ from audiofuse.core.index.index import Index, connect_embedded
 from audiofuse.core.settings import Settings, environment
 from audiofuse.core.storage.store import FolderStore
 from audiofuse.workers.deployment.local import Part, free_port
+from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
 from audiofuse.workers.indexing.retries import RetryPolicy
-from audiofuse.workers.indexing.sync import Limits, Syncer
+from audiofuse.workers.indexing.sync import Syncer
 from audiofuse.workers.intake.handover import Handover
 from audiofuse.workers.queue.broker import Dispatcher
 from audiofuse.workers.queue.dead_letters import DeadLetters
@@ -64,7 +65,11 @@ def test_no_label_knows_a_key(
     generation = index.create("tiny-1", tiny_encoder)
     (tmp_path / "bucket").mkdir()
     store = FolderStore(tmp_path / "bucket")
-    syncer = Syncer(store, index, generation, tiny_encoder, Limits(60, 10**6), letters=letters)
+    syncer = Syncer(
+        BucketSide(store, Limits(60, 10**6)),
+        IndexSide(index, generation, letters=letters),
+        tiny_encoder,
+    )
     fates = RetryPolicy(dict.fromkeys(Lane, syncer), dispatcher, threading.Event())
     known_source(Source.WEBHOOK)
     before = _series()
@@ -110,7 +115,9 @@ def test_freshness_is_that_of_what_changed(tiny_encoder: Encoder, tmp_path: Path
     index = Index(connect_embedded(), "test")
     generation = index.create("tiny-1", tiny_encoder)
     store = FolderStore(tmp_path / "bucket")
-    syncer = Syncer(store, index, generation, tiny_encoder, Limits(60, 10**7))
+    syncer = Syncer(
+        BucketSide(store, Limits(60, 10**7)), IndexSide(index, generation), tiny_encoder
+    )
 
     def age_s() -> float | None:
         return syncer.sync("owl.wav").age_s
@@ -158,11 +165,11 @@ def test_the_memory_of_a_gpu_is_told() -> None:
     """Where there is a GPU its memory is told: allocated, reserved, total."""
     import torch
 
-    from audiofuse.workers.indexing.app import _tell_device
+    from audiofuse.workers.indexing.worker import tell_device
 
     if not torch.cuda.is_available():
         pytest.skip("needs a GPU")
-    _tell_device(torch.device("cuda"), "cuda")
+    tell_device(torch.device("cuda"), "cuda")
     told = generate_latest(REGISTRIES[Process.WORKER]).decode()
     for memory in ("allocated", "reserved", "total"):
         assert f'audiofuse_device_memory_bytes{{memory="{memory}"}}' in told

@@ -21,12 +21,13 @@ from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.index.index import Index, connect_embedded
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import FolderStore
+from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
 from audiofuse.workers.indexing.decoding.pool import Decoders
 from audiofuse.workers.indexing.device.device import Device
 from audiofuse.workers.indexing.message_threads import Delivery, MessageThreads
 from audiofuse.workers.indexing.retries import RetryPolicy
 from audiofuse.workers.indexing.stages import BatchedIndex, BoundedStore
-from audiofuse.workers.indexing.sync import Limits, Syncer
+from audiofuse.workers.indexing.sync import Syncer
 from audiofuse.workers.intake.handover import Handover
 from audiofuse.workers.queue.broker import Dispatcher
 from audiofuse.workers.telemetry.metrics import Process
@@ -65,8 +66,10 @@ def settle(
     )
     points = BatchedIndex(index, generation)
     syncer = Syncer(
-        store, points, generation, device.on(Lane.LIVE), Limits(60, 10**7), decoders.open
-    )  # type: ignore[arg-type]
+        BucketSide(store, Limits(60, 10**7), open_sound=decoders.open),
+        IndexSide(points, generation),
+        device.on(Lane.LIVE),
+    )
     yield RetryPolicy(dict.fromkeys(Lane, syncer), dispatcher, threading.Event()).settle
     device.close()
     decoders.close()
@@ -85,8 +88,8 @@ def test_one_trace_leads_from_the_event_to_the_point(
     message = json.loads(redis.rpop("audiofuse:live"))  # type: ignore[arg-type]
     assert json.loads(base64.b64decode(message["body"]))[1] == {"key": "owl.wav"}
     done: queue.SimpleQueue[None] = queue.SimpleQueue()
-    crew = MessageThreads(1, settle, lambda: done.put(None))
-    crew.take(Delivery("owl.wav", Lane.LIVE, SimpleNamespace(), message["headers"]))
+    threads = MessageThreads(1, settle, lambda: done.put(None))
+    threads.take(Delivery("owl.wav", Lane.LIVE, SimpleNamespace(), message["headers"]))
     done.get(timeout=60)
     found = {each.name: each for each in spans.get_finished_spans()}
     parents = {name: _parent(each, found) for name, each in found.items()}

@@ -1,0 +1,240 @@
+"""How a worker is put together: each part is made of parts that were made before it."""
+
+import logging
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from celery import Celery
+from redis import Redis
+
+from audiofuse.core.audio.recording import WINDOW_S, WINDOW_SAMPLES
+from audiofuse.core.bundles.bundle import audio_fingerprint, load_encoder, load_version
+from audiofuse.core.bundles.document import Rollout
+from audiofuse.core.bundles.registry import Watch, open_registry
+from audiofuse.core.encoder.encoder import Encoder
+from audiofuse.core.encoder.inference import use_cpus
+from audiofuse.core.errors import ConfigurationError
+from audiofuse.core.index.index import Generation, Index, open_index
+from audiofuse.core.settings import Settings
+from audiofuse.core.storage.store import open_store
+from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
+from audiofuse.workers.indexing.decoding.pool import Decoders
+from audiofuse.workers.indexing.device.device import Device
+from audiofuse.workers.indexing.device.fair_lock import FairLock
+from audiofuse.workers.indexing.retries import RetryPolicy, quarantine
+from audiofuse.workers.indexing.stages import BatchedIndex, BoundedStore
+from audiofuse.workers.indexing.sync import Syncer
+from audiofuse.workers.indexing.versions import (
+    Drain,
+    Loaded,
+    MultiVersionSyncer,
+    VersionDeadLetters,
+    Versions,
+)
+from audiofuse.workers.indexing.watchdog import Watchdog, message_bound_s
+from audiofuse.workers.indexing.worker import Worker
+from audiofuse.workers.queue.broker import Dispatcher, connect_redis
+from audiofuse.workers.queue.dead_letters import DeadLetters
+from audiofuse.workers.queue.deliveries import Deliveries
+from audiofuse.workers.queue.followers import Follower, Followers, follower_name
+from audiofuse.workers.queue.waiting import WaitingKeys
+from audiofuse.workers.telemetry import metrics
+from audiofuse.workers.telemetry.metrics import Stage
+from audiofuse.workers.telemetry.names import Lane
+from audiofuse.workers.telemetry.tracing import happened
+
+log = logging.getLogger(__name__)
+
+# Backfill messages at work while live ones come; more if a batch holds more. Raised, a backfill is
+# faster; lowered, live messages wait less.
+BESIDE_LIVE = 8
+# Part of a visibility timeout without a word after which a worker counts as dead: raised, one that
+# stands still for a moment is taken for dead; lowered, a death is known later.
+DEAD_AFTER = 2
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a worker process has once, whatever versions it loads.
+
+    ``working`` counts the messages that are worked on; ``device_lock`` is held by the encoder that
+    computes.
+    """
+
+    settings: Settings
+    redis: Redis
+    index: Index
+    store: BoundedStore
+    decoders: Decoders
+    follower: Follower
+    deliveries: Deliveries
+    watchdog: Watchdog
+    stopping: threading.Event = field(default_factory=threading.Event)
+    working: Counter[Lane] = field(default_factory=Counter)
+    device_lock: FairLock = field(default_factory=FairLock)
+
+
+def build_worker(settings: Settings, celery: Celery, hub: Any) -> Worker:
+    """Load, measure and start everything but the threads; no message is taken yet.
+
+    Raises ``ConfigurationError`` if the worker cannot do what it is set up for, ``Unavailable`` if
+    something that it needs to begin is away.
+    """
+    use_cpus(spare=1)  # for decoders and threads
+    redis, index, watch = (
+        connect_redis(settings),
+        open_index(settings),
+        Watch(open_registry(settings)),
+    )
+    encoder, version = _load_live(settings, index, watch.look())
+    around = _surroundings(settings, redis, index, watch)
+    versions = Versions(around.follower, version)
+    equipment = Equipment(around, versions)
+    first = equipment.equip(version, encoder, settings.batch_s)
+    versions.put(first)
+    versions.look()
+    log.info(
+        "batches of %.0f s of audio on %s, %d decoders, %d messages in hand",
+        first.device.batch_s, first.device.encoder.device, settings.decoders, settings.in_hand,
+    )  # fmt: skip
+    dispatcher = Dispatcher(celery)
+    waiting = WaitingKeys(around.redis, around.store.bucket)
+    bound_s = message_bound_s(settings.max_duration_s)
+    policy = RetryPolicy(
+        _multi_version_syncers(around, versions, waiting),
+        dispatcher,
+        around.stopping,
+        lambda key: around.watchdog.step(f"work on {key}", bound_s),
+    )
+    return Worker(
+        settings=settings,
+        hub=hub,
+        redis=around.redis,
+        stopping=around.stopping,
+        working=around.working,
+        versions=versions,
+        decoders=around.decoders,
+        follower=around.follower,
+        deliveries=around.deliveries,
+        settle=policy.settle,
+        beside_live=max(BESIDE_LIVE, int(first.device.batch_s / WINDOW_S)),
+        beside={
+            "follow": versions.follow,
+            "load": partial(
+                versions.keep_loaded, partial(equipment.load, batch_s=first.device.batch_s)
+            ),
+            "drain": Drain(versions, waiting, dispatcher).run,
+            "watchdog": around.watchdog.run,
+        },
+    )
+
+
+def _surroundings(settings: Settings, redis: Redis, index: Index, watch: Watch) -> Surroundings:
+    watchdog = Watchdog()
+    store = BoundedStore(open_store(settings), settings.fetch_bytes, watchdog)
+    return Surroundings(
+        settings=settings,
+        redis=redis,
+        index=index,
+        store=store,
+        decoders=Decoders(settings.decoders, settings.decode_timeout_s, tell=_decoded),
+        follower=Follower(watch, Followers(redis, store.bucket), follower_name("worker")),
+        deliveries=Deliveries(redis, store.bucket, settings.redelivery_s / DEAD_AFTER),
+        watchdog=watchdog,
+    )
+
+
+class Equipment:
+    """Gives an encoder what it needs to sync."""
+
+    def __init__(self, around: Surroundings, versions: Versions) -> None:
+        """Equip what becomes one of the ``versions``."""
+        self._around = around
+        self._versions = versions
+
+    def load(self, version: str, batch_s: float) -> Loaded:
+        """Load another version; have it encode and fuse once before anybody waits for it."""
+        encoder = load_version(self._around.settings, version)
+        with self._around.device_lock:
+            silence = [np.zeros(WINDOW_SAMPLES, np.float32)]
+            encoder.fuse(encoder.encode_audio(silence), ["warm up"])
+        return self.equip(version, encoder, batch_s)
+
+    def equip(self, version: str, encoder: Encoder, batch_s: float | None) -> Loaded:
+        """Return what syncs by an encoder; measures the batches if they are not given."""
+        around = self._around
+        generation, fingerprint = around.index.generation(version), audio_fingerprint(encoder)
+        device = Device(encoder, batch_s, lambda: self._may_ask(device), around.device_lock)
+        points = BatchedIndex(around.index, generation, around.watchdog)
+        letters = VersionDeadLetters(
+            DeadLetters(around.redis, around.store.bucket, version),
+            version,
+            lambda: self._versions.wanted[0] == version,
+        )
+        elsewhere = partial(self._versions.stored_elsewhere, version, fingerprint)
+        side = IndexSide(points, generation, letters, elsewhere)
+        syncers = {lane: Syncer(self._bucket_side(lane), side, device.on(lane)) for lane in Lane}
+        return Loaded(generation, fingerprint, device, points, syncers)
+
+    def _bucket_side(self, lane: Lane) -> BucketSide:
+        around, settings = self._around, self._around.settings
+        return BucketSide(
+            around.store,
+            Limits(settings.max_duration_s, settings.max_object_bytes),
+            partial(around.decoders.open, urgent=lane is Lane.LIVE),
+            quarantine(around.deliveries),
+            around.stopping.wait,
+        )
+
+    def _may_ask(self, device: Device) -> int:
+        """Return how many threads may ask a device: those that do not wait for another."""
+        others = (each.device for each in self._versions.loaded if each.device is not device)
+        return self._around.working.total() - sum(other.askers for other in others)
+
+
+def _multi_version_syncers(
+    around: Surroundings, versions: Versions, waiting: WaitingKeys
+) -> dict[Lane, MultiVersionSyncer]:
+    letters = DeadLetters(around.redis, around.store.bucket)
+    return {
+        lane: MultiVersionSyncer(versions, lane, around.store, letters, waiting) for lane in Lane
+    }
+
+
+def _load_live(settings: Settings, index: Index, rollout: Rollout | None) -> tuple[Encoder, str]:
+    """Load the live version; without a rollout that is AUDIOFUSE_ENCODER."""
+    if rollout is None:
+        encoder, version = load_encoder(settings)
+        live_generation(index, version, encoder)
+    else:
+        version = rollout.live
+        encoder = load_version(settings, version)
+        index.create(version, encoder)
+    return encoder, version
+
+
+def live_generation(index: Index, version: str, encoder: Encoder) -> Generation:
+    """Return the generation to fill; ``ConfigurationError`` if another encoder's is live."""
+    _refuse_another(index.live(), version)
+    generation = index.create(version, encoder)
+    _refuse_another(index.live(), version)  # of several encoders that begin at once one goes live
+    return generation
+
+
+def _refuse_another(live: Generation | None, version: str) -> None:
+    if live and live.version != version:
+        raise ConfigurationError(
+            f"the live index was made by encoder {live.version}, AUDIOFUSE_ENCODER is {version}: "
+            "what this worker indexed nobody would find"
+        )
+
+
+def _decoded(seconds: float, error: Exception | None) -> None:
+    metrics.took(Stage.DECODE, seconds)
+    happened("decode", seconds)
+    if error:
+        metrics.failed(Stage.DECODE, error)

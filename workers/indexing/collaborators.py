@@ -1,0 +1,130 @@
+"""What a sync works with, in three groups: the bucket's side, the index's side, the encoder."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from audiofuse.core.audio.recording import Opener, Samples, open_recording
+from audiofuse.core.encoder.encoder import Fused
+from audiofuse.core.encoder.fusion import AudioEmbedding
+from audiofuse.core.errors import Rejected
+from audiofuse.core.index.index import Generation, Point
+from audiofuse.core.storage.store import Store
+from audiofuse.workers.queue.dead_letters import DeadLetter
+
+
+class AudioEncoder(Protocol):
+    """What encodes and fuses: an ``Encoder``, or the device that many threads share."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where vectors are."""
+
+    @property
+    def fuses_stored_audio(self) -> bool:
+        """See ``Encoder``."""
+
+    def encode_audio(self, windows: Iterable[Samples]) -> AudioEmbedding:
+        """See ``Encoder``."""
+
+    def fuse(self, audio: AudioEmbedding, metadata: Sequence[str]) -> Fused:
+        """See ``Encoder``."""
+
+
+class Points(Protocol):
+    """What keeps points: an ``Index``, or one that makes batches of what many threads ask of it."""
+
+    def get(
+        self, generation: Generation, ids: Sequence[str], *, vectors: bool = False
+    ) -> dict[str, Point]:
+        """See ``Index``."""
+
+    def upsert(self, generation: Generation, points: Iterable[Point]) -> None:
+        """See ``Index``."""
+
+    def remove(self, generation: Generation, ids: Sequence[str]) -> None:
+        """See ``Index``."""
+
+
+class DeadLetterStore(Protocol):
+    """Where verdicts are recorded: ``DeadLetters``."""
+
+    def get(self, keys: Iterable[str]) -> dict[str, DeadLetter]:
+        """See ``DeadLetters``."""
+
+    def add(self, key: str, verdict: Rejected) -> None:
+        """See ``DeadLetters``."""
+
+    def clear(self, keys: Iterable[str]) -> None:
+        """See ``DeadLetters``."""
+
+
+class NoDeadLetters:
+    """For whoever is interested in the index alone."""
+
+    def get(self, keys: Iterable[str]) -> dict[str, DeadLetter]:
+        """Find none."""
+        del keys
+        return {}
+
+    def add(self, key: str, verdict: Rejected) -> None:
+        """Keep nothing."""
+
+    def clear(self, keys: Iterable[str]) -> None:
+        """Forget nothing."""
+
+
+Guard = Callable[[str, Iterator[Samples]], Iterator[Samples]]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is too much for one item."""
+
+    duration_s: float
+    object_bytes: int
+
+
+def unguarded(key: str, windows: Iterator[Samples]) -> Iterator[Samples]:
+    """Hand the windows of a key on."""
+    del key
+    return windows
+
+
+def nowhere(id_: str) -> Point | None:
+    """Find no point."""
+    del id_
+    return None
+
+
+@dataclass(frozen=True)
+class BucketSide:
+    """Where sounds come from.
+
+    ``open_sound`` decodes, in this process or another; ``guard`` is told the key and the windows
+    while they are decoded. ``pause`` waits for some seconds for a burst of changes to end; what it
+    returns is true if the worker stops.
+    """
+
+    store: Store
+    limits: Limits
+    open_sound: Opener = open_recording
+    guard: Guard = unguarded
+    pause: Callable[[float], object] = time.sleep
+
+
+@dataclass(frozen=True)
+class IndexSide:
+    """What is made to agree with the bucket: one generation of points, and the dead letters.
+
+    ``elsewhere`` returns the point of another generation, by id, if its audio vectors are those
+    that this generation's encoder would give.
+    """
+
+    points: Points
+    generation: Generation
+    letters: DeadLetterStore = field(default_factory=NoDeadLetters)
+    elsewhere: Callable[[str], Point | None] = nowhere

@@ -1,0 +1,168 @@
+"""The worker as it runs: takes messages, acknowledges what is settled, keeps hold of the rest."""
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from redis import Redis, RedisError
+
+from audiofuse.core.settings import Settings
+from audiofuse.core.threads import end_process, vital_thread
+from audiofuse.workers.indexing.decoding.pool import Decoders
+from audiofuse.workers.indexing.message_threads import Delivery, MessageThreads
+from audiofuse.workers.indexing.versions import Versions
+from audiofuse.workers.queue.deliveries import Deliveries
+from audiofuse.workers.queue.earlier import adopt
+from audiofuse.workers.queue.followers import Follower
+from audiofuse.workers.queue.lanes import Lanes
+from audiofuse.workers.queue.transport import acknowledge
+from audiofuse.workers.telemetry import metrics
+from audiofuse.workers.telemetry.metrics import LOADED, Process
+from audiofuse.workers.telemetry.names import Lane
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.1  # seconds between two acknowledgements while the worker stops
+# How often, in a visibility timeout, the broker is told what is in hand. Raised, Redis has more to
+# do; lowered, fewer of these calls may fail before a message is delivered twice.
+HOLDS_A_TIMEOUT = 6
+# Seconds for which threads whose decoding was ended may take to let go of their messages. Raised, a
+# stop lasts longer if one hangs; lowered, a count of an unfinished decoding may stay.
+LET_GO_S = 5.0
+
+
+class Worker:
+    """What a worker process consists of; ``build_worker`` makes one."""
+
+    def __init__(  # noqa: PLR0913 - by name only, from one place
+        self,
+        *,
+        settings: Settings,
+        hub: Any,
+        redis: Redis,
+        stopping: threading.Event,
+        working: Counter[Lane],
+        versions: Versions,
+        decoders: Decoders,
+        follower: Follower,
+        deliveries: Deliveries,
+        settle: Callable[[str, Lane, float | None], bool],
+        beside_live: int,
+        beside: Mapping[str, Callable[[], None]],
+    ) -> None:
+        """Begin to work on what is taken; ``beside`` are further threads, by name.
+
+        ``hub`` is the loop of Celery's thread, the only one that may acknowledge.
+        """
+        self._settings = settings
+        self._hub = hub
+        self._redis = redis
+        self._lanes = Lanes(redis, settings.index_name)
+        self._stopping = stopping
+        self._stopped = threading.Event()
+        self._reported = threading.Event()  # that something has finished
+        self._versions = versions
+        self._decoders = decoders
+        self._follower = follower
+        self._deliveries = deliveries
+        self._threads = MessageThreads(settings.in_hand, settle, self._report, beside_live, working)
+        self._hold_s = settings.redelivery_s / HOLDS_A_TIMEOUT
+        for name, run in {"hold": self._hold, **beside}.items():
+            vital_thread(name, run)
+        self._tell_metrics()
+
+    def _tell_metrics(self) -> None:
+        """Tell what is asked for at each scrape, and that the hub goes round."""
+        LOADED[Process.WORKER].versions = lambda: [
+            each.generation.version for each in self._versions.loaded
+        ]
+        for lane in Lane:
+            metrics.IN_HAND.labels(lane).set_function(partial(self._in_hand, lane))
+        for each in self._versions.loaded:
+            tell_device(each.device.encoder.device, self._settings.device)
+            metrics.BATCH_CAPACITY.set(each.device.batch_s)
+        metrics.HEARTBEAT.set_to_current_time()
+        # In each turn of its loop, which ends while Celery connects anew, as do timers.
+        self._hub.on_tick.add(metrics.HEARTBEAT.set_to_current_time)
+
+    def _in_hand(self, lane: Lane) -> int:
+        return sum(delivery.lane is lane for delivery in self._threads.held)
+
+    def take(self, delivery: Delivery) -> None:
+        """Take a message in hand; once the worker stops it goes back with the channel's end."""
+        if not self._stopping.is_set():
+            if delivery.receipt.delivery_info.get("redelivered"):
+                metrics.REDELIVERIES.labels(delivery.lane).inc()
+            self._threads.take(delivery)
+
+    def stop(self) -> None:
+        """Finish what is begun, within the grace period; the rest stays with the broker.
+
+        What is still decoded then is let go of as if it had not been begun: nothing is rejected,
+        no point goes, and no death of a worker is counted.
+        """
+        self._stopping.set()
+        grace_s = min(self._settings.grace_s, self._settings.redelivery_s)  # of a default
+        self._finish(grace_s, self._threads.in_hand)
+        self._decoders.close()
+        self._finish(LET_GO_S, self._threads.at_work)
+        self._acknowledge()
+        log.info("stopped; %d messages go back", self._threads.in_hand())
+        for each in self._versions.loaded:
+            log.info("%s: %s", each.generation.version, each.device.stats)
+            each.device.close()
+        self._stopped.set()
+        self._follower.leave()
+
+    def _finish(self, seconds: float, left: Callable[[], int]) -> None:
+        """Acknowledge what finishes until nothing is left, for so long at the most."""
+        deadline = time.monotonic() + seconds
+        while left() and (left_s := deadline - time.monotonic()) > 0:
+            self._acknowledge(min(left_s, POLL_S))
+
+    def _report(self) -> None:
+        """Have Celery's thread acknowledge: no other may."""
+        if not self._stopping.is_set() and not self._reported.is_set():
+            self._reported.set()
+            self._hub.call_soon(self._acknowledge)
+
+    def _acknowledge(self, patience_s: float = 0.0) -> None:
+        self._reported.clear()  # first: what finishes from here on is reported anew
+        finished = self._threads.finished(patience_s)
+        settled = [each.delivery for each in finished if each.settled]
+        try:
+            acknowledge(delivery.receipt for delivery in settled)
+        except Exception as error:  # noqa: BLE001 - the connection is one that was lost
+            keys = ", ".join(delivery.key for delivery in settled)
+            log.warning("done, but perhaps delivered again: %s; %r", keys, error)
+
+    def _hold(self) -> None:
+        """Keep what is in hand from being delivered again, unless nothing moves any more."""
+        while not self._stopped.wait(self._hold_s):
+            if any(each.device.stuck for each in self._versions.loaded):
+                log.critical("the device does not answer")
+                end_process()
+            try:
+                self._deliveries.stay_alive()
+                adopt(self._redis, self._settings.index_name)
+                self._lanes.keep_hold([each.receipt.delivery_tag for each in self._threads.held])
+            except RedisError as error:
+                log.warning("the broker does not answer: %s", error)
+
+
+def tell_device(device: torch.device, asked: str) -> None:
+    """Tell what computes, and what was ``asked`` for."""
+    metrics.DEVICE_INFO.labels(device.type, asked).set(1)
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        metrics.DEVICE_MEMORY.labels("total").set(total)
+        for memory, ask in (
+            ("allocated", torch.cuda.memory_allocated),
+            ("reserved", torch.cuda.memory_reserved),
+        ):
+            metrics.DEVICE_MEMORY.labels(memory).set_function(partial(ask, device))
