@@ -168,7 +168,7 @@ class Equipment:
         """Return what syncs by an encoder; measures the batches if they are not given."""
         around = self._around
         generation, fingerprint = around.index.generation(version), audio_fingerprint(encoder)
-        device = Device(encoder, batch_s, lambda: self._may_ask(device), around.device_lock)
+        device = Device(encoder, batch_s, partial(self._may_ask, version), around.device_lock)
         points = BatchedIndex(around.index, generation, around.watchdog)
         letters = VersionDeadLetters(
             DeadLetters(around.redis, around.store.bucket, version),
@@ -190,9 +190,10 @@ class Equipment:
             around.stopping.wait,
         )
 
-    def _may_ask(self, device: Device) -> int:
-        """Return how many threads may ask a device: those that do not wait for another."""
-        others = (each.device for each in self._versions.loaded if each.device is not device)
+    def _may_ask(self, version: str) -> int:
+        """Return how many threads may ask a version's device: those that wait for no other's."""
+        loaded = self._versions.loaded
+        others = (each.device for each in loaded if each.generation.version != version)
         return self._around.working.total() - sum(other.askers for other in others)
 
 
