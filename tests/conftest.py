@@ -2,6 +2,7 @@
 
 import base64
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -66,6 +67,16 @@ def _no_foreign_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
             monkeypatch.delenv(name)
     monkeypatch.setenv(PREFIX + "HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)  # a .env may lie in the checkout
+
+
+@pytest.fixture(autouse=True)
+def _logging_stays_as_it_was() -> Iterator[None]:
+    """Take back the levels that a command, or a Celery worker, run in this process has set."""
+    loggers = [logging.getLogger(), logging.getLogger("audiofuse")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 something failed or is not reachable, 2 wrong usage or con
 
 import signal
 import sys
+import threading
 import time
 from functools import partial
 from typing import Annotated, NoReturn
@@ -59,20 +60,25 @@ def up(
     ],
 ) -> None:
     """Run everything on this machine for one bucket, until Ctrl-C."""
-    current = Settings(bucket=bucket)
+    current, interrupted = Settings(bucket=bucket), threading.Event()
+
+    def interrupt(*_: object) -> NoReturn:
+        interrupted.set()  # besides: what is raised in a destructor or around a fork is lost
+        raise KeyboardInterrupt
+
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs ignore SIGINT
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, interrupt)
     try:
-        _run_until_interrupted(current)
+        _run_until_interrupted(current, interrupted)
     except KeyboardInterrupt:
         console.print("stopped")
 
 
-def _run_until_interrupted(current: Settings) -> NoReturn:
+def _run_until_interrupted(current: Settings, interrupted: threading.Event) -> NoReturn:
     from audiofuse.workers.deployment.local import LocalDeployment
 
     console.print(f"starting for {current.bucket}; state and logs are in {current.home}")
-    with LocalDeployment(current) as deployment:
+    with LocalDeployment(current, interrupted) as deployment:
         console.print(
             f"ready: drop sounds into the bucket, and search at {deployment.settings.search_url}\n"
             "or in another terminal:\n  audiofuse search 'a dog barking'\n  audiofuse status\n"

@@ -17,6 +17,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -98,11 +99,13 @@ class Part:
 class LocalDeployment:
     """All parts for one bucket; a context manager that stops whatever it started."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, interrupted: threading.Event | None = None) -> None:
         """Serve ``settings.bucket`` and keep state under ``settings.home``; nothing starts yet.
 
-        Raises ``ConfigurationError`` if there is no such bucket.
+        Once ``interrupted`` is set, starting and watching end with ``KeyboardInterrupt``. Raises
+        ``ConfigurationError`` if there is no such bucket.
         """
+        self._interrupted = interrupted or threading.Event()
         store = open_store(settings)
         self._source, self._bucket = choose_source(settings, store), settings.bucket
         if isinstance(store, FolderStore):
@@ -146,6 +149,8 @@ class LocalDeployment:
 
     def watch(self) -> None:
         """Return while every part runs; raise ``DeploymentError`` once one has ended."""
+        if self._interrupted.is_set():
+            raise KeyboardInterrupt
         for part in self._parts:
             part.check()
 

@@ -63,7 +63,7 @@ TEXTS = (
 
 def _shaped(pooling: str, head: str) -> Encoder:
     text = TINY.text.model_copy(update={"pooling": pooling, "head": head})
-    dim = TINY.dim if head == "none" else 40
+    dim = TINY.text.bert["hidden_size"] if head == "none" else 40
     return Encoder.random(TINY.model_copy(update={"text": text, "dim": dim}), seed=0)
 
 

@@ -16,7 +16,7 @@ from audiofuse.core.errors import ConfigurationError, NotFound, QueryError, Reje
 from audiofuse.core.index.index import Generation, Index
 from audiofuse.core.query import Filter, Question
 from audiofuse.core.search.loaded import LoadedEncoder, LoadedEncoders
-from audiofuse.core.search.search import AsyncSearcher, Found, Searcher
+from audiofuse.core.search.search import AWAY_FROM, AsyncSearcher, Found, Searcher
 from audiofuse.core.storage.store import FolderStore
 from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
 from audiofuse.workers.indexing.sync import Syncer
@@ -136,14 +136,15 @@ def test_a_balance_fuses_anew_exactly(
         assert (hits[key].score, hits[key].audio) == pytest.approx(expected.tolist(), abs=1e-4)
 
 
-def test_words_that_are_not_wanted_push_away(searcher: Searcher) -> None:
-    """The negative words' own best hit falls against the others."""
+def test_words_that_are_not_wanted_push_away(searcher: Searcher, tiny_encoder: Encoder) -> None:
+    """Each score falls by half of how near the item is to what is not wanted."""
+    encode = LoadedEncoder(tiny_encoder).encode_text
+    length = float((encode("a gong") - AWAY_FROM * encode("piano")).norm())
     plain = {hit.key: hit.score for hit in searcher.search("a gong").hits}
     away = {h.key: h.score for h in searcher.search(Question("a gong", without="piano")).hits}
     like = {hit.key: hit.score for hit in searcher.search("piano").hits}
-    change = {key: away[key] - plain[key] for key in plain}
-    assert max(like, key=like.__getitem__) != max(change, key=change.__getitem__)
-    assert away != pytest.approx(plain)
+    expected = {key: (plain[key] - AWAY_FROM * like[key]) / length for key in plain}
+    assert away == pytest.approx(expected, abs=1e-4)
 
 
 def test_pages_follow_each_other(searcher: Searcher) -> None:

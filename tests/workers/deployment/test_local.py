@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -236,6 +237,15 @@ def test_no_process_is_left_behind(
             up.kill()
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_an_interruption_that_was_lost_is_made_up_for(small: Settings) -> None:
+    """What Ctrl-C raised may vanish, as around a fork: the next look at the parts raises it."""
+    interrupted, before = threading.Event(), set(psutil.Process().children(recursive=True))
+    interrupted.set()
+    with pytest.raises(KeyboardInterrupt), LocalDeployment(small, interrupted):
+        pass
+    assert set(psutil.Process().children(recursive=True)) <= before
 
 
 def _cpu_times(pid: int) -> list[object]:

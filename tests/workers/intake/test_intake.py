@@ -14,7 +14,6 @@ import audiofuse.workers.commands.main
 from audiofuse.core.errors import ConfigurationError, Unavailable
 from audiofuse.core.settings import PREFIX, Settings
 from audiofuse.core.storage.store import open_store
-from audiofuse.workers.intake import intake
 from audiofuse.workers.intake.build import build_intake, choose_source
 from audiofuse.workers.intake.handover import Handover
 from audiofuse.workers.queue.broker import Dispatcher
@@ -94,7 +93,7 @@ def test_a_flaw_is_logged_now_and_then(
     handover.hand_over(["{"] * 1000)
     handover.hand_over([_body("a.wav", bucket="other")])
     assert ["malformed" in line for line in caplog.messages] == [True, False]
-    monkeypatch.setattr(intake, "LOG_PAUSE_S", 0)
+    monkeypatch.setattr("audiofuse.workers.intake.handover.LOG_PAUSE_S", 0)
     handover._quiet_until.clear()
     handover.hand_over(["{"])
     assert "1001" in caplog.messages[-1]
