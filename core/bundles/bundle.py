@@ -158,8 +158,10 @@ def audio_fingerprint(encoder: Encoder) -> str:
 
     It is computed of the audio tower as it was loaded, whatever the device.
     """
-    config = encoder.config.audio.model_dump_json(exclude={"head"})
-    digest = hashlib.sha256(config.encode())
+    config = encoder.config
+    audio = config.audio.model_dump_json(exclude={"head"})
+    preprocessing = config.preprocessing.model_dump_json(exclude={"text"})
+    digest = hashlib.sha256((audio + preprocessing).encode())
     for name, weights in sorted(encoder.audio_tower.state_dict().items()):
         if not name.startswith("classifier."):
             digest.update(name.encode())

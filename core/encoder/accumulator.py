@@ -1,4 +1,4 @@
-"""From windows to one clip: how they are padded, and how their embeddings are added up."""
+"""From windows to one clip: how their embeddings are added up."""
 
 from dataclasses import dataclass
 
@@ -6,10 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from audiofuse.core.audio.recording import SAMPLE_RATE, Samples
 from audiofuse.core.encoder.fusion import AudioEmbedding, FramePooler
-
-QUANTUM_SAMPLES = SAMPLE_RATE  # windows are padded to whole seconds, so that few shapes occur
 
 
 @dataclass(frozen=True)
@@ -64,8 +61,3 @@ def pad_frames(sequences: list[Tensor]) -> tuple[Tensor, Tensor]:
     lengths = torch.tensor([len(sequence) for sequence in sequences])
     valid = torch.arange(int(lengths.max())) < lengths[:, None]
     return pad_sequence(sequences, batch_first=True), valid.to(sequences[0].device)
-
-
-def padded_length(window: Samples) -> int:
-    """Return to how many samples a window is padded: whole seconds."""
-    return -(-window.size // QUANTUM_SAMPLES) * QUANTUM_SAMPLES

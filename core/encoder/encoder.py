@@ -14,13 +14,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerBase
 
 from audiofuse.core.audio.recording import Samples
-from audiofuse.core.encoder.accumulator import WindowEmbedding, pad_frames, padded_length
+from audiofuse.core.encoder.accumulator import WindowEmbedding, pad_frames
 from audiofuse.core.encoder.frontend import HOP_LENGTH, MEL_BANDS, MelFrontEnd
 from audiofuse.core.encoder.fusion import (
     AudioEmbedding,
@@ -30,6 +31,7 @@ from audiofuse.core.encoder.fusion import (
     TextTokens,
 )
 from audiofuse.core.encoder.mobilenet import AUDIOSET_CLASSES, Classifier, MobileNet
+from audiofuse.core.encoder.processing import AudioProcessor, Preprocessing
 from audiofuse.core.encoder.text import TextConfig, TextTower, character_tokenizer, without_pooler
 from audiofuse.core.query import normalise
 
@@ -68,6 +70,7 @@ class EncoderConfig(BaseModel):
     text: TextConfig
     metadata: TextConfig | None = None
     mid: MidShape = MidShape()
+    preprocessing: Preprocessing = Preprocessing()
 
 
 # The smallest encoder that goes through every line of the real one, for tests. No two of its widths
@@ -124,6 +127,7 @@ class Encoder(nn.Module):
         """Build the encoder around its text towers; audio weights are random until loaded."""
         super().__init__()
         self.config = config
+        self.audio_processor = AudioProcessor(config.preprocessing)
         audio = config.audio
         self.front_end: nn.Module = MelFrontEnd(audio.mel_bands, audio.hop_samples)
         self.audio_tower = MobileNet(audio.width, audio.classifier, audio.strides)
@@ -220,7 +224,7 @@ class Encoder(nn.Module):
 
     @torch.inference_mode()
     def encode_windows(self, windows: Sequence[Samples]) -> list[WindowEmbedding]:
-        """Embed windows of one ``padded_length``, of whichever clips, as one batch."""
+        """Embed windows that ``audio_processor`` pads alike, of whichever clips, as one batch."""
         frames, valid = self._frames(windows)
         totals = (frames * valid.unsqueeze(-1)).sum(1).cpu()
         steps = valid.sum(1).tolist()
@@ -233,6 +237,7 @@ class Encoder(nn.Module):
         """Embed clips at once, windows of one padded length in one batch, of whichever clips."""
         windows = ((row, window) for row, clip in enumerate(clips) for window in clip)
         # The last window of a clip is its shortest, so that each clip stays in order.
+        padded_length = self.audio_processor.padded_length
         longest_first = sorted(windows, key=lambda each: -padded_length(each[1]))
         # A CPU is fastest on what fits its caches, a GPU on as much as there is.
         at_once = WINDOWS_PER_BATCH if self.device.type == "cpu" else max(1, len(longest_first))
@@ -245,7 +250,9 @@ class Encoder(nn.Module):
         total = torch.zeros(clips, self.audio_dim, device=self.device)
         steps = torch.zeros(clips, device=self.device)
         poolers = [FramePooler(self.audio_dim, self.device) for _ in range(clips)]
-        for _, same_length in itertools.groupby(windows, key=lambda each: padded_length(each[1])):
+        padded_length = self.audio_processor.padded_length
+        by_length = itertools.groupby(windows, key=lambda each: padded_length(each[1]))
+        for _, same_length in by_length:
             while batch := list(itertools.islice(same_length, at_once)):
                 frames, valid = self._frames([window for _, window in batch])
                 rows = torch.tensor([row for row, _ in batch], device=self.device)
@@ -264,15 +271,13 @@ class Encoder(nn.Module):
 
     def _frames(self, windows: Sequence[Samples]) -> tuple[Tensor, Tensor]:
         """Return frame sequences ``(windows, steps, channels)`` and which steps are not padding."""
-        length = padded_length(windows[0])
-        batch = torch.zeros(len(windows), length)
-        for row, window in zip(batch, windows, strict=True):
-            row[: window.size] = torch.from_numpy(window)
+        waveforms, heard = self.audio_processor(windows)
+        batch = torch.from_numpy(waveforms)
         with torch.autocast(self.device.type, enabled=False):  # the log needs float32
             mel = self.front_end(batch.to(self.device))
         frames = self.audio_tower.frames(mel).float()
         steps = frames.shape[1]
-        lengths = torch.tensor([-(-window.size * steps // length) for window in windows])
+        lengths = torch.from_numpy(-(-heard.astype(np.int64) * steps // waveforms.shape[1]))
         return frames, (torch.arange(steps) < lengths[:, None]).to(self.device)
 
     @torch.inference_mode()

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from audiofuse.core.audio.recording import SAMPLE_RATE, Samples
-from audiofuse.core.encoder.accumulator import AudioAccumulator, padded_length
+from audiofuse.core.encoder.accumulator import AudioAccumulator
 from audiofuse.core.encoder.encoder import Encoder, Fused
 from audiofuse.core.encoder.fusion import AudioEmbedding
 from audiofuse.core.errors import Reason, Rejected
@@ -135,7 +135,7 @@ class Device:
         return self._await(asked.fused)
 
     def _give(self, clip: Clip, samples: Samples, lane: Lane) -> None:
-        length = padded_length(samples)
+        length = self.encoder.audio_processor.padded_length(samples)
         self._buffer.take(length / SAMPLE_RATE)
         with self._changed:
             now = time.monotonic()
