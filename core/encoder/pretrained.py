@@ -1,14 +1,14 @@
 """Pretrained parts: found in a folder, else downloaded once, checked, and read without code."""
 
 import csv
-import hashlib
 import logging
 import re
+import shutil
 import tempfile
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http.client import HTTPException
+from http.client import HTTPException, IncompleteRead
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import quote
@@ -60,7 +60,7 @@ HOP, MELS, STRIDES = (
 URL_HASH = "#sha256="
 CLASS_NAMES = Source(
     "audioset_class_labels_indices.csv",
-    "http://storage.googleapis.com/us_audioset/youtube_corpus/v1/csv/class_labels_indices.csv",
+    "https://storage.googleapis.com/us_audioset/youtube_corpus/v1/csv/class_labels_indices.csv",
 )
 
 
@@ -128,8 +128,13 @@ def _download(source: Source, path: Path) -> None:
     log.info("downloading %s", source.url)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(source.url, timeout=DOWNLOAD_TIMEOUT_S) as answer:  # noqa: S310 - the URLs are the constants above
-            content = answer.read()
+        # What is in a temporary folder goes with it, and a file there has the mode of the umask.
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".download-") as unfinished:
+            part = Path(unfinished, path.name)
+            _fetch(source.url, part)
+            if source.sha256 and content_hash(part) != source.sha256:
+                raise ConfigurationError(f"the download of {source.url} fails its checksum")
+            part.rename(path)
     except (OSError, HTTPException) as error:
         if isinstance(error, HTTPError):
             error.close()
@@ -137,11 +142,17 @@ def _download(source: Source, path: Path) -> None:
             f"{path.name} is not in {path.parent} and cannot be downloaded from {source.url} "
             f"({error}); put the file there, or set AUDIOFUSE_PRETRAINED to the folder that has it"
         ) from error
-    if source.sha256 and hashlib.sha256(content).hexdigest() != source.sha256:
-        raise ConfigurationError(f"the download of {source.url} fails its checksum")
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(content)
-    Path(file.name).rename(path)
+
+
+def _fetch(url: str, path: Path) -> None:
+    """Stream what a URL answers to a file; ``IncompleteRead`` when it ends before its length."""
+    with (
+        urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT_S) as answer,  # noqa: S310 - the URLs are the constants above
+        path.open("wb") as file,
+    ):
+        shutil.copyfileobj(answer, file)
+        if answer.length:  # is what is missing; reading by parts does not tell of it
+            raise IncompleteRead(b"", answer.length)
 
 
 def load_checkpoint(path: Path) -> Mapping[str, Tensor]:

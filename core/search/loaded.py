@@ -44,8 +44,9 @@ class LoadedEncoder:
 
     def encode_audio(self, windows: Iterable[Samples]) -> Tensor:
         """Return the vector ``(dim,)`` that a sound without words has as an item, on the CPU."""
+        decoded = list(windows)  # by now: a slow upload holds up nobody else
         with self._listening:
-            vector = self._encoder.fuse(self._encoder.encode_audio(windows), [""]).vectors[0].cpu()
+            vector = self._encoder.fuse(self._encoder.encode_audio(decoded), [""]).vectors[0].cpu()
         if not vector.isfinite().all():
             raise QueryError("the live encoder encodes no audio: ask by words")
         return vector

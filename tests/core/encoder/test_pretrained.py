@@ -1,6 +1,7 @@
 """Pretrained parts are what was released, or an error that says what to do; none is ever run."""
 
 import csv
+import errno
 import gc
 import hashlib
 import os
@@ -10,11 +11,12 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import torch
 
+from audiofuse.core.encoder import pretrained
 from audiofuse.core.encoder.encoder import AudioConfig
 from audiofuse.core.encoder.mobilenet import AUDIOSET_CLASSES, MobileNet
 from audiofuse.core.encoder.pretrained import (
@@ -96,6 +98,8 @@ def test_what_is_not_there_is_downloaded_once(site: str, tmp_path: Path, sha256:
     assert path == folder / "weights.pt"
     assert path.read_bytes() == CONTENT
     assert [each.name for each in folder.iterdir()] == ["weights.pt"]
+    (tmp_path / "plain").touch()  # a shared folder serves all whom the umask lets read
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
     (tmp_path / "site" / "weights.pt").unlink()
     assert locate(Source("weights.pt", f"{site}/weights.pt", sha256), folder) == path
 
@@ -140,6 +144,22 @@ def test_a_broken_download_says_what_to_do(site: str, tmp_path: Path, answer: by
     gc.collect()  # a connection left open is a warning, which is an error here
 
 
+def test_a_disk_that_fills_up_keeps_nothing(
+    site: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written of a download goes when the disk is full, and the error says what to do."""
+
+    def fill(_answer: object, file: IO[bytes]) -> None:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pretrained.shutil, "copyfileobj", fill)
+    folder = tmp_path / "folder"
+    with pytest.raises(ConfigurationError, match="No space left"):
+        locate(Source("weights.pt", f"{site}/weights.pt"), folder)
+    assert list(folder.iterdir()) == []
+
+
 def test_a_folder_that_cannot_be_made_says_what_to_do(tmp_path: Path) -> None:
     """A file in the folder's place is told like a download that cannot be had."""
     (tmp_path / "file").touch()
@@ -148,7 +168,8 @@ def test_a_folder_that_cannot_be_made_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_what_is_loaded_by_default_is_pinned() -> None:
-    """The checkpoint comes over TLS and has a checksum in the code."""
+    """The checkpoint comes over TLS and has a checksum in the code; the class names by TLS."""
+    assert CLASS_NAMES.url.startswith("https://")
     source = checkpoint_source("mn04_as")
     assert source.url.startswith("https://")
     assert len(bytes.fromhex(source.sha256)) == 32
