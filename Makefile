@@ -1,4 +1,4 @@
-# make demo | test | check | soak | chaos | rollout | drill | dashboards | up BUCKET=folder | clean
+# make demo | test | check | soak | chaos | rollout | drill | paper | dashboards | up BUCKET=folder | clean
 #      bench-encoder | bench-query | bench-worker | bench-backlog | bench-reconcile | bench-train
 #      audit | sbom | compose-env | docs | pictures
 
@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format soak chaos rollout drill dashboards bench-encoder bench-query bench-worker bench-backlog bench-reconcile bench-train audit sbom compose-env docs pictures up clean setup constraints
+.PHONY: demo test check format soak chaos rollout drill paper dashboards bench-encoder bench-query bench-worker bench-backlog bench-reconcile bench-train audit sbom compose-env docs pictures up clean setup constraints
 
 setup: $(READY)
 
@@ -64,6 +64,9 @@ rollout: $(READY)
 
 drill: $(READY)
 	$(BIN)/python tests/proofs/drill.py
+
+paper: $(READY)
+	$(BIN)/python tests/benchmarks/paper.py
 
 dashboards: $(READY)
 	$(BIN)/python deploy/grafana/dashboards.py

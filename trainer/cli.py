@@ -29,13 +29,13 @@ from audiofuse.core.bundles.registry import open_registry
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.encoder.starting import TRAINED, save_trained
 from audiofuse.core.errors import AudiofuseError, ConfigurationError
+from audiofuse.core.evaluation.clips import VAL
 from audiofuse.core.evaluation.evaluation import HYBRID, evaluate
 from audiofuse.core.settings import Settings
 from audiofuse.trainer.data.batches import Example, Examples, training_rows
 from audiofuse.trainer.data.corpus import Corpus, Division, prepare_corpus
 from audiofuse.trainer.data.gallery import encode_cached, score_kind
 from audiofuse.trainer.data.metadata import Kind
-from audiofuse.trainer.data.splits import VAL
 from audiofuse.trainer.options import Cache, Sources, ValShare, fit_options
 from audiofuse.trainer.study.assessment import Assessment, compare
 from audiofuse.trainer.study.claims import claims
@@ -54,7 +54,7 @@ FAILURE, USAGE = 1, 2
 BERT = "bert-base-uncased"  # the paper's
 CELLS_OWN_PARTS = frozenset({"audio_head", "mid_fusion", "separate_metadata_tower"})
 CRITERION = "hybrid mAP@10"  # of the weights that are kept
-DECIDED_BY_CELL = frozenset({"metadata", "artificial_captions", "seed"})
+DECIDED_BY_CELL = frozenset({"metadata", "captions", "seed"})
 EVALUATION_TIMEOUT = timedelta(hours=2)  # other processes wait while the first evaluates
 
 cli = typer.Typer(
@@ -204,9 +204,11 @@ def paper(
     """Run the paper's grid on your data, and compare with its claims.
 
     Audio only, metadata only, late and mid fusion; every kind of metadata; a shared and a separate
-    text tower; written and artificial captions. Sizes are the paper's unless you say otherwise.
+    text tower; written and artificial captions; trained on the data set of the test or on both,
+    where ClothoV2 and AudioCaps are given. Sizes are the paper's unless you say otherwise.
     Several machines share a grid by --cells or --first-seed, each with a folder of its own; join
-    the lines of their cells.jsonl in one folder and run the command there once more for the tables.
+    the lines of their cells.jsonl and the files of their queries/ in one folder, and run the
+    command there once more for the tables.
     """
     chosen = select_cells(cells or [])
     settings = Settings()
@@ -293,13 +295,17 @@ def _task(corpus: Corpus, config: FitConfig, freeze: Sequence[str]) -> Task:
     rows = training_rows(
         corpus.train,
         every_caption=config.every_caption,
-        artificial=config.artificial_captions,
+        captions=config.captions,
     )
+    if not rows:
+        raise ConfigurationError(
+            f"no clip to learn from has {config.captions} captions: give others by --captions"
+        )
 
     def score(encoder: Encoder) -> dict[str, float]:
         gallery = encode_cached(encoder, corpus.gallery, corpus.entries)
         if config.metadata is not Kind.ALL:  # items carry then what they were trained with
-            metrics = {HYBRID: score_kind(encoder, gallery, VAL, config.metadata).mean()}
+            metrics = {HYBRID: score_kind(encoder, gallery, VAL, config.metadata).scores.mean()}
         else:
             metrics = evaluate(encoder, gallery, corpus.queries)
         return {f"{row} mAP@10": each.mean_average_precision for row, each in metrics.items()}

@@ -13,8 +13,8 @@ from audiofuse.trainer.training.config import FitConfig
 Sources = Annotated[
     list[str],
     typer.Argument(
-        help="Where sounds with captions are: a manifest (*.jsonl), a ClothoV2 or AudioCaps "
-        "folder, or an audiofuse bucket, a folder or s3://name, whose sidecars have captions."
+        help="Where sounds with captions are: a manifest (*.jsonl), a ClothoV2, AudioCaps or "
+        "WavCaps folder, or an audiofuse bucket, a folder or s3://name, whose sidecars have them."
     ),
 ]
 Cache = Annotated[

@@ -12,15 +12,17 @@ from audiofuse.core.errors import ConfigurationError, Reason, Rejected
 from audiofuse.core.items import Metadata
 
 CAPTION = "caption"  # the kind of a query that is a caption
+TRAIN, VAL, TEST = "train", "val", "test"  # splits: what is learned from, chosen by, tested by
 
 
 @dataclass(frozen=True)
 class Query:
-    """A sentence and the identity of the sounds that it means."""
+    """A sentence and the identity of the sounds that it means; ``others``: further such ones."""
 
     text: str
     kind: str
     identity: str
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class Clip:
 
     ``origin`` names the recording that a clip was cut from, where that is known: clips of one
     origin are different sounds, but too alike to learn from one and be tested by the other.
-    ``captions`` are human sentences: training targets, never part of ``metadata``. ``collection``
+    ``captions`` are human sentences: training targets, never part of ``metadata``; ``artificial``
+    are what a machine wrote instead, such as WavCaps' captions. ``collection``
     is the data set or part of one that the clip comes from. An empty ``split`` is not decided yet.
     """
 
@@ -42,6 +45,7 @@ class Clip:
     licence: str = ""
     collection: str = ""
     origin: str = ""
+    artificial: tuple[str, ...] = ()
 
 
 def _one_or_many(value: object) -> object:
@@ -50,6 +54,11 @@ def _one_or_many(value: object) -> object:
 
 def _without_blanks(sentences: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sentence.strip() for sentence in sentences if sentence.strip())
+
+
+_Sentences = Annotated[
+    tuple[str, ...], BeforeValidator(_one_or_many), AfterValidator(_without_blanks)
+]
 
 
 class _Query(BaseModel):
@@ -62,9 +71,8 @@ class _Fields(BaseModel):
 
     identity: str = ""
     split: str = ""
-    captions: Annotated[
-        tuple[str, ...], BeforeValidator(_one_or_many), AfterValidator(_without_blanks)
-    ] = ()
+    captions: _Sentences = ()
+    artificial_captions: _Sentences = ()
     queries: tuple[_Query, ...] = ()
     licence: str = ""
     collection: str = Field(default="", alias="set")
@@ -73,8 +81,9 @@ class _Fields(BaseModel):
 def clip_of(path: Path, identity: str, metadata: Metadata) -> Clip:
     """Make a clip of a sound and its sidecar, whose other fields say what the clip is for.
 
-    Those are ``identity`` (else the one given), ``split``, ``captions`` (one or a list),
-    ``queries``, ``licence`` and ``set``; ``Rejected(BAD_SIDECAR)`` names one that is wrong.
+    Those are ``identity`` (else the one given), ``split``, ``captions`` and ``artificial_captions``
+    (one or a list), ``queries``, ``licence`` and ``set``; ``Rejected(BAD_SIDECAR)`` names one that
+    is wrong.
     """
     try:
         fields = _Fields.model_validate(metadata.extra)
@@ -92,6 +101,7 @@ def clip_of(path: Path, identity: str, metadata: Metadata) -> Clip:
         captions=fields.captions,
         licence=fields.licence,
         collection=fields.collection,
+        artificial=fields.artificial_captions,
     )
 
 

@@ -1,12 +1,12 @@
 """Retrieval quality: how well an encoder finds the right sounds for human sentences.
 
-The gallery is every clip of all manifests; the queries are those of the rows in one split; every
-clip of the query's identity is relevant. Metrics as in arXiv 2406.15897, with several relevant.
+The gallery is every clip that is given; every clip of an identity that a query means is relevant.
+Metrics as in arXiv 2406.15897, with several relevant.
 """
 
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
@@ -17,6 +17,7 @@ from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.encoder.fusion import AudioEmbedding
 from audiofuse.core.errors import ConfigurationError, Rejected
 from audiofuse.core.evaluation.clips import Clip, Query
+from audiofuse.core.items import Metadata
 from audiofuse.core.query import normalise
 
 AUDIO, METADATA, HYBRID = "audio only", "metadata only", "hybrid"  # what is ranked
@@ -34,21 +35,26 @@ class Metrics:
     mean_average_precision: float
     mean_reciprocal_rank: float
     recall: dict[int, float]
+    cutoff: int = CUTOFF
 
     def as_dict(self) -> dict[str, float]:
         """Return the metrics under their usual names."""
         recalls = {f"R@{k}": value for k, value in self.recall.items()}
         first = {"MRR": self.mean_reciprocal_rank}
-        return {f"mAP@{CUTOFF}": self.mean_average_precision} | recalls | first
+        return {f"mAP@{self.cutoff}": self.mean_average_precision} | recalls | first
 
 
 @dataclass(frozen=True)
 class QueryScores:
-    """Scores of single queries: each tensor is float64 ``(queries,)``, from 0 to 1."""
+    """Scores of single queries: each tensor is float64 ``(queries,)``, from 0 to 1.
+
+    ``cutoff`` is the last rank that counts for the average precision.
+    """
 
     average_precision: Tensor
     reciprocal_rank: Tensor
     recall: dict[int, Tensor]
+    cutoff: int = CUTOFF
 
     def mean(self) -> Metrics:
         """Return the means over all queries, each query of the same weight."""
@@ -56,6 +62,7 @@ class QueryScores:
             float(self.average_precision.mean()),
             float(self.reciprocal_rank.mean()),
             {k: float(each.mean()) for k, each in self.recall.items()},
+            self.cutoff,
         )
 
     def select(self, rows: Sequence[int]) -> Self:
@@ -78,14 +85,17 @@ class QueryScores:
             how([part.average_precision for part in parts]),
             how([part.reciprocal_rank for part in parts]),
             {k: how([part.recall[k] for part in parts]) for k in RECALLS},
+            parts[0].cutoff,
         )
 
 
 @dataclass(frozen=True)
 class Relevance:
-    """Which clips each query means, as numbers of identities: int64 ``(queries,)``, ``(clips,)``.
+    """Which clips each query means, as numbers of identities.
 
-    Queries by clips, as booleans, would be 400 MB for 20,000 of each; so rows are made as needed.
+    ``queries`` is int64 ``(queries, most)``, filled with -1 where a query means fewer identities;
+    ``clips`` is int64 ``(clips,)``. Queries by clips, as booleans, would be 400 MB for 20,000 of
+    each; so rows are made as needed.
     """
 
     queries: Tensor
@@ -95,21 +105,28 @@ class Relevance:
     def of(cls, queries: Sequence[Query], clips: Sequence[Clip]) -> Self:
         """Return it numbered; ``ConfigurationError`` when a query means none of the clips."""
         numbers = {clip.identity: number for number, clip in enumerate(clips)}
-        if lacking := [query for query in queries if query.identity not in numbers]:
-            raise ConfigurationError(f"no clip of {lacking[0].identity!r} could be decoded")
+        meant = [
+            [numbers[name] for name in (query.identity, *query.others) if name in numbers]
+            for query in queries
+        ]
+        for query, found in zip(queries, meant, strict=True):
+            if not found:
+                raise ConfigurationError(f"no clip of {query.identity!r} could be decoded")
+        most = max(map(len, meant), default=1)
         return cls(
-            torch.tensor([numbers[query.identity] for query in queries], dtype=torch.int64),
+            torch.tensor([found + [-1] * (most - len(found)) for found in meant]),
             torch.tensor([numbers[clip.identity] for clip in clips], dtype=torch.int64),
         )
 
     @property
     def counts(self) -> Tensor:
         """How many clips each query means: int64 ``(queries,)``, at least 1."""
-        return torch.bincount(self.clips, minlength=len(self.clips))[self.queries]
+        of_identity = torch.bincount(self.clips, minlength=len(self.clips))
+        return (of_identity[self.queries] * (self.queries >= 0)).sum(1)
 
     def rows(self, some: slice) -> Tensor:
         """Return which clips some of the queries mean: boolean ``(queries, clips)``."""
-        return self.queries[some, None] == self.clips
+        return (self.queries[some, :, None] == self.clips).any(1)
 
 
 @dataclass
@@ -136,31 +153,40 @@ def encode_clips(encoder: Encoder, clips: Iterable[Clip]) -> Gallery:
     return gallery
 
 
-def evaluate(
-    encoder: Encoder, gallery: Gallery, queries: Sequence[Query], blank: float = 0.0, seed: int = 0
-) -> dict[str, Metrics]:
+def blank_metadata(gallery: Gallery, share: float, seed: int = 0) -> Gallery:
+    """Return the gallery without the metadata of a share of its clips, chosen by ``seed``."""
+    order = list(range(len(gallery.clips)))
+    random.Random(seed).shuffle(order)  # noqa: S311 - chooses what to blank, guards nothing
+    blanked = set(order[: round(share * len(order))])
+    clips = [
+        replace(clip, metadata=Metadata()) if row in blanked else clip
+        for row, clip in enumerate(gallery.clips)
+    ]
+    return Gallery(clips, gallery.embeddings, gallery.rejected)
+
+
+def evaluate(encoder: Encoder, gallery: Gallery, queries: Sequence[Query]) -> dict[str, Metrics]:
     """Return the means of what ``judge`` returns."""
-    scores = judge(encoder, gallery, queries, blank, seed)
-    return {name: each.mean() for name, each in scores.items()}
+    return {name: each.mean() for name, each in judge(encoder, gallery, queries).items()}
 
 
 def judge(
-    encoder: Encoder, gallery: Gallery, queries: Sequence[Query], blank: float = 0.0, seed: int = 0
+    encoder: Encoder, gallery: Gallery, queries: Sequence[Query], cutoff: int = CUTOFF
 ) -> dict[str, QueryScores]:
     """Score audio only, metadata only and both, against the same queries.
 
-    Metadata only is left out where the encoder gives metadata no vector of its own. ``blank`` is
-    the share of clips, chosen by ``seed``, whose metadata is taken away in every row.
+    Metadata only is left out where the encoder gives metadata no vector of its own. ``cutoff`` is
+    the last rank that counts for the average precision.
     Raises ``ConfigurationError`` when a query means a sound that the gallery does not hold.
     """
     relevant = Relevance.of(queries, gallery.clips)
     asked = encode_queries(encoder, queries)
-    texts = _texts(gallery.clips, blank, seed)
+    texts = [clip.metadata.text for clip in gallery.clips]
     systems = {AUDIO: item_vectors(encoder, gallery, [""] * len(texts))}
     if encoder.places_metadata:
         systems[METADATA] = _metadata_vectors(encoder, texts)
     systems[HYBRID] = item_vectors(encoder, gallery, texts)
-    return {name: _score_cosines(asked, items, relevant) for name, items in systems.items()}
+    return {name: _score_cosines(asked, items, relevant, cutoff) for name, items in systems.items()}
 
 
 def judge_hybrid(encoder: Encoder, gallery: Gallery, queries: Sequence[Query]) -> QueryScores:
@@ -168,13 +194,6 @@ def judge_hybrid(encoder: Encoder, gallery: Gallery, queries: Sequence[Query]) -
     relevant = Relevance.of(queries, gallery.clips)
     items = item_vectors(encoder, gallery, [clip.metadata.text for clip in gallery.clips])
     return _score_cosines(encode_queries(encoder, queries), items, relevant)
-
-
-def _texts(clips: Sequence[Clip], blank: float, seed: int) -> list[str]:
-    order = list(range(len(clips)))
-    random.Random(seed).shuffle(order)  # noqa: S311 - chooses what to blank, guards nothing
-    blanked = set(order[: round(blank * len(clips))])
-    return ["" if row in blanked else clip.metadata.text for row, clip in enumerate(clips)]
 
 
 def encode_queries(encoder: Encoder, queries: Sequence[Query]) -> Tensor:
@@ -210,27 +229,32 @@ def _in_batches(encode: Callable[[list[int]], Tensor], count: int) -> Tensor:
     return torch.cat([encode(list(range(s, min(s + ROWS_PER_BATCH, count)))) for s in starts]).cpu()
 
 
-def _score_cosines(asked: Tensor, items: Tensor, relevant: Relevance) -> QueryScores:
+def _score_cosines(
+    asked: Tensor, items: Tensor, relevant: Relevance, cutoff: int = CUTOFF
+) -> QueryScores:
     starts = range(0, len(asked), QUERIES_PER_BATCH)
     batches = [slice(start, start + QUERIES_PER_BATCH) for start in starts]
-    return QueryScores.concatenate([score(asked[b] @ items.T, relevant.rows(b)) for b in batches])
+    return QueryScores.concatenate(
+        [score(asked[b] @ items.T, relevant.rows(b), cutoff) for b in batches]
+    )
 
 
-def score(similarity: Tensor, relevant: Tensor) -> QueryScores:
+def score(similarity: Tensor, relevant: Tensor, cutoff: int = CUTOFF) -> QueryScores:
     """Score rankings, given similarities and relevance, both ``(queries, items)``.
 
-    Every query needs a relevant item. AP@10 sums the precision at each relevant item among the
-    first ten and divides by the number that could be there; R@k is the share of a query's relevant
+    Every query needs a relevant item. AP@k sums the precision at each relevant item among the
+    first k and divides by the number that could be there; R@k is the share of a query's relevant
     items among the first k; the reciprocal rank is that of the first relevant item, however deep.
     Items of equal similarity keep the gallery's order.
     """
     order = similarity.argsort(dim=1, descending=True, stable=True)
     ranked = relevant.gather(1, order)
-    hits = ranked[:, :CUTOFF].double()
+    hits = ranked[:, : max(cutoff, *RECALLS)].double()
     wanted = relevant.sum(1).double()
     precision = hits.cumsum(1) / torch.arange(1, hits.shape[1] + 1, dtype=torch.double)
     return QueryScores(
-        average_precision=(precision * hits).sum(1) / wanted.clamp(max=CUTOFF),
+        average_precision=(precision * hits)[:, :cutoff].sum(1) / wanted.clamp(max=cutoff),
         reciprocal_rank=1 / (ranked.int().argmax(1).double() + 1),
         recall={k: hits[:, :k].sum(1) / wanted for k in RECALLS},
+        cutoff=cutoff,
     )

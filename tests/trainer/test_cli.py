@@ -18,7 +18,8 @@ from audiofuse.core.settings import Settings
 from audiofuse.trainer import cli
 from audiofuse.trainer.cli import main
 from audiofuse.trainer.data.corpus import Division, prepare_corpus
-from audiofuse.trainer.data.metadata import Kind
+from audiofuse.trainer.data.gallery import KindScores
+from audiofuse.trainer.data.metadata import Captions, Kind
 from audiofuse.trainer.training.config import FitConfig
 from audiofuse.trainer.training.fit import freeze_parts
 
@@ -140,17 +141,42 @@ def test_the_kind_that_is_trained_on_chooses_the_weights(
     """With --metadata the criterion ranks items that carry that kind alone."""
     kinds: list[Kind] = []
 
-    def score(_encoder: object, _gallery: object, split: str, kind: Kind) -> QueryScores:
+    def score(_encoder: object, _gallery: object, split: str, kind: Kind) -> KindScores:
         assert split == "val"
         kinds.append(kind)
         one = torch.ones(1)
-        return QueryScores(one, one, dict.fromkeys((1, 5, 10), one))
+        return KindScores(["x"], QueryScores(one, one, dict.fromkeys((1, 5, 10), one)))
 
     monkeypatch.setattr(cli, "score_kind", score)
     corpus = prepare_corpus([str(bucket)], Settings(), tmp_path / "cache", Division())
     task = cli._task(corpus, FitConfig(metadata=Kind.OS), [])
     assert task.score(Encoder.random(TINY, seed=0)) == {"hybrid mAP@10": 1.0}
     assert kinds == [Kind.OS]
+
+
+def test_captions_that_nobody_supplied_are_asked_for(bucket: Path, tmp_path: Path) -> None:
+    """Without one artificial caption, training on them is refused with the option to change."""
+    corpus = prepare_corpus([str(bucket)], Settings(), tmp_path / "cache", Division())
+    with pytest.raises(ConfigurationError, match=r"no clip .* supplied captions: .*--captions"):
+        cli._task(corpus, FitConfig(captions=Captions.SUPPLIED), [])
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_process_joins_on_its_own_gpu(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several processes each takes its GPU, and says so to the collectives; else gloo."""
+    calls: list[object] = []
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: device == "cuda")
+    monkeypatch.setattr(torch.cuda, "set_device", calls.append)
+    monkeypatch.setattr(cli.distributed, "is_torchelastic_launched", lambda: True)
+    monkeypatch.setattr(
+        cli.distributed,
+        "init_process_group",
+        lambda backend, **given: calls.append((backend, given.get("device_id"))),
+    )
+    third = torch.device("cuda", 3)
+    assert cli._join_world(Settings()) == (third if device == "cuda" else torch.device("cpu"))
+    assert calls == ([third, ("nccl", third)] if device == "cuda" else [("gloo", None)])
 
 
 def test_a_bucket_without_captions_says_what_is_missing(

@@ -17,9 +17,10 @@ from audiofuse.core.audio.recording import SAMPLE_RATE, WINDOW_SAMPLES, Samples
 from audiofuse.core.evaluation.clips import Clip
 from audiofuse.trainer.data.cache import Entry, read
 from audiofuse.trainer.data.metadata import (
+    Captions,
     Kind,
     artificial_caption,
-    has_artificial_caption,
+    count_sentences,
     metadata_text,
 )
 
@@ -30,7 +31,7 @@ IDENTITY_BITS = 63  # of a hash, which torch's int64 holds
 
 @dataclass(frozen=True)
 class Row:
-    """A clip and the index of one of its captions, or ``None`` for any: what makes a pair."""
+    """A clip and the index of one of its sentences, or ``None`` for any: what makes a pair."""
 
     clip: Clip
     caption: int | None
@@ -51,32 +52,30 @@ class ExampleConfig:
     """How rows become examples.
 
     Sounds longer than ``crop_s`` are cut at random. ``drop_metadata`` is the share of examples that
-    go without; with ``artificial`` the sentences are made from metadata instead of written.
+    go without; ``captions`` are the sentences, people's or artificial ones.
     """
 
     kind: Kind
     crop_s: float
     drop_metadata: float
-    artificial: bool
+    captions: Captions
     seed: int
 
 
 def training_rows(
-    clips: Sequence[Clip], *, every_caption: bool, artificial: bool = False
+    clips: Sequence[Clip], *, every_caption: bool, captions: Captions = Captions.REAL
 ) -> list[Row]:
-    """Return what an epoch is made of: each caption of each clip, or each clip once, by any.
+    """Return what an epoch is made of: each sentence of each clip, or each clip once, by any.
 
-    With ``artificial`` captions, clips of which none can be made are left out and counted in the
-    log: their written ones would mix what is compared.
+    Clips that have no such captions are left out and counted in the log: captions of another kind
+    would mix what is compared.
     """
-    if artificial:
-        fit = [clip for clip in clips if has_artificial_caption(clip)]
-        if len(fit) < len(clips):
-            log.warning("%d clips have no words for artificial captions", len(clips) - len(fit))
-        clips = fit
+    counted = [(clip, count_sentences(clip, captions)) for clip in clips]
+    if lacking := sum(not count for _, count in counted):
+        log.warning("%d of %d clips have no %s captions", lacking, len(clips), captions)
     if every_caption:
-        return [Row(clip, index) for clip in clips for index in range(len(clip.captions))]
-    return [Row(clip, None) for clip in clips if clip.captions]
+        return [Row(clip, index) for clip, count in counted for index in range(count)]
+    return [Row(clip, None) for clip, count in counted if count]
 
 
 def cut(samples: Samples) -> list[Samples]:
@@ -99,7 +98,8 @@ class Examples(Dataset[Example]):
         """Read the example of an epoch and a row."""
         epoch, number = place
         row, chance = self.rows[number], np.random.default_rng([self.how.seed, epoch, number])
-        caption = chance.integers(len(row.clip.captions)) if row.caption is None else row.caption
+        sentences = count_sentences(row.clip, self.how.captions)
+        caption = chance.integers(sentences) if row.caption is None else row.caption
         dropped = chance.random() < self.how.drop_metadata
         return Example(
             windows=cut(self._crop(row.clip, chance)),
@@ -114,7 +114,10 @@ class Examples(Dataset[Example]):
         return read(entry, int(chance.integers(entry.samples - length + 1)), length)
 
     def _sentence(self, clip: Clip, caption: int, chance: np.random.Generator) -> str:
-        return artificial_caption(clip, chance) if self.how.artificial else clip.captions[caption]
+        if self.how.captions is Captions.TEMPLATES:
+            return artificial_caption(clip, chance)
+        supplied = self.how.captions is Captions.SUPPLIED
+        return clip.artificial[caption] if supplied else clip.captions[caption]
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,14 @@ class Dataset:
     """Clips, and the keys of a bucket's sidecars that are broken, with the reason.
 
     ``published``: the splits are those of a benchmark, and are kept whatever they share.
+    ``gives_way``: it was collected from where benchmarks were, so that what is in their splits to
+    judge by is left out of it.
     """
 
     clips: list[Clip]
     rejected: list[tuple[str, Rejected]] = field(default_factory=list)
     published: bool = False
+    gives_way: bool = False
 
 
 def read_bucket(store: Store, downloads: Path, progress: Progress = no_progress) -> Dataset:

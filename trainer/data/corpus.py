@@ -6,11 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from audiofuse.core.errors import ConfigurationError
-from audiofuse.core.evaluation.clips import Clip, Query, ask_for_captions, select_queries
+from audiofuse.core.evaluation.clips import (
+    TEST,
+    TRAIN,
+    VAL,
+    Clip,
+    Query,
+    ask_for_captions,
+    select_queries,
+)
 from audiofuse.core.settings import Settings
 from audiofuse.trainer.data.cache import AudioCache, Entry, Progress, no_progress
 from audiofuse.trainer.data.datasets import read_dataset
-from audiofuse.trainer.data.splits import TEST, TRAIN, VAL, assign_splits, check_leakage
+from audiofuse.trainer.data.splits import assign_splits, check_leakage, give_way
 
 log = logging.getLogger(__name__)
 
@@ -19,10 +27,14 @@ MAX_DURATION_S = 3600.0
 
 @dataclass(frozen=True)
 class Corpus:
-    """Clips that can be decoded, and where their samples are."""
+    """Clips that can be decoded, and where their samples are.
+
+    ``benchmarks`` are the names of the collections whose splits are published.
+    """
 
     clips: list[Clip]
     entries: dict[Path, Entry]
+    benchmarks: tuple[str, ...] = ()
 
     @property
     def train(self) -> list[Clip]:
@@ -63,15 +75,15 @@ def prepare_corpus(
     ``folder`` keeps the decoded audio. Raises ``ConfigurationError`` when a sound is in several
     splits that no benchmark publishes so.
     """
-    clips: list[Clip] = []
-    published: set[Path] = set()
-    for source in sources:
-        dataset = read_dataset(source, settings, folder / "downloads", progress)
-        clips += [ask_for_captions(clip) for clip in dataset.clips]
-        if dataset.published:
-            published.update(clip.path for clip in dataset.clips)
-        for key, error in dataset.rejected:
-            log.warning("left out: %s: %s", key, error)
+    read = [read_dataset(each, settings, folder / "downloads", progress) for each in sources]
+    for key, error in (rejected for dataset in read for rejected in dataset.rejected):
+        log.warning("left out: %s: %s", key, error)
+    clips = [ask_for_captions(c) for each in read if not each.gives_way for c in each.clips]
+    for dataset in read:
+        if dataset.gives_way:
+            clips += give_way(dataset.clips, clips)
+    benchmarks = [clip for dataset in read if dataset.published for clip in dataset.clips]
+    published = {clip.path for clip in benchmarks}
     prepared = AudioCache(folder / "decoded", MAX_DURATION_S).prepare(clips, progress)
     for clip, error in prepared.rejected:
         log.warning("left out: %s: %s", clip.path, error)
@@ -80,4 +92,5 @@ def prepare_corpus(
     check_leakage(divided, prepared.contents, published)
     if not divided:
         raise ConfigurationError("no clip can be decoded")
-    return Corpus(divided, prepared.entries)
+    names = tuple(dict.fromkeys(clip.collection for clip in benchmarks))
+    return Corpus(divided, prepared.entries, names)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.encoder.fusion import AudioEmbedding
@@ -30,13 +31,22 @@ def _encode(encoder: Encoder, entry: Entry) -> AudioEmbedding:
     return encoder.encode_audio(cut(read(entry, 0, entry.samples)))
 
 
-def score_kind(encoder: Encoder, gallery: Gallery, split: str, kind: Kind) -> QueryScores:
+class KindScores(NamedTuple):
+    """The scores of single queries, and the identities that they mean."""
+
+    identities: list[str]
+    scores: QueryScores
+
+
+def score_kind(encoder: Encoder, gallery: Gallery, split: str, kind: Kind) -> KindScores:
     """Score items that carry one kind of metadata by the queries of a split.
 
     Each query has the same weight, in however many rankings they come (``evaluation_rankings``).
     """
     rankings = evaluation_rankings(gallery.clips, split, kind)
-    return QueryScores.concatenate(
-        [judge_hybrid(encoder, Gallery(each.clips, gallery.embeddings), each.queries)
-         for each in rankings]
-    )  # fmt: skip
+    scores = [
+        judge_hybrid(encoder, Gallery(each.clips, gallery.embeddings), each.queries)
+        for each in rankings
+    ]
+    identities = [query.identity for each in rankings for query in each.queries]
+    return KindScores(identities, QueryScores.concatenate(scores))

@@ -34,6 +34,14 @@ class Kind(StrEnum):
     ALL = "all"  # every field, as at inference
 
 
+class Captions(StrEnum):
+    """Whose sentences are trained on."""
+
+    REAL = "real"  # people's
+    TEMPLATES = "templates"  # made here of a clip's tags
+    SUPPLIED = "supplied"  # artificial ones that came with the clips, such as WavCaps'
+
+
 @dataclass(frozen=True)
 class Ranking:
     """Queries, and the clips to rank for them with the metadata that they carry then."""
@@ -67,6 +75,7 @@ def metadata_of(clip: Clip, caption_index: int, kind: Kind) -> Metadata:
 def _next_caption(captions: Sequence[str], index: int) -> str:
     if not captions:
         return ""
+    index %= len(captions)  # artificial captions may be more than the written ones
     own = normalise(captions[index])
     after = (*captions[index + 1 :], *captions[:index])
     return next((caption for caption in after if normalise(caption) != own), "")
@@ -109,9 +118,18 @@ def _carrying(clips: Sequence[Clip], caption_index: int, kind: Kind) -> list[Cli
     ]
 
 
-def has_artificial_caption(clip: Clip) -> bool:
-    """Tell whether ``artificial_caption`` makes one of a clip."""
-    return bool(_caption_words(clip)[0])
+def count_sentences(clip: Clip, captions: Captions) -> int:
+    """Return how many sentences a clip has to train on.
+
+    Templates make as many as people wrote, at least one, of a clip that has tags or a title.
+    """
+    match captions:
+        case Captions.REAL:
+            return len(clip.captions)
+        case Captions.SUPPLIED:
+            return len(clip.artificial)
+        case Captions.TEMPLATES:
+            return max(len(clip.captions), 1) if _caption_words(clip)[0] else 0
 
 
 def _caption_words(clip: Clip) -> list[str]:

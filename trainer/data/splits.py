@@ -7,11 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from audiofuse.core.errors import ConfigurationError
-from audiofuse.core.evaluation.clips import Clip
+from audiofuse.core.evaluation.clips import TRAIN, VAL, Clip
 
 log = logging.getLogger(__name__)
 
-TRAIN, VAL, TEST = "train", "val", "test"
 SHOWN_LEAKS = 5  # that an error names; the rest are counted
 
 
@@ -64,6 +63,24 @@ def check_leakage(
         first = "; ".join(list(leaks.values())[:SHOWN_LEAKS])
         more = "; ..." if len(leaks) > SHOWN_LEAKS else ""
         raise ConfigurationError(f"{len(leaks)} sounds are in several splits: {first}{more}")
+
+
+def give_way(clips: Sequence[Clip], others: Iterable[Clip]) -> list[Clip]:
+    """Leave out clips of a sound that ``others`` judge by, and log how many.
+
+    They are known by their identity or origin, as a number on Freesound or a YouTube clip.
+    """
+    judging = {
+        name
+        for clip in others
+        if clip.split != TRAIN
+        for name in (clip.origin, clip.identity)
+        if name
+    }
+    kept = [clip for clip in clips if not judging & {clip.origin, clip.identity}]
+    if len(kept) < len(clips):
+        log.warning("%d clips are left out: others judge by them", len(clips) - len(kept))
+    return kept
 
 
 def _in_several_splits(

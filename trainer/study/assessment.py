@@ -26,6 +26,7 @@ from audiofuse.core.evaluation.evaluation import (
     Gallery,
     QueryScores,
     Relevance,
+    blank_metadata,
     judge,
 )
 from audiofuse.core.evaluation.intervals import Estimate, estimate
@@ -130,7 +131,8 @@ def _judge(system: System, queries: Sequence[Query]) -> dict[str, dict[str, Quer
     """Return a system's scores by condition and by what was ranked."""
     encoder, gallery = system.encoder, system.gallery
     plain = judge(encoder, gallery, queries)
-    blanked = [judge(encoder, gallery, queries, BLANKED_SHARE, seed) for seed in BLANKING_SEEDS]
+    galleries = [blank_metadata(gallery, BLANKED_SHARE, seed) for seed in BLANKING_SEEDS]
+    blanked = [judge(encoder, each, queries) for each in galleries]
     return {
         ALL: plain,
         # An item without metadata is what ``audio only`` ranks, and metadata alone ranks nothing.

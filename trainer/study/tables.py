@@ -42,37 +42,38 @@ def as_dict(results: Results) -> dict[str, Any]:
     return {
         "cells": [
             cell.model_dump(mode="json")
+            | {"collection": collection}
             | {"seeds": len(values[MAP]), "deviation": sample_deviation(values[MAP])}
             | {name: statistics.fmean(values[name]) for name in SHOWN}
-            for cell, values in _by_cell(results).items()
+            for (cell, collection), values in _by_cell(results).items()
         ],
         "left out": results.left_out,
         "claims": [
             asdict(claim)
-            | {"mean": claim.mean, "deviation": claim.deviation, "verdict": claim.verdict}
+            | {"mean": claim.mean, "deviation": claim.deviation, "margin": claim.margin}
+            | {"verdict": claim.verdict}
             for claim in claims(results)
         ],
     }
 
 
-def _by_cell(results: Results) -> dict[Cell, dict[str, list[float]]]:
-    """Return the seeds' values by cell and metric, cells in the order in which they were run."""
-    cells = dict.fromkeys(each.cell for each in results.measured)
-    return {
-        cell: {
-            name: [each.metrics[name] for each in results.measured if each.cell == cell]
-            for name in SHOWN
-        }
-        for cell in cells
-    }
+def _by_cell(results: Results) -> dict[tuple[Cell, str], dict[str, list[float]]]:
+    """Return the seeds' values by cell, data set and metric, in the order in which they ran."""
+    values: dict[tuple[Cell, str], dict[str, list[float]]] = {}
+    for each in results.measured:
+        of_cell = values.setdefault((each.cell, each.collection), {name: [] for name in SHOWN})
+        for name in SHOWN:
+            of_cell[name].append(each.metrics[name])
+    return values
 
 
 def _grid(results: Results) -> _Table:
     rows = [
-        (*cell.words, *(_percent(values[name], name) for name in SHOWN), str(len(values[MAP])))
-        for cell, values in _by_cell(results).items()
-    ]
-    columns = ("fusion", "metadata", "text tower", "captions",
+        (*cell.words, collection, *(_percent(values[name], name) for name in SHOWN),
+         str(len(values[MAP])))
+        for (cell, collection), values in _by_cell(results).items()
+    ]  # fmt: skip
+    columns = ("fusion", "metadata", "text tower", "captions", "trained on", "tested on",
                *(f">{name}" for name in SHOWN), ">seeds")  # fmt: skip
     notes = [f"left out: {name}: {reason}" for name, reason in results.left_out.items()]
     return _Table("test results in percent", columns, rows, notes)
@@ -86,17 +87,27 @@ def _percent(values: Sequence[float], name: str) -> str:
 
 def _claims(stated: Sequence[Claim]) -> _Table:
     rows = [
-        (claim.statement, _points(claim.paper_pp), _ours(claim), str(len(claim.differences)),
-         ", ".join(claim.over), claim.verdict, claim.source)
+        (claim.collection, claim.statement, _points(claim.paper_pp), _ours(claim),
+         _interval(claim), str(len(claim.differences)), ", ".join(claim.over), claim.verdict,
+         claim.source)
         for claim in stated
     ]  # fmt: skip
-    columns = ("claim", ">paper", ">ours", ">seeds", "over", "verdict", "source")
+    columns = ("tested on", "claim", ">paper", ">ours", "95 %", ">seeds", "over", "verdict",
+               "source")  # fmt: skip
     return _Table(f"claims, differences in percentage points {MAP}", columns, rows, [])
 
 
 def _ours(claim: Claim) -> str:
     spread = "" if claim.deviation is None else f" ± {claim.deviation:.2f}"
     return _points(claim.mean) + spread
+
+
+def _interval(claim: Claim) -> str:
+    """Show the interval over seeds and sounds; over sounds alone where there is one seed."""
+    margin = claim.sounds if claim.margin is None else claim.margin
+    if claim.mean is None or margin is None:
+        return ""
+    return f"[{claim.mean - margin:+.2f}, {claim.mean + margin:+.2f}]"
 
 
 def _points(value: float | None) -> str:

@@ -1,5 +1,6 @@
 """How weights change.
 
 ``start`` (what is trained), ``augment`` (masks and jitter), ``config`` (every option), ``loss``
-(NT-Xent), ``step``, ``fit`` (epochs, checkpoints), ``default`` (the shipped encoder's recipe).
+(NT-Xent), ``step``, ``memory`` (how much of a batch at once), ``fit`` (epochs, checkpoints),
+``default`` (the shipped encoder's recipe).
 """

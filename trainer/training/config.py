@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from audiofuse.trainer.data.batches import ExampleConfig
-from audiofuse.trainer.data.metadata import Kind
+from audiofuse.trainer.data.metadata import Captions, Kind
 from audiofuse.trainer.training.augment import Augmentation
 
 MACHINE = frozenset({"chunk", "workers", "bf16"})  # a run may go on with others
@@ -24,11 +24,11 @@ class FitConfig(BaseModel):
         description="An epoch sees every caption of a clip; else each clip once, by any. [A] yes",
     )
     batch_size: int = Field(default=64, ge=2, description="Pairs that see each other. [A]")
-    chunk: int = Field(
-        default=64,
+    chunk: int | None = Field(
+        default=None,
         ge=1,
-        description="Pairs encoded at once, at first; when memory runs out it is halved. The "
-        "gradient stays that of the whole batch. [us]",
+        description="Pairs encoded at once; default: as many as fit into the free memory. When a "
+        "GPU's runs out it is halved. The gradient stays that of the whole batch. [us]",
     )
     learning_rate: float = Field(default=2e-5, gt=0, description="Peak, after the warm-up. [A]")
     final_learning_rate: float = Field(default=1e-7, ge=0, description="At the cosine's end. [A]")
@@ -51,8 +51,10 @@ class FitConfig(BaseModel):
         le=1,
         description="Share of examples without, so that items without are found too. [us]; [A] 0",
     )
-    artificial_captions: bool = Field(
-        default=False, description="Sentences made from metadata, not written. [A] no"
+    captions: Captions = Field(
+        default=Captions.REAL,
+        description="Sentences: real, people's; supplied, artificial ones that came with the "
+        "sounds, such as WavCaps'; or templates, made here of tags. [A] real",
     )
     crop_s: float = Field(
         default=30.0, gt=0, description="Longer sounds are cut at random. [A] for Clotho"
@@ -83,5 +85,5 @@ class FitConfig(BaseModel):
     def example_config(self) -> ExampleConfig:
         """How rows become examples."""
         return ExampleConfig(
-            self.metadata, self.crop_s, self.drop_metadata, self.artificial_captions, self.seed
+            self.metadata, self.crop_s, self.drop_metadata, self.captions, self.seed
         )

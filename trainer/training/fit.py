@@ -29,6 +29,7 @@ from audiofuse.core.errors import ConfigurationError
 from audiofuse.trainer.data.batches import BatchPlan, Example, Examples, batches
 from audiofuse.trainer.training.augment import AugmentedFrontEnd
 from audiofuse.trainer.training.config import FitConfig
+from audiofuse.trainer.training.memory import pairs_that_fit
 from audiofuse.trainer.training.step import (
     Learner,
     Precision,
@@ -224,6 +225,8 @@ class Fit:
     def _add_gradients(self, examples: Sequence[Example]) -> Tensor:
         """Take the contrastive step; when memory runs out, halve the chunk and take it again."""
         seed = hash((self._config.seed, self._step))
+        if self._chunk is None:
+            self._chunk = self._chunk_that_fits(examples)
         while True:
             self._optimizer.zero_grad()
             try:
@@ -240,6 +243,13 @@ class Fit:
             self._chunk = min(self._chunk, len(examples)) // 2 or 1
             torch.cuda.empty_cache()
             self._task.say(f"out of memory: now {self._chunk} pairs at once")
+
+    def _chunk_that_fits(self, examples: Sequence[Example]) -> int:
+        def encode(some: Sequence[Example]) -> object:
+            with self._precision.autocast():
+                return self._learner(some)
+
+        return pairs_that_fit(encode, examples, self.encoder.device)
 
     def _rate(self, step: int) -> float:
         """Return the learning rate: linear up over the warm-up, then a cosine down to the end."""

@@ -17,7 +17,11 @@ from audiofuse.core.settings import Settings
 from audiofuse.workers.commands.options import Json, print_json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from audiofuse.core.encoder.encoder import Encoder
+    from audiofuse.core.evaluation.benchmarks import Benchmark
+    from audiofuse.core.evaluation.clips import Query
 
 encoder_cli = typer.Typer(no_args_is_help=True, help="Make encoder bundles.")
 bundle_cli = typer.Typer(no_args_is_help=True, help="Look into encoder bundles.")
@@ -27,8 +31,13 @@ Bundle = Annotated[Path, typer.Argument(help="The bundle's folder.")]
 
 
 def evaluate(
-    manifests: Annotated[list[Path], typer.Argument(help="JSONL manifests of clips.")],
-    split: Annotated[str, typer.Option(help="Rows whose queries are asked.")] = "val",
+    sources: Annotated[
+        list[Path],
+        typer.Argument(help="JSONL manifests of clips, or one folder of ClothoV2 or AudioCaps."),
+    ],
+    split: Annotated[
+        str, typer.Option(help="Whose queries are asked: val, test, evaluation, ...")
+    ] = "val",
     kind: Annotated[str, typer.Option(help="Only queries of this kind, e.g. paraphrase.")] = "",
     blank: Annotated[
         float, typer.Option(min=0, max=1, help="Share of clips whose metadata is taken away.")
@@ -40,29 +49,56 @@ def evaluate(
     *,
     as_json: Json = False,
 ) -> None:
-    """Score an encoder's retrieval: audio only, metadata only, and both."""
-    from audiofuse.core.evaluation.clips import read_manifest, select_queries
-    from audiofuse.core.evaluation.evaluation import encode_clips
-    from audiofuse.core.evaluation.evaluation import evaluate as score
-    from audiofuse.workers.commands.display import metrics_table
+    """Score an encoder's retrieval: audio only, metadata only, and both.
 
-    clips = [clip for manifest in manifests for clip in read_manifest(manifest)]
-    queries = select_queries(clips, split, kind)
+    Manifests: every clip is ranked. ClothoV2 or AudioCaps, as published: by the benchmark's own
+    protocol, the clips of the split alone; ClothoV2 also by DCASE 2025's several relevant clips a
+    caption, if metadata_eval.csv lies there.
+    """
+    asked = _read_sources(sources, split)
+    queries = [query for query in asked.queries if kind in {"", query.kind}]
     if not queries:
         raise ConfigurationError(f"no row of the split {split!r} has queries of this kind")
+    if asked.lacking:
+        typer.echo(f"{sources[0]}: {asked.lacking}", err=True)
+    from audiofuse.core.evaluation.benchmarks import RELEVANCE_CUTOFF
+    from audiofuse.core.evaluation.evaluation import CUTOFF, blank_metadata, encode_clips, judge
+    from audiofuse.workers.commands.display import metrics_table
+
     model = _encoder_to_score(encoder)
     progress = partial(track, console=Console(stderr=True), description="listening")
-    gallery = encode_clips(model, progress(clips))
+    gallery = encode_clips(model, progress(asked.clips))
     for clip, error in gallery.rejected:
         typer.echo(f"left out: {clip.path}: {error}", err=True)
-    metrics = {
-        name: each.as_dict() for name, each in score(model, gallery, queries, blank, seed).items()
-    }
-    title = f"{len(queries)} queries, {len(gallery.clips)} clips"
+
+    def score(queries: "list[Query]", cutoff: int) -> dict[str, dict[str, float]]:
+        scores = judge(model, blank_metadata(gallery, blank, seed), queries, cutoff)
+        return {name: each.mean().as_dict() for name, each in scores.items()}
+
+    metrics = score(queries, CUTOFF)
+    several = score(asked.relevance, RELEVANCE_CUTOFF) if asked.relevance else {}
     if as_json:
-        print_json({"queries": len(queries), "clips": len(gallery.clips), "metrics": metrics})
-    else:
-        console.print(metrics_table(title, metrics))
+        facts = {"queries": len(queries), "clips": len(gallery.clips), "metrics": metrics}
+        more = {"queries": len(asked.relevance), "metrics": several}
+        print_json(facts | ({"several relevant": more} if several else {}))
+        return
+    console.print(metrics_table(f"{len(queries)} queries, {len(gallery.clips)} clips", metrics))
+    if several:
+        title = f"DCASE 2025: {len(asked.relevance)} queries, each for several clips"
+        console.print(metrics_table(title, several))
+
+
+def _read_sources(sources: "Sequence[Path]", split: str) -> "Benchmark":
+    from audiofuse.core.evaluation.benchmarks import Benchmark, read_benchmark
+    from audiofuse.core.evaluation.clips import read_manifest, select_queries
+
+    benchmark = read_benchmark(sources[0], split)
+    if benchmark is None:
+        clips = [clip for manifest in sources for clip in read_manifest(manifest)]
+        return Benchmark(clips, select_queries(clips, split))
+    if len(sources) > 1:
+        raise ConfigurationError(f"{sources[0]} is a benchmark, which is scored alone")
+    return benchmark
 
 
 def _encoder_to_score(bundle: Path | None) -> "Encoder":

@@ -18,7 +18,7 @@ from audiofuse.core.encoder.starting import (
     read_class_sentences,
 )
 from audiofuse.core.evaluation.clips import read_manifest, select_queries
-from audiofuse.core.evaluation.evaluation import Gallery, encode_clips, evaluate
+from audiofuse.core.evaluation.evaluation import Gallery, blank_metadata, encode_clips, evaluate
 from audiofuse.core.settings import Settings
 
 SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"
@@ -96,6 +96,6 @@ def test_it_finds_sounds_by_human_sentences(encoder: Encoder, gallery: Gallery) 
 def test_audio_carries_items_without_metadata(encoder: Encoder, gallery: Gallery) -> None:
     """With half of the metadata gone, both together are clearly above metadata alone."""
     queries = select_queries(gallery.clips, "val")
-    metrics = evaluate(encoder, gallery, queries, blank=0.5, seed=0)
+    metrics = evaluate(encoder, blank_metadata(gallery, 0.5), queries)
     found = {name: each.mean_average_precision for name, each in metrics.items()}
     assert found["hybrid"] > found["metadata only"] + 0.1

@@ -14,6 +14,7 @@ from audiofuse.core.evaluation.clips import Clip, Query, read_manifest, select_q
 from audiofuse.core.evaluation.evaluation import (
     QueryScores,
     Relevance,
+    blank_metadata,
     encode_clips,
     evaluate,
     judge,
@@ -166,7 +167,7 @@ def test_blanking_is_reproducible(tmp_path: Path, tiny_encoder: Encoder) -> None
     """All metadata blanked leaves nothing to the hybrid but the audio."""
     clips = read_manifest(_manifest(tmp_path, ROWS))
     gallery = encode_clips(tiny_encoder, clips)
-    metrics = evaluate(tiny_encoder, gallery, select_queries(clips, "val"), blank=1.0)
+    metrics = evaluate(tiny_encoder, blank_metadata(gallery, 1.0), select_queries(clips, "val"))
     assert metrics["hybrid"] == metrics["audio only"]
 
 
@@ -174,7 +175,7 @@ def test_a_batch_of_queries_is_scored_as_all_at_once(monkeypatch: pytest.MonkeyP
     """How many queries are compared with the gallery at a time changes no score."""
     generator = torch.Generator().manual_seed(0)
     asked, items = (torch.randn(count, 8, generator=generator) for count in (5, 4))
-    relevant = Relevance(torch.tensor([0, 1, 2, 2, 1]), torch.tensor([2, 0, 1, 2]))
+    relevant = Relevance(torch.tensor([[0], [1], [2], [2], [1]]), torch.tensor([2, 0, 1, 2]))
     together = evaluation._score_cosines(asked, items, relevant)
     monkeypatch.setattr(evaluation, "QUERIES_PER_BATCH", 2)
     batched = evaluation._score_cosines(asked, items, relevant)
@@ -192,6 +193,9 @@ def test_a_query_for_what_is_not_there_is_an_error(tmp_path: Path, tiny_encoder:
 def test_an_item_with_nothing_to_find_it_by_is_not_found_first(tmp_path: Path) -> None:
     """To an encoder that reads only metadata, an item without any is worse than the right one."""
     encoder = Encoder.random(TINY.model_copy(update={"fusion": "metadata"}), seed=0)
+    tower = encoder.text_tower
+    with torch.no_grad():  # an untrained tower says nearly the same of all: spread that out
+        tower.project.bias -= tower(["owl", "crow", "bat"]).mean(0)
     rows = [*OTHERS, OTHERS[0] | {"identity": "nothing", "title": ""}]
     gallery = encode_clips(encoder, read_manifest(_manifest(tmp_path, rows)))
     # Asked by its own words, the right item has a cosine of 1.
@@ -231,3 +235,26 @@ def test_relevance_is_made_row_by_row() -> None:
     relevant = Relevance.of([Query("x", "", "b"), Query("y", "", "a")], clips)
     assert relevant.counts.tolist() == [1, 2]
     assert relevant.rows(slice(1, 2)).tolist() == [[True, False, True]]
+
+
+def test_a_query_may_mean_several_sounds() -> None:
+    """Further identities are as relevant as the first; those that are not there do not count."""
+    clips = [Clip(Path(name), name[0], "val", Metadata()) for name in ("a1", "b1", "a2", "c1")]
+    queries = [Query("x", "", "gone", ("b", "a")), Query("y", "", "c")]
+    relevant = Relevance.of(queries, clips)
+    assert relevant.counts.tolist() == [3, 1]
+    assert relevant.rows(slice(0, 2)).tolist() == [
+        [True, True, True, False],
+        [False, False, False, True],
+    ]
+
+
+def test_precision_is_cut_off_where_it_is_asked() -> None:
+    """With a cutoff of 16, a right sound at rank 12 counts for the precision, and is named so."""
+    similarity = torch.arange(20, 0, -1, dtype=torch.float)[None]
+    relevant = torch.zeros(1, 20, dtype=torch.bool)
+    relevant[0, [0, 11, 19]] = True
+    scores = score(similarity, relevant, cutoff=16)
+    assert scores.mean().as_dict()["mAP@16"] == pytest.approx((1 + 2 / 12) / 3)
+    assert score(similarity, relevant).mean().as_dict()["mAP@10"] == pytest.approx(1 / 3)
+    assert QueryScores.concatenate([scores, scores]).cutoff == 16

@@ -17,10 +17,10 @@ from audiofuse.trainer.data.batches import (
     training_rows,
 )
 from audiofuse.trainer.data.cache import Entry
-from audiofuse.trainer.data.metadata import TEMPLATES, Kind
+from audiofuse.trainer.data.metadata import TEMPLATES, Captions, Kind
 
 SAMPLES = 3 * 32_000
-PLAIN = ExampleConfig(Kind.ALL, crop_s=30.0, drop_metadata=0.0, artificial=False, seed=0)
+PLAIN = ExampleConfig(Kind.ALL, crop_s=30.0, drop_metadata=0.0, captions=Captions.REAL, seed=0)
 WORDS = Metadata("a title", "what it is", ("open tag",), ("closed tag",))
 
 
@@ -68,7 +68,7 @@ def test_the_kind_of_metadata_is_trained_on(
 
 def test_artificial_captions_replace_written_ones(entries: dict[Path, Entry]) -> None:
     """Every sentence is made of the tags then, and no written one is left."""
-    examples = _examples(entries, replace(PLAIN, artificial=True))
+    examples = _examples(entries, replace(PLAIN, captions=Captions.TEMPLATES))
     sentences = {examples[epoch, row].sentence for epoch in range(3) for row in range(16)}
     fillings = ("open tag", "closed tag", "open tag and closed tag", "closed tag and open tag")
     assert sentences <= {template.format(words) for template in TEMPLATES for words in fillings}
@@ -80,9 +80,29 @@ def test_clips_of_no_words_have_no_artificial_caption(
     """They are left out and counted, and never fall back to the written ones."""
     clips = _clips(entries)
     clips[0] = replace(clips[0], metadata=Metadata(description="no tag, no title"))
-    rows = training_rows(clips, every_caption=True, artificial=True)
+    rows = training_rows(clips, every_caption=True, captions=Captions.TEMPLATES)
     assert {row.clip.identity for row in rows} == {str(number) for number in range(1, 8)}
-    assert "1 clips have no words for artificial captions" in caplog.text
+    assert "1 of 8 clips have no templates captions" in caplog.text
+
+
+def test_supplied_captions_are_trained_on_alone(entries: dict[Path, Entry]) -> None:
+    """Each one that came with a clip is a row; clips without have none, whatever people wrote."""
+    clips = _clips(entries)
+    clips[3] = replace(clips[3], captions=(), artificial=("a machine's", "another one of it"))
+    rows = training_rows(clips, every_caption=True, captions=Captions.SUPPLIED)
+    examples = Examples(rows, entries, replace(PLAIN, captions=Captions.SUPPLIED, kind=Kind.FS))
+    assert [examples[0, row].sentence for row in range(len(rows))] == [*clips[3].artificial]
+    clips[3] = replace(clips[3], captions=("a person's",))
+    described = training_rows(clips, every_caption=False, captions=Captions.SUPPLIED)
+    examples = Examples(described, entries, replace(examples.how, captions=Captions.SUPPLIED))
+    assert {examples[epoch, 0].sentence for epoch in range(20)} == {*clips[3].artificial}
+
+
+def test_templates_need_no_written_caption(entries: dict[Path, Entry]) -> None:
+    """A clip that nobody described has one sentence of its tags."""
+    clips = [replace(clip, captions=()) for clip in _clips(entries)]
+    assert len(training_rows(clips, every_caption=True, captions=Captions.TEMPLATES)) == 8
+    assert not training_rows(clips, every_caption=True)
 
 
 def test_a_crop_may_begin_anywhere(entries: dict[Path, Entry]) -> None:
@@ -109,7 +129,7 @@ def test_metadata_is_dropped_by_share(
 
 def test_an_example_is_a_function_of_its_place(entries: dict[Path, Entry]) -> None:
     """Seed, epoch and row decide everything random; a resumed run reads the same."""
-    config = replace(PLAIN, crop_s=1.0, drop_metadata=0.5, artificial=True)
+    config = replace(PLAIN, crop_s=1.0, drop_metadata=0.5, captions=Captions.TEMPLATES)
     first, again = _examples(entries, config), _examples(entries, config)
     for place in ((0, 3), (1, 3), (5, 0)):
         one, other = first[place], again[place]

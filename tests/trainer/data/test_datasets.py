@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from audiofuse.core.errors import ConfigurationError
+from audiofuse.core.evaluation.audiocaps import read_audiocaps
+from audiofuse.core.evaluation.clotho import read_clotho
 from audiofuse.core.settings import Settings
-from audiofuse.trainer.data.audiocaps import read_audiocaps
-from audiofuse.trainer.data.clotho import read_clotho
 from audiofuse.trainer.data.datasets import read_dataset
 
 SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"

@@ -14,6 +14,7 @@ from audiofuse.core.evaluation.clips import Clip, Query, queries_of
 from audiofuse.core.evaluation.evaluation import (
     QueryScores,
     Relevance,
+    blank_metadata,
     encode_clips,
     evaluate,
     judge,
@@ -102,7 +103,9 @@ def test_the_conditions_are_those_of_the_evaluation(
     """Each condition scores as blanking does: nothing, everything, or the mean of three halves."""
     system, queries = systems["start"], assessment.queries
     nothing, everything, *halves = (
-        judge(system.encoder, system.gallery, queries, blank, seed)["hybrid"].reciprocal_rank
+        judge(system.encoder, blank_metadata(system.gallery, blank, seed), queries)[
+            "hybrid"
+        ].reciprocal_rank
         for blank, seed in [(0, 0), (1, 0), (0.5, 0), (0.5, 1), (0.5, 2)]
     )
     found = {
@@ -159,7 +162,7 @@ def test_chance_is_the_mean_of_random_rankings(items: int) -> None:
     generator = torch.Generator().manual_seed(0)
     # Of three identities with 1, 2 and all other clips.
     clips = torch.tensor([0, 1, 1, *[2] * (items - 3)])
-    relevant = Relevance(torch.tensor([0, 1, 2, 1]), clips)
+    relevant = Relevance(torch.tensor([[0], [1], [2], [1]]), clips)
     expected = by_chance(relevant)
     for row, wanted in enumerate(relevant.rows(slice(None))):
         similarity = torch.rand(20_000, items, generator=generator)

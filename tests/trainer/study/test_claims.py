@@ -4,14 +4,17 @@ import io
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
-from audiofuse.trainer.data.metadata import Kind
+from audiofuse.trainer.data.metadata import Captions, Kind
 from audiofuse.trainer.study.claims import Claim, claims
 from audiofuse.trainer.study.grid import (
     Cell,
     Measured,
+    Precisions,
     Results,
+    Trial,
 )
 from audiofuse.trainer.study.tables import as_markdown, claims_table, grid_table
 
@@ -58,7 +61,8 @@ def test_claims_over_several_kinds_are_their_mean() -> None:
     changes: dict[str, dict[str, Any]] = {
         "mid": {"fusion": "mid"},
         "separate": {"separate": True},
-        "artificial": {"artificial": True},
+        "artificial": {"captions": Captions.SUPPLIED},
+        "templates": {"captions": Captions.TEMPLATES},
         "metadata only": {"fusion": "metadata"},
     }
     for statement, change in changes.items():
@@ -71,6 +75,52 @@ def test_claims_over_several_kinds_are_their_mean() -> None:
         assert statement in name
         assert told[name].over == ("os", "fs")
         assert told[name].differences == pytest.approx({0: 2})
+
+
+def test_an_interval_is_over_sounds_and_seeds() -> None:
+    """With single queries' scores the margin is larger, and how much is a matter of the sounds."""
+    identities = [f"sound {number:02}" for number in range(40)]
+
+    def scored(odd: float, even: float) -> Precisions:
+        values = [odd if number % 2 else even for number in range(40)]
+        return Precisions(identities, torch.tensor(values, dtype=torch.float64))
+
+    alike = {Trial(AUDIO, seed): scored(0.2, 0.2) for seed in range(3)}
+    same, various, other = (
+        alike | {Trial(OS, seed): precisions for seed in range(3)}
+        for precisions in (
+            scored(0.22, 0.22),
+            scored(0.62, -0.18),
+            Precisions(identities[1:], torch.zeros(39, dtype=torch.float64)),
+        )
+    )
+    keywords = [
+        claims(Results(THREE.measured, {}, queries))[0] for queries in ({}, same, various, other)
+    ]
+    margins = [claim.margin for claim in keywords]
+    sounds = [claim.sounds for claim in keywords]
+    assert sounds[0] is None
+    assert sounds[3] is None  # other queries are no scores of the same
+    assert sounds[1] == pytest.approx(0)
+    assert sounds[2] == pytest.approx(12.4, abs=1.5)  # 1.96 · 40 / √40
+    assert margins[:2] == pytest.approx([2.48, 2.48], abs=0.01)
+    assert margins[2] == pytest.approx((2.484**2 + sounds[2] ** 2) ** 0.5, abs=0.01)
+
+
+def test_each_data_set_has_its_claims() -> None:
+    """What learned from both is compared on each, with what learned from that one's own tags."""
+    joint = Cell(fusion="late", kind=Kind.OS_CS, both=True)
+    closed = Cell(fusion="late", kind=Kind.CS)
+    percent = {("clotho", OS): 20, ("clotho", joint): 22, ("audiocaps", closed): 40,
+               ("audiocaps", joint): 39}  # fmt: skip
+    measured = [
+        Measured(cell=cell, seed=0, collection=name, metrics={"mAP@10": value / 100}, config="")
+        for (name, cell), value in percent.items()
+    ]
+    told = {(c.collection, c.statement): c.mean for c in claims(Results(measured, {}))}
+    assert told["clotho", "both data sets over its own, late"] == pytest.approx(2)
+    assert told["audiocaps", "its own data set over both, late"] == pytest.approx(1)
+    assert len(told) == 2 * len(claims(THREE))
 
 
 @pytest.mark.parametrize(
@@ -96,10 +146,10 @@ def test_cells_that_are_not_there_are_told() -> None:
     """A claim names what the dataset has none of if that is all, else that cells are missing."""
     missing = "cannot tell: no seed has its cells"
     assert {claim.verdict for claim in claims(Results([], {}))} == {missing}
-    left_out = {"cs": "none", "artificial captions": "no words"}
+    left_out = {"cs": "none", "supplied": "no words"}
     told = {claim.statement: claim.verdict for claim in claims(Results([], left_out))}
     assert told["closed-set tags, late, over audio only"] == "cannot tell: cs: none"
-    artificial = "cannot tell: cs: none; artificial captions: no words"
+    artificial = "cannot tell: cs: none; supplied: no words"
     assert told["real captions over artificial, late"] == artificial
     assert told["shared text tower over separate, late"] == missing
 
@@ -107,11 +157,14 @@ def test_cells_that_are_not_there_are_told() -> None:
 def test_markdown_has_every_cell() -> None:
     """Both tables are well formed and hold each cell, each claim and what was left out."""
     text = as_markdown(THREE)
-    assert "| audio |  |  | real | 21.00 ± 1.00 | 50.00 | 50.00 | 50.00 | 3 |" in text
-    assert "| late | os | shared | real | 23.00 ± 1.73 |" in text
-    assert "| late | fs | shared | real | 29.00 ± 1.41 | 50.00 | 50.00 | 50.00 | 2 |" in text
+    assert "| audio |  |  | real |  |  | 21.00 ± 1.00 | 50.00 | 50.00 | 50.00 | 3 |" in text
+    assert "| late | os | shared | real |  |  | 23.00 ± 1.73 |" in text
+    assert "| late | fs | shared | real |  |  | 29.00 ± 1.41 | 50.00 | 50.00 | 50.00 | 2 |" in text
     assert "left out: cs: no clip to learn from has any" in text
-    assert "| keywords, late, over audio only | +2.36 | +2.00 ± 1.00 | 3 | os | no clear" in text
+    assert (
+        "|  | keywords, late, over audio only | +2.36 | +2.00 ± 1.00 | [-0.48, +4.48] | 3 | os |"
+        in text
+    )
     tables = [block for block in text.split("\n\n") if block.startswith("|")]
     for table, rows in zip(tables, (3, len(claims(THREE))), strict=True):
         lines = table.splitlines()
@@ -126,4 +179,6 @@ def test_tables_show_what_markdown_does() -> None:
     shown = " ".join(console.export_text().split())
     assert "late fs shared real 29.00 ± 1.41 50.00 50.00 50.00 2" in shown
     assert "left out: cs: no clip to learn from has any" in shown
-    assert "keywords, late, over audio only +2.36 +2.00 ± 1.00 3 os no clear difference" in shown
+    assert (
+        "keywords, late, over audio only +2.36 +2.00 ± 1.00 [-0.48, +4.48] 3 os no clear" in shown
+    )

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from audiofuse.core.encoder.encoder import TINY, Encoder
@@ -20,7 +19,7 @@ from audiofuse.core.items import Metadata
 from audiofuse.trainer.data.cache import AudioCache
 from audiofuse.trainer.data.corpus import Corpus
 from audiofuse.trainer.data.gallery import encode_cached
-from audiofuse.trainer.data.metadata import Kind
+from audiofuse.trainer.data.metadata import Captions, Kind
 from audiofuse.trainer.study import paper
 from audiofuse.trainer.study.claims import claims
 from audiofuse.trainer.study.grid import (
@@ -30,10 +29,17 @@ from audiofuse.trainer.study.grid import (
     Plan,
     Results,
     grid,
-    rank_for_captions,
-    select_cells,
+    rank_collections,
 )
-from audiofuse.trainer.study.paper import CELLS, RUNNING, WEIGHTS, Callbacks, run_grid
+from audiofuse.trainer.study.paper import (
+    CELLS,
+    QUERIES,
+    RUNNING,
+    WEIGHTS,
+    Callbacks,
+    Training,
+    run_grid,
+)
 from audiofuse.trainer.training.config import FitConfig
 from audiofuse.trainer.training.fit import BEST, Fit
 
@@ -46,6 +52,7 @@ CONFIG = PAPER.model_copy(
 AUDIO = Cell(fusion="audio")
 OS, FS = (Cell(fusion="late", kind=kind) for kind in (Kind.OS, Kind.FS))
 FEW = [AUDIO, OS]
+REAL = [Captions.REAL]
 QUIET = Callbacks(say=lambda _: None)
 
 
@@ -96,40 +103,6 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / CELLS).read_text().splitlines()]
 
 
-def test_the_grid_has_each_system_once() -> None:
-    """Audio alone has only its captions to vary, everything else all four axes."""
-    cells = grid()
-    assert len(set(cells)) == len(cells) == 2 + 3 * 4 * 2 * 2
-    assert [cell for cell in cells if cell.fusion == "audio"] == [
-        AUDIO,
-        Cell(fusion="audio", artificial=True),
-    ]
-    assert grid(["late"], [Kind.OS, Kind.FS], [False], [False]) == [OS, FS]
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [{"fusion": "late"}, {"fusion": "audio", "kind": "os"}, {"fusion": "audio", "separate": True}],
-)
-def test_a_cell_that_is_no_system_is_refused(wrong: dict[str, Any]) -> None:
-    """Fusing needs a kind of metadata, and audio alone takes neither a kind nor a tower."""
-    with pytest.raises(ValidationError, match="audio alone"):
-        Cell.model_validate(wrong)
-
-
-def test_cells_are_chosen_by_name() -> None:
-    """A pattern takes the cells whose names match, in the grid's order; a wrong one is refused."""
-    reduced = select_cells(["*-shared-real", "audio-real"])
-    assert reduced == grid(separate=[False], artificial=[False])
-    assert [cell.name for cell in select_cells(["late-fs-*-real"])] == [
-        "late-fs-shared-real",
-        "late-fs-separate-real",
-    ]
-    assert select_cells([]) == grid()
-    with pytest.raises(ConfigurationError, match=r"no cell matches 'late-so-\*'; .*late-os-shared"):
-        select_cells(["late-so-*"])
-
-
 def test_machines_share_seeds(corpus: Corpus, tmp_path: Path) -> None:
     """Seeds that ran in two folders give, their lines joined, what one folder would have."""
     plans = [replace(_plan([AUDIO]), first_seed=seed) for seed in (0, 1)]
@@ -139,6 +112,61 @@ def test_machines_share_seeds(corpus: Corpus, tmp_path: Path) -> None:
     (tmp_path / "0" / CELLS).write_text(joined)
     results = run_grid(_plan([AUDIO], seeds=2), corpus, _unmade, tmp_path / "0", QUIET)
     assert [each.seed for each in results.measured] == [0, 1]
+    assert [test.seed for test in results.queries] == [0]
+    (file,) = (tmp_path / "1" / QUERIES).iterdir()
+    file.rename(tmp_path / "0" / QUERIES / file.name)
+    results = run_grid(_plan([AUDIO], seeds=2), corpus, _unmade, tmp_path / "0", QUIET)
+    assert [test.seed for test in results.queries] == [0, 1]
+    for measured in results.measured:
+        values = results.queries[measured.test].values
+        assert len(values) == 4 * 3
+        assert float(values.mean()) == pytest.approx(measured.metrics["mAP@10"])
+
+
+@pytest.fixture
+def two(corpus: Corpus) -> Corpus:
+    """Return the sounds as two benchmarks, one with keywords, the other with labels."""
+    clips = [
+        replace(clip, collection="clotho") if number % 2 else
+        replace(clip, collection="audiocaps", metadata=Metadata(labels=clip.metadata.keywords))
+        for number, clip in enumerate(corpus.clips)
+    ]  # fmt: skip
+    return replace(corpus, clips=clips, benchmarks=("clotho", "audiocaps"))
+
+
+def test_each_benchmark_is_tested_by_itself(two: Corpus, tmp_path: Path) -> None:
+    """A cell trains on each data set's own clips; what learns from both is tested on each."""
+    learned: list[int] = []
+
+    def see(work: Any, total: int, _label: str) -> Any:
+        learned.append(total)
+        return work
+
+    joint = Cell(fusion="late", kind=Kind.OS_CS, both=True)
+    closed = Cell(fusion="late", kind=Kind.CS)
+    config = CONFIG.model_copy(update={"batch_size": 2})
+    plan = _plan([OS, closed, joint], config=config)
+    results = run_grid(plan, two, _make, tmp_path, replace(QUIET, show=see))
+    assert [(each.cell, each.collection) for each in results.measured] == [
+        (OS, "clotho"),
+        (closed, "audiocaps"),
+        (joint, "clotho"),
+        (joint, "audiocaps"),
+    ]
+    assert learned == [3, 3, 6]  # batches of two of so many captions
+    assert len(results.queries) == 4
+    assert {len(each.values) for each in results.queries.values()} == {2 * 3}
+    assert results.left_out["clotho cs"] == "no clip to learn from has any"
+    assert run_grid(plan, two, _unmade, tmp_path, QUIET) == results
+
+
+def test_one_benchmark_has_nothing_to_join(corpus: Corpus, two: Corpus, tmp_path: Path) -> None:
+    """Without two published data sets that ask, training on both is left out, with the reason."""
+    joint = Cell(fusion="audio", both=True)
+    results = run_grid(_plan([joint]), corpus, _unmade, tmp_path, QUIET)
+    assert results.left_out == {"both": "there are not two published data sets"}
+    clips = [c for c in two.clips if c.collection == "clotho" or c.split == "train"]
+    assert list(rank_collections(replace(two, clips=clips))) == [""]
 
 
 def test_what_was_tested_is_kept(corpus: Corpus, tmp_path: Path) -> None:
@@ -158,8 +186,8 @@ def test_every_cell_is_run_once(corpus: Corpus, tmp_path: Path) -> None:
         return _make(*asked)
 
     cells = [
-        *grid(kinds=[Kind.OS], separate=[False], artificial=[False]),
-        Cell(fusion="late", kind=Kind.FS, separate=True, artificial=True),
+        *grid(kinds=[Kind.OS], separate=[False], captions=REAL),
+        Cell(fusion="late", kind=Kind.FS, separate=True, captions=Captions.TEMPLATES),
         Cell(fusion="mid", kind=Kind.FS, separate=True),
     ]
     said: list[str] = []
@@ -193,16 +221,16 @@ def test_a_cell_decides_how_it_is_trained(
             return {}
 
     monkeypatch.setattr(paper, "Fit", Untrained)
-    made = Cell(fusion="late", kind=Kind.FS, artificial=True)
+    made = Cell(fusion="late", kind=Kind.FS, captions=Captions.TEMPLATES)
     run_grid(_plan([AUDIO, made], seeds=2), corpus, _make, tmp_path, QUIET)
-    assert [(c.seed, c.artificial_captions) for c in given] == [
-        (0, False),
-        (0, True),
-        (1, False),
-        (1, True),
+    assert [(c.seed, c.captions) for c in given] == [
+        (0, "real"),
+        (0, "templates"),
+        (1, "real"),
+        (1, "templates"),
     ]
     assert given[1].metadata is Kind.FS
-    own = {"seed", "artificial_captions", "metadata"}
+    own = {"seed", "captions", "metadata"}
     assert all(c.model_dump(exclude=own) == CONFIG.model_dump(exclude=own) for c in given)
     assert given[0].drop_metadata == 0
 
@@ -269,19 +297,6 @@ def test_a_cell_is_tested_by_the_papers_rule(corpus: Corpus, tmp_path: Path) -> 
         assert expected[1] != pytest.approx(score("late", row, range(5), clips))
 
 
-def test_val_is_set_aside_for_test(corpus: Corpus) -> None:
-    """Where test asks, its clips and distractors are ranked, and val is neither asked nor found."""
-    splits = ["train", "val", "test", "distractor"]
-    clips = [replace(corpus.clips[0], split=split, identity=split) for split in splits]
-    ranked = rank_for_captions(replace(corpus, clips=clips))
-    assert ranked.split == "test"
-    assert [clip.split for clip in ranked.clips] == ["test", "distractor"]
-    clips[2] = replace(clips[2], captions=())
-    ranked = rank_for_captions(replace(corpus, clips=clips))
-    assert ranked.split == "val"
-    assert [clip.split for clip in ranked.clips] == ["val", "test", "distractor"]
-
-
 def test_without_captions_nothing_is_tested(corpus: Corpus, tmp_path: Path) -> None:
     """A dataset that asks nothing is refused before anything is trained."""
     with pytest.raises(ConfigurationError, match="nothing to test by"):
@@ -321,7 +336,7 @@ def test_more_seeds_and_cells_are_added(corpus: Corpus, tmp_path: Path) -> None:
         return work
 
     run_grid(_plan(FEW, seeds=2), corpus, _make, tmp_path, replace(QUIET, progress=see))
-    assert shown == [(0, OS), (1, AUDIO), (1, OS)]
+    assert [(each.seed, each.cell) for each in shown] == [(0, OS), (1, AUDIO), (1, OS)]
     assert [line["seed"] for line in _lines(tmp_path)] == [0, 0, 1, 1]
 
 
@@ -344,7 +359,7 @@ def test_a_folder_of_another_config_is_refused(corpus: Corpus, tmp_path: Path) -
 
 def _left_out(corpus: Corpus, folder: Path) -> tuple[dict[str, str], list[Cell]]:
     """Return what a grid that has everything leaves out, and what it would train."""
-    work: list[tuple[int, Cell]] = []
+    work: list[Training] = []
 
     def see(each: Sequence[Any]) -> Sequence[Any]:
         work.extend(each)
@@ -352,7 +367,7 @@ def _left_out(corpus: Corpus, folder: Path) -> tuple[dict[str, str], list[Cell]]
 
     plan = _plan(grid(["audio", "late"], separate=[False]))
     results = run_grid(plan, corpus, _make, folder, replace(QUIET, progress=see))
-    return results.left_out, [cell for _, cell in work]
+    return results.left_out, [training.cell for training in work]
 
 
 def test_an_empty_kind_is_left_out(corpus: Corpus, tmp_path: Path) -> None:
@@ -361,6 +376,7 @@ def test_an_empty_kind_is_left_out(corpus: Corpus, tmp_path: Path) -> None:
     assert left_out == {
         "cs": "no clip to learn from has any",
         "os+cs": "the same words as os",
+        "supplied": "no clip to learn from came with any",
     }
     assert {cell.kind for cell in cells} == {None, Kind.OS, Kind.FS}
     claim = claims(Results([], left_out))[2]
@@ -376,9 +392,9 @@ def test_what_one_side_lacks_is_left_out(corpus: Corpus, tmp_path: Path) -> None
         for clip in corpus.clips
     ]
     left_out, cells = _left_out(replace(corpus, clips=clips), tmp_path / "train")
-    assert set(left_out) == {"cs", "os", "fs", "os+cs", "artificial captions"}
+    assert set(left_out) == {"cs", "os", "fs", "os+cs", "templates", "supplied"}
     assert cells == [AUDIO]
     clips = [replace(c, captions=c.captions[: 1 + 2 * (c.split == "train")]) for c in corpus.clips]
     left_out, cells = _left_out(replace(corpus, clips=clips), tmp_path / "val")
     assert left_out["fs"] == "no clip of the split val has any"
-    assert {cell.artificial for cell in cells} == {False, True}
+    assert {cell.captions for cell in cells} == {Captions.REAL, Captions.TEMPLATES}

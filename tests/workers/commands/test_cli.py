@@ -221,11 +221,41 @@ def test_evaluate_prints_every_metric(tmp_path: Path, tiny_encoder: "Encoder") -
     manifest = tmp_path / "clips.jsonl"
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = ["evaluate", str(manifest), "--encoder", str(bundle)]
-    told = json.loads(_run(*command, "--json").stdout)
+    told = json.loads(CliRunner().invoke(cli, [*command, "--json"]).stdout)
     assert (told["queries"], told["clips"]) == (1, 2)
     assert set(told["metrics"]) == {"audio only", "metadata only", "hybrid"}
     assert set(told["metrics"]["hybrid"]) == {"mAP@10", "R@1", "R@5", "R@10", "MRR"}
     assert told["metrics"]["hybrid"]["MRR"] in {1, 0.5}  # one of two clips is the right one
-    table = _run(*command).stdout
+    table = CliRunner().invoke(cli, command).stdout
     assert "MRR" in table
     assert "1 queries, 2 clips" in table
+
+
+def test_evaluate_follows_a_benchmark(tmp_path: Path, tiny_encoder: "Encoder") -> None:
+    """ClothoV2's evaluation split is scored alone, and by DCASE 2025's relevant sounds."""
+    from audiofuse.core.bundles.bundle import save_bundle
+
+    bundle = save_bundle(tiny_encoder, tmp_path, "tiny", "A card.")
+    for split, names in {
+        "development": ["owl.wav"],
+        "evaluation": ["crow.flac", "owl.wav"],
+    }.items():
+        (tmp_path / split).mkdir()
+        rows = ["file_name,caption_1,caption_2,caption_3,caption_4,caption_5"]
+        for name in names:
+            (tmp_path / split / name).symlink_to(SOUNDS / "animals" / name)
+            rows.append(f"{name},a {name},b,c,d,e")
+        (tmp_path / f"clotho_captions_{split}.csv").write_text("\n".join(rows))
+    (tmp_path / "metadata_eval.csv").write_text(
+        "query,audio_filenames\nbirds,\"['crow.flac', 'owl.wav']\"\n"
+    )
+    command = ["evaluate", str(tmp_path), "--split", "evaluation", "--encoder", str(bundle)]
+    asked = CliRunner().invoke(cli, [*command, "--json"])
+    assert "the benchmark has 1,045" in asked.stderr
+    told = json.loads(asked.stdout)
+    assert (told["queries"], told["clips"]) == (10, 2)
+    assert told["several relevant"]["queries"] == 1
+    assert told["several relevant"]["metrics"]["audio only"]["mAP@16"] == 1  # both are right
+    assert "DCASE 2025: 1 queries" in CliRunner().invoke(cli, command).stdout
+    refused = CliRunner().invoke(cli, [*command, str(tmp_path)])
+    assert "scored alone" in str(refused.exception)

@@ -5,10 +5,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from audiofuse.core.errors import ConfigurationError
-from audiofuse.core.evaluation.clips import Clip, ask_for_captions
-from audiofuse.core.items import Metadata
-from audiofuse.trainer.data.splits import TEST, TRAIN, VAL
-from audiofuse.trainer.data.tables import (
+from audiofuse.core.evaluation.clips import TEST, TRAIN, VAL, Clip, ask_for_captions
+from audiofuse.core.evaluation.tables import (
+    find_table,
     log_missing,
     read_lines,
     read_rows,
@@ -17,10 +16,14 @@ from audiofuse.trainer.data.tables import (
     without_blanks,
     wrong_line,
 )
+from audiofuse.core.items import Metadata
 
 AUDIOCAPS_COLUMNS = ("audiocap_id", "youtube_id", "start_time", "caption")
 # A YouTube id has 11 characters; the end of a segment is left out, as the tables do not tell it.
 YOUTUBE_SEGMENT = re.compile(r"(.{11}_\d+)_\d+")
+# The root of a folder, that of the authors' repository, those of aac-datasets.
+TABLE_FOLDERS = ("", "dataset", "csv_files_v1", "csv_files_v2")
+AUDIO_FOLDER = "audio_32000Hz"  # of aac-datasets
 AUDIOSET_COLUMNS = 4  # YTID, start_seconds, end_seconds, positive_labels
 
 
@@ -29,8 +32,10 @@ def read_audiocaps(folder: Path) -> list[Clip]:
 
     The tables are ``train.csv``, ``val.csv``, ``test.csv`` or ``audiocaps_train.csv`` and so on;
     rows of one YouTube clip are its captions. The sounds lie in ``train/``, ``val/``, ``test/`` or
-    all in ``audio/``, named in one of the ways of ``_audiocaps_names``. AudioSet's labels are the
-    metadata, if its ``*_segments.csv`` and ``*class_labels_indices.csv`` are in the folder too.
+    all in ``audio/``, named in one of the ways of ``_audiocaps_names``. Tables may also lie in
+    ``dataset/``, as in the authors' repository, and tables and sounds as aac-datasets has them.
+    AudioSet's labels are the metadata, if its ``*_segments.csv`` and ``*class_labels_indices.csv``
+    are in the folder too.
     """
     tables = audiocaps_tables(folder)
     found = [
@@ -56,12 +61,11 @@ def read_audiocaps(folder: Path) -> list[Clip]:
 
 def audiocaps_tables(folder: Path) -> dict[str, Path]:
     """Return the tables of captions that a folder has, by split: none means no AudioCaps."""
-    names = {split: (f"{split}.csv", f"audiocaps_{split}.csv") for split in (TRAIN, VAL, TEST)}
     found = {
-        split: [folder / name for name in either if (folder / name).is_file()]
-        for split, either in names.items()
+        split: find_table(folder, TABLE_FOLDERS, f"{split}.csv", f"audiocaps_{split}.csv")
+        for split in (TRAIN, VAL, TEST)
     }
-    return {split: paths[0] for split, paths in found.items() if paths}
+    return {split: table for split, table in found.items() if table}
 
 
 def _read_audiocaps_split(
@@ -69,7 +73,7 @@ def _read_audiocaps_split(
 ) -> list[tuple[Path, list[dict[str, str]]]]:
     """Return each clip of a split that has a sound, with its rows in the order of the table."""
     sounds: dict[str, Path] = {}
-    for path in (*sounds_in(folder / split), *sounds_in(folder / "audio")):
+    for path in sounds_in(folder, split, "audio", f"audio/{split}", f"{AUDIO_FOLDER}/{split}"):
         segment = YOUTUBE_SEGMENT.fullmatch(path.stem)
         sounds.setdefault(segment[1] if segment else path.stem, path)
     clips: dict[tuple[str, str], list[dict[str, str]]] = {}

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from audiofuse.core.evaluation.clips import Clip, Query
+from audiofuse.core.evaluation.clotho import read_clotho
 from audiofuse.core.items import Metadata
-from audiofuse.trainer.data.clotho import read_clotho
 
 
 def test_clotho_is_read_as_published(clotho: Path) -> None:
@@ -37,3 +37,17 @@ def test_clotho_clips_without_number_are_their_file_names(clotho: Path) -> None:
     table = clotho / "clotho_metadata_development.csv"
     table.write_bytes(table.read_bytes().replace(b"4711", b"Not found"))
     assert not read_clotho(clotho)[0].origin
+
+
+def test_clotho_of_a_loader_is_read_too(clotho: Path) -> None:
+    """Tables and sounds in the folders of aac-datasets are the same clips."""
+    names = [clip.identity for clip in read_clotho(clotho)]
+    (clotho / "clotho_csv_files").mkdir()
+    (clotho / "clotho_audio_files").mkdir()
+    for table in clotho.glob("*.csv"):
+        table.rename(clotho / "clotho_csv_files" / table.name)
+    for split in ("development", "evaluation"):
+        (clotho / split).rename(clotho / "clotho_audio_files" / split)
+    found = read_clotho(clotho)
+    assert [clip.identity for clip in found] == names
+    assert found[0].metadata.keywords == ("nuit", "forêt", "owl")

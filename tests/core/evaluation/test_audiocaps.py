@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from audiofuse.core.errors import ConfigurationError
+from audiofuse.core.evaluation.audiocaps import read_audiocaps
 from audiofuse.core.items import Metadata
-from audiofuse.trainer.data.audiocaps import read_audiocaps
 
 SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"
 OWL, CROW = SOUNDS / "animals/owl.wav", SOUNDS / "animals/crow.flac"
@@ -81,3 +81,16 @@ def test_wrong_label_tables_are_named(
         (audiocaps / "class_labels_indices.csv").write_text(classes)
     with pytest.raises(ConfigurationError, match=named):
         read_audiocaps(audiocaps)
+
+
+@pytest.mark.parametrize("tables", ["dataset", "csv_files_v1"])
+def test_audiocaps_of_a_loader_is_read_too(
+    put: Callable[..., None], audiocaps: Path, tables: str
+) -> None:
+    """The authors' repository and aac-datasets keep tables and sounds in other folders."""
+    (audiocaps / tables).mkdir()
+    (audiocaps / "audiocaps_val.csv").rename(audiocaps / tables / "val.csv")
+    (audiocaps / "train.csv").unlink()
+    sound = audiocaps / "audio_32000Hz/val/vfY_TJq7n_U_130.flac"
+    put(OWL, sound)
+    assert [clip.path for clip in read_audiocaps(audiocaps)] == [sound]

@@ -52,11 +52,16 @@ def wrong_line(table: Path, number: int, what: str) -> ConfigurationError:
     return ConfigurationError(f"{table}, line {number}: {what}")
 
 
-def sounds_in(folder: Path) -> list[Path]:
-    """Return the sound files of a folder by name; none where there is no folder."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if is_audio(path.name))
+def find_table(folder: Path, folders: Iterable[str], *names: str) -> Path | None:
+    """Return the first file of one of the names in one of the folders below ``folder``."""
+    paths = (folder / each / name for each in folders for name in names)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def sounds_in(folder: Path, *below: str) -> list[Path]:
+    """Return the sound files of a folder, or of some below it, by name; none where none is."""
+    folders = [path for each in below or ("",) if (path := folder / each).is_dir()]
+    return [path for each in folders for path in sorted(each.iterdir()) if is_audio(path.name)]
 
 
 def log_missing(table: Path, named: int, found: int) -> None:

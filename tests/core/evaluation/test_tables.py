@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from audiofuse.core.errors import ConfigurationError
-from audiofuse.trainer.data import tables
-from audiofuse.trainer.data.audiocaps import read_audiocaps
-from audiofuse.trainer.data.clotho import read_clotho
+from audiofuse.core.evaluation import tables
+from audiofuse.core.evaluation.audiocaps import read_audiocaps
+from audiofuse.core.evaluation.clotho import read_clotho
 
 SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"
 OWL, CROW = SOUNDS / "animals/owl.wav", SOUNDS / "animals/crow.flac"

@@ -1,0 +1,67 @@
+"""Micro-batches: as many pairs as fit into what is free."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from audiofuse.core.encoder.encoder import TINY, Encoder
+from audiofuse.trainer.data.batches import Example
+from audiofuse.trainer.training import memory
+from audiofuse.trainer.training.memory import free_bytes, kept_bytes, pairs_that_fit
+from audiofuse.trainer.training.step import Learner
+
+CPU = torch.device("cpu")
+
+
+def _example(seconds: int) -> Example:
+    return Example([np.ones(32_000 * seconds, dtype=np.float32)], "words", "a sentence", 1)
+
+
+@pytest.fixture(scope="module")
+def learner() -> Learner:
+    """Return a small encoder to train."""
+    return Learner(Encoder.random(TINY, seed=0), 0.05, learned=False)
+
+
+def test_a_longer_sound_keeps_more(learner: Learner) -> None:
+    """What is kept for the gradient grows with the sound, is none without, and holds no weights."""
+    short, long = (kept_bytes(learner, _example(seconds)) for seconds in (2, 8))
+    assert 3 < long / short < 5
+    with torch.no_grad():
+        assert kept_bytes(learner, _example(2)) == 0
+    linear = torch.nn.Linear(1000, 1000)
+    assert kept_bytes(lambda _: linear(torch.ones(1, 1000)), _example(1)) == 0
+
+
+def test_as_many_pairs_as_fit(learner: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of what is free is used, by the longest sound; one pair at least, and no more than all.
+
+    Nothing random is drawn for it.
+    """
+    examples = [_example(1), _example(4), _example(1)]
+    kept, before = kept_bytes(learner, examples[1]), torch.random.get_rng_state()
+    for free, fitting in ((4.1 * kept, 2), (kept, 1), (100 * kept, 3), (None, 3)):
+        found = None if free is None else int(free)
+        monkeypatch.setattr(memory, "free_bytes", lambda _device, found=found: found)
+        assert pairs_that_fit(learner, examples, CPU) == fitting
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("limit", "free"), [("max", 4_000_000), ("5000000", 3_000_000), ("1000000", 0)]
+)
+def test_a_container_has_what_its_group_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, free: int
+) -> None:
+    """The least counts of what the machine has and what the control group grants."""
+    (tmp_path / "meminfo").write_text("MemTotal: 9999 kB\nMemAvailable: 3906 kB\n")
+    (tmp_path / "memory.max").write_text(limit + "\n")
+    (tmp_path / "memory.current").write_text("2000000\n")
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    assert free_bytes(CPU) == pytest.approx(free, abs=1024)
+    (tmp_path / "meminfo").unlink()
+    (tmp_path / "memory.max").unlink()
+    assert free_bytes(CPU) is None
