@@ -153,7 +153,7 @@ STAGE_ERRORS = _plain(
     Counter, Process.WORKER, "stage_errors", "How often a stage failed.",
     stage=Stage, error=Failure,
 )  # fmt: skip
-AUDIO = _plain(Counter, Process.WORKER, "audio_seconds", "Seconds of audio heard, unpadded.")
+AUDIO = _plain(Counter, Process.WORKER, "audio_seconds", "Seconds of audio encoded, unpadded.")
 BATCH_FILL = _histogram(
     Process.WORKER, "batch_fill_ratio", "How full a batch of windows was.", TENTHS
 )
