@@ -36,6 +36,17 @@ KMS_ADVICE = "enable its key, and allow it to be used for decryption"
 POLICY_ADVICE = "a policy keeps it from being read"
 
 
+class Denied(Rejected):
+    """The object may not be read; if object after object is denied, it is not the objects' fault.
+
+    One that is archived, or that needs its uploader's key, is ``Rejected`` and no more: that says
+    nothing about any other.
+    """
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(Reason.UNREADABLE, detail)
+
+
 class Refused(Unavailable):
     """The object that was asked for is refused, perhaps like everything else."""
 
@@ -46,8 +57,9 @@ class Refused(Unavailable):
     @property
     def verdict(self) -> Rejected:
         """What this means if it is the object alone that is refused."""
-        advice = KMS_ADVICE if self.code.startswith("KMS.") else POLICY_ADVICE
-        return Rejected(Reason.UNREADABLE, f"{self}; {ADVICE.get(self.code, advice)}")
+        if advice := ADVICE.get(self.code):
+            return Rejected(Reason.UNREADABLE, f"{self}; {advice}")
+        return Denied(f"{self}; {KMS_ADVICE if self.code.startswith('KMS.') else POLICY_ADVICE}")
 
 
 @contextmanager

@@ -25,12 +25,10 @@ from botocore.exceptions import BotoCoreError
 from audiofuse.core.errors import (
     ConfigurationError,
     ObjectChanged,
-    Reason,
-    Rejected,
     Unavailable,
 )
 from audiofuse.core.items import ObjectInfo
-from audiofuse.core.storage.refusals import Refused, s3_errors
+from audiofuse.core.storage.refusals import Denied, Refused, s3_errors
 
 if TYPE_CHECKING:
     from audiofuse.core.settings import Settings
@@ -149,7 +147,7 @@ class FolderStore:
             self._check(info)
             detail = f"cannot read {path}: {error.strerror}"
             if error.errno in MAY_NOT:
-                raise Rejected(Reason.UNREADABLE, detail) from error
+                raise Denied(detail) from error
             raise Unavailable(detail) from error
         try:
             yield path

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from functools import partial
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from pydantic import ValidationError
@@ -31,6 +31,9 @@ from audiofuse.workers.commands.processes import (
 )
 from audiofuse.workers.commands.rollout import rollout_cli
 from audiofuse.workers.commands.search import search
+
+if TYPE_CHECKING:
+    from audiofuse.workers.deployment.status import Status
 
 FAILURE, USAGE = 1, 2
 WATCH_S = 0.5  # how often ``up`` looks whether all that it runs is still there
@@ -92,15 +95,29 @@ def _run_until_interrupted(current: Settings, interrupted: threading.Event) -> N
 @cli.command()
 def status(*, as_json: Json = False) -> None:
     """Show queue, index and the last errors."""
-    from audiofuse.workers.commands.display import facts_table, letters_table, moment
     from audiofuse.workers.deployment.status import read_status
 
     state = read_status(Settings())
     if as_json:
         print_json(state.as_dict())
-        return
-    index = {"live encoder": state.version, "items": state.items, "rejected": state.dead_letters}
-    queue = state.queue | ({"broken, not ours": state.broken} if state.broken else {})
+    else:
+        _show(state)
+    if state.index_away:
+        raise AudiofuseError(state.index_away)
+
+
+def _show(state: "Status") -> None:
+    from audiofuse.workers.commands.display import facts_table, letters_table, moment
+
+    for outage in state.outages:
+        since = f"{outage.worker} waits since {moment(outage.since)}"
+        console.print(f"{since}: {outage.error}", style="bold red", markup=False)
+    queue: dict[str, object] = dict(state.queue)
+    queue |= {f"keys that wait for {version}": n for version, n in state.waiting.items()}
+    queue |= {"broken, not ours": state.broken} if state.broken else {}
+    index: dict[str, object] = {"live encoder": state.version, "items": state.items}
+    index = dict.fromkeys(index, "unknown") if state.index_away else index
+    index |= {"rejected": state.dead_letters}
     console.print(facts_table("queue", queue), facts_table("index", index))
     if state.reconciled:
         title = f"last reconciled {moment(state.reconciled.at)}"

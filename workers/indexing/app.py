@@ -9,17 +9,19 @@
                                                      (one thread, full batches)
 
 The live encoder is loaded before the first message is taken; a worker that cannot load it does not
-start. Others come and go with a rollout: ``versions.py``. ``app`` is built on first access,
-so importing this module does nothing.
+start, and one whose index or registry is away waits. Others come and go with a rollout:
+``versions.py``. ``app`` is built on first access, so importing this module does nothing.
 """
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
 from celery import Celery, Task, bootsteps
 from celery.exceptions import InvalidTaskError
 from celery.signals import setup_logging
+from celery.worker import state
 
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.settings import Settings
@@ -36,13 +38,14 @@ from audiofuse.workers.telemetry.tracing import start_tracing
 log = logging.getLogger(__name__)
 
 MISCONFIGURED = 2  # exit code
+SIGNALS_S = 0.2  # seconds between two looks for a signal while it waits; raised, it ends later
 
 
 class SyncTask(Task):  # type: ignore[misc]
     """A message names a key. It never runs as a task: a thread of the worker takes it."""
 
     name = SYNC_TASK
-    worker: Worker
+    worker: Worker | None = None  # until it has started
 
     def run(self, key: str) -> None:
         """Refuse: only the worker's threads can sync."""
@@ -51,9 +54,11 @@ class SyncTask(Task):  # type: ignore[misc]
     def start_strategy(self, app: Celery, consumer: Any, **_: Any) -> Callable[..., None]:
         """Return what Celery calls for each message that it takes, in its own thread."""
         del app, consumer
+        assert self.worker is not None
+        worker = self.worker
 
         def take(message: Any, *_: object) -> None:
-            self.worker.take(_delivery(message))
+            worker.take(_delivery(message))
 
         return take
 
@@ -76,7 +81,7 @@ class RunWorker(bootsteps.StartStopStep):  # type: ignore[misc]
         """Start; an error of configuration ends the process with exit code 2."""
         task, settings = celery_worker.app.tasks[SYNC_TASK], Settings()
         try:
-            task.worker = build_worker(settings, celery_worker.app, celery_worker.hub)
+            task.worker = build_worker(settings, celery_worker.app, celery_worker.hub, _pause)
             serve_metrics(settings, Process.WORKER)
             start_tracing(settings, Process.WORKER)
         except ConfigurationError as error:
@@ -84,8 +89,17 @@ class RunWorker(bootsteps.StartStopStep):  # type: ignore[misc]
             raise SystemExit(MISCONFIGURED) from error
 
     def stop(self, celery_worker: Any) -> None:
-        """Stop; Celery has stopped taking messages."""
-        celery_worker.app.tasks[SYNC_TASK].worker.stop()
+        """Stop; Celery has stopped taking messages, or was told to before it took any."""
+        if worker := celery_worker.app.tasks[SYNC_TASK].worker:
+            worker.stop()
+
+
+def _pause(seconds: float) -> None:
+    """Wait; a signal that ends Celery, which notes it, ends this."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        state.maybe_shutdown()
+        time.sleep(SIGNALS_S)
 
 
 def create_app(settings: Settings) -> Celery:

@@ -1,8 +1,9 @@
 """The breaker: many keys in a row with one and the same error are an outage, not bad objects.
 
-A bug costs an object its place in the index. What refuses everything, in words that nobody knew
-beforehand, would so cost all that is uploaded meanwhile. So a run of different keys that fail
-alike, with no success between them, opens the breaker: they wait, until something works.
+A bug costs an object its place in the index, and so does an object that may not be read. What
+refuses everything, in words that nobody knew beforehand, would so cost all that is uploaded
+meanwhile. So a run of different keys that fail alike, with no success between them, opens the
+breaker: they wait, until something works.
 """
 
 import logging
@@ -23,28 +24,35 @@ OF_ONE_OBJECT = re.compile(r"[0-9a-fA-F-]{8,}|\d+")  # ids, hashes and numbers
 class Breaker:
     """Counts what fails alike in a row. Many threads may tell it."""
 
-    def __init__(self, opens: Callable[[Collection[str]], None] = lambda _: None) -> None:
-        """Begin closed; ``opens`` is told the keys of the run that is an outage, before it is one.
+    def __init__(
+        self,
+        take_back: Callable[[Collection[str]], None] = lambda _: None,
+        is_outage: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Begin closed; a run that ``is_outage`` denies to be one begins anew.
 
-        What ``opens`` raises keeps the breaker closed.
+        ``take_back`` is given the keys of a run that is an outage, since verdicts may have been
+        passed on them: before the breaker opens, and again before it closes, as threads may have
+        been about to pass one. What it raises keeps the breaker as it is.
         """
-        self._opens = opens
+        self._take_back = take_back
+        self._is_outage = is_outage
         self._lock = threading.Lock()
         self._alike = ""  # what the errors of the run have in common
         self._run: dict[str, None] = {}  # its keys, in their order
         self.is_open = False
 
     def failed(self, key: str, error: Exception) -> bool:
-        """Note that ``key`` met a bug; return whether that is an outage."""
+        """Note that ``key`` met an error; return whether that is an outage."""
         alike = _words(key, error)
         with self._lock:
             if alike != self._alike:
                 self._close()
                 self._alike = alike
-            self._run[key] = None
-            if len(self._run) >= KEYS and not self.is_open:
-                self._opens(self._run.keys())
-                self._open(alike)
+            if not self.is_open:
+                self._run[key] = None
+                if len(self._run) >= KEYS:
+                    self._judge()
             return self.is_open
 
     def passed(self) -> None:
@@ -54,19 +62,24 @@ class Breaker:
         with self._lock:
             self._close()
 
-    def _open(self, alike: str) -> None:
+    def _judge(self) -> None:
+        if not self._is_outage():
+            self._run = {}
+            return
+        self._take_back(self._run.keys())
         self.is_open = True
-        OUTAGE.set(1)
+        OUTAGE.inc()
         log.error(
             "%d objects in a row met the same error, so it is not theirs: %s. They wait, and "
-            "nothing is rejected. Look at Qdrant, the bucket, Redis and the traceback above; "
-            "indexing goes on by itself once that is mended",
-            len(self._run), alike,
+            "nothing is rejected. Look at Qdrant, the bucket, Redis and the lines above; indexing "
+            "goes on by itself once that is mended",
+            len(self._run), self._alike,
         )  # fmt: skip
 
     def _close(self) -> None:
         if self.is_open:
-            OUTAGE.set(0)
+            self._take_back(self._run.keys())
+            OUTAGE.dec()
             log.warning("the outage is over: %s", self._alike)
         self._run, self._alike, self.is_open = {}, "", False
 

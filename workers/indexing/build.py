@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -13,19 +14,19 @@ from redis import Redis
 
 from audiofuse.core.audio.recording import WINDOW_S, WINDOW_SAMPLES
 from audiofuse.core.bundles.bundle import audio_fingerprint, load_encoder, load_version
-from audiofuse.core.bundles.document import Rollout
 from audiofuse.core.bundles.registry import Watch, open_registry
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.encoder.inference import use_cpus
-from audiofuse.core.errors import ConfigurationError
+from audiofuse.core.errors import ConfigurationError, Reason, Unavailable
 from audiofuse.core.index.index import Generation, Index, open_index
+from audiofuse.core.retrying import BackOff, retry
 from audiofuse.core.settings import Settings
-from audiofuse.core.storage.store import open_store
+from audiofuse.core.storage.store import bucket_name, open_store
 from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
 from audiofuse.workers.indexing.decoding.pool import Decoders
 from audiofuse.workers.indexing.device.device import Device
 from audiofuse.workers.indexing.device.fair_lock import FairLock
-from audiofuse.workers.indexing.retries import RetryPolicy, quarantine
+from audiofuse.workers.indexing.retries import RetryPolicy, quarantine, take_back
 from audiofuse.workers.indexing.stages import BatchedIndex, BoundedStore
 from audiofuse.workers.indexing.sync import Syncer
 from audiofuse.workers.indexing.versions import (
@@ -41,6 +42,7 @@ from audiofuse.workers.queue.broker import Dispatcher, connect_redis
 from audiofuse.workers.queue.dead_letters import DeadLetters
 from audiofuse.workers.queue.deliveries import Deliveries
 from audiofuse.workers.queue.followers import Follower, Followers, follower_name
+from audiofuse.workers.queue.outages import OutageReport, Outages
 from audiofuse.workers.queue.waiting import WaitingKeys
 from audiofuse.workers.telemetry import metrics
 from audiofuse.workers.telemetry.metrics import Stage
@@ -55,6 +57,7 @@ BESIDE_LIVE = 8
 # Part of a visibility timeout without a word after which a worker counts as dead: raised, one that
 # stands still for a moment is taken for dead; lowered, a death is known later.
 DEAD_AFTER = 2
+STARTING = BackOff(first_s=1, most_s=32)  # while what a worker needs to begin is away
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,13 @@ class Surroundings:
     device_lock: FairLock = field(default_factory=FairLock)
 
 
-def build_worker(settings: Settings, celery: Celery, hub: Any) -> Worker:
+def build_worker(
+    settings: Settings, celery: Celery, hub: Any, pause: Callable[[float], object]
+) -> Worker:
     """Load, measure and start everything but the threads; no message is taken yet.
 
-    Raises ``ConfigurationError`` if the worker cannot do what it is set up for, ``Unavailable`` if
-    something that it needs to begin is away.
+    While what it needs to begin is away it waits, by ``pause``, which may raise what ends that.
+    Raises ``ConfigurationError`` if the worker cannot do what it is set up for.
     """
     use_cpus(spare=1)  # for decoders and threads
     redis, index, watch = (
@@ -90,8 +95,15 @@ def build_worker(settings: Settings, celery: Celery, hub: Any) -> Worker:
         open_index(settings),
         Watch(open_registry(settings)),
     )
-    encoder, version = _load_live(settings, index, watch.look())
-    around = _surroundings(settings, redis, index, watch)
+    outages = Outages(redis, bucket_name(settings))
+    report = OutageReport(outages, follower_name("worker"))
+    encoder, version = retry(
+        partial(_load_live, settings, index, watch),
+        (Unavailable,), STARTING, partial(_tell_waiting, report), pause,
+    )  # fmt: skip
+    report.works()
+    dispatcher = Dispatcher(celery)
+    around = _surroundings(settings, redis, index, watch, dispatcher)
     versions = Versions(around.follower, version)
     equipment = Equipment(around, versions)
     first = equipment.equip(version, encoder, settings.batch_s)
@@ -101,7 +113,6 @@ def build_worker(settings: Settings, celery: Celery, hub: Any) -> Worker:
         "batches of %.0f s of audio on %s, %d decoders, %d messages in hand",
         first.device.batch_s, first.device.encoder.device, settings.decoders, settings.in_hand,
     )  # fmt: skip
-    dispatcher = Dispatcher(celery)
     waiting = WaitingKeys(around.redis, around.store.bucket)
     bound_s = message_bound_s(settings.max_duration_s)
     policy = RetryPolicy(
@@ -109,6 +120,7 @@ def build_worker(settings: Settings, celery: Celery, hub: Any) -> Worker:
         dispatcher,
         around.stopping,
         lambda key: around.watchdog.step(f"work on {key}", bound_s),
+        report,
     )
     return Worker(
         settings=settings,
@@ -133,9 +145,20 @@ def build_worker(settings: Settings, celery: Celery, hub: Any) -> Worker:
     )
 
 
-def _surroundings(settings: Settings, redis: Redis, index: Index, watch: Watch) -> Surroundings:
-    watchdog = Watchdog()
-    store = BoundedStore(open_store(settings), settings.fetch_bytes, watchdog)
+def _tell_waiting(report: OutageReport, error: Exception, _: float) -> None:
+    """Log what the worker waits for, once for each error; ``status`` shows it as long as it is."""
+    if report.error != str(error):
+        log.warning("the worker waits, and starts once this is mended: %s", error)
+    report.meets(error)
+
+
+def _surroundings(
+    settings: Settings, redis: Redis, index: Index, watch: Watch, dispatcher: Dispatcher
+) -> Surroundings:
+    watchdog, bucket = Watchdog(), open_store(settings)
+    letters = DeadLetters(redis, bucket.bucket)
+    give_back = partial(take_back, letters, dispatcher, Reason.UNREADABLE)
+    store = BoundedStore(bucket, settings.fetch_bytes, watchdog, give_back)
     return Surroundings(
         settings=settings,
         redis=redis,
@@ -206,8 +229,10 @@ def _multi_version_syncers(
     }
 
 
-def _load_live(settings: Settings, index: Index, rollout: Rollout | None) -> tuple[Encoder, str]:
+def _load_live(settings: Settings, index: Index, watch: Watch) -> tuple[Encoder, str]:
     """Load the live version; without a rollout that is AUDIOFUSE_ENCODER."""
+    rollout = watch.look()
+    index.live()  # before what takes long: it may be away
     if rollout is None:
         encoder, version = load_encoder(settings)
         live_generation(index, version, encoder)

@@ -77,6 +77,26 @@ class NoDeadLetters:
         """Forget nothing."""
 
 
+class Report(Protocol):
+    """What is told of outages: ``OutageReport``."""
+
+    def meets(self, error: Exception) -> None:
+        """See ``OutageReport``."""
+
+    def works(self) -> None:
+        """See ``OutageReport``."""
+
+
+class NoReport:
+    """For whoever is not part of a fleet."""
+
+    def meets(self, error: Exception) -> None:
+        """Tell nobody."""
+
+    def works(self) -> None:
+        """Tell nobody."""
+
+
 Guard = Callable[[str, Iterator[Samples]], Iterator[Samples]]
 
 

@@ -31,7 +31,7 @@ from audiofuse.core.errors import Reason, Rejected, Unavailable
 from audiofuse.core.items import is_audio
 from audiofuse.core.storage.store import Store
 from audiofuse.workers.indexing.breaker import Breaker
-from audiofuse.workers.indexing.collaborators import DeadLetterStore, Guard
+from audiofuse.workers.indexing.collaborators import DeadLetterStore, Guard, NoReport, Report
 from audiofuse.workers.indexing.sync import Synced, sounds_of
 from audiofuse.workers.queue.broker import Dispatcher
 from audiofuse.workers.queue.deliveries import Deliveries
@@ -83,17 +83,20 @@ class RetryPolicy:
         dispatcher: Dispatcher,
         stopping: threading.Event,
         watched: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext(),
+        report: Report | None = None,
     ) -> None:
         """Sync with the ``syncers`` of each lane until the worker is ``stopping``.
 
-        Each try is made within ``watched(key)``.
+        Each try is made within ``watched(key)``; what is waited for goes to ``report``.
         """
+        self._report = report or NoReport()
         self._watched = watched
         self._syncers = syncers
         self._dispatcher = dispatcher
         self._stopping = stopping
         self._single_flight = SingleFlight()
-        self._breaker = Breaker(self._take_back)
+        letters = syncers[Lane.BACKFILL].letters
+        self._breaker = Breaker(partial(take_back, letters, dispatcher, Reason.BUG))
 
     def settle(self, key: str, lane: Lane, sent: float | None = None) -> bool:
         """Do what a message asks for; false if it must be handed back, because the worker stops.
@@ -112,6 +115,7 @@ class RetryPolicy:
                 pause_s = min(FIRST_BACKOFF_S * 2**tries, MAX_BACKOFF_S)
                 tries += 1
                 if not self._stopping.is_set():
+                    self._report.meets(error)
                     log.warning("%s: again in %.0f s, %s", key, pause_s, error)
             else:
                 if not 0 < tries < TRIES_IN_HAND:
@@ -149,7 +153,8 @@ class RetryPolicy:
             except Exception as error:
                 SYNCS.labels(lane, "bug").inc()
                 if self._breaker.failed(key, error):
-                    raise Unavailable(f"everything fails alike: {_named(error)}") from error
+                    why = f"object after object meets one error, see the log: {_named(error)}"
+                    raise Unavailable(why) from error
                 log.exception("%s: a bug, delivery %d of %d", key, attempt, MAX_DELIVERIES)
                 bug = _named(error)
                 pause_s = BUG_PAUSE_S
@@ -173,6 +178,7 @@ class RetryPolicy:
             SYNCS.labels(lane, synced.outcome).inc()
             if synced.outcome in WRITTEN:
                 self._breaker.passed()
+                self._report.works()
             if synced.age_s is not None:
                 searchable(lane, synced.age_s)
             _log(key, synced, time.monotonic() - started)
@@ -189,13 +195,15 @@ class RetryPolicy:
             log.exception("%s: it is as it was in the index: not even that can be changed", key)
             syncer.letters.add(key, verdict)
 
-    def _take_back(self, keys: Collection[str]) -> None:
-        """Try anew what was given up before it was known that everything fails alike."""
-        letters = self._syncers[Lane.BACKFILL].letters
-        given_up = [key for key, each in letters.get(keys).items() if each.reason is Reason.BUG]
-        for key in given_up:
-            self._dispatcher.sync(key, Lane.BACKFILL)
-        letters.clear(given_up)
+
+def take_back(
+    letters: DeadLetterStore, dispatcher: Dispatcher, reason: Reason, keys: Collection[str]
+) -> None:
+    """Try anew what was given up for a ``reason`` before everything was known to fail alike."""
+    given_up = [key for key, each in letters.get(keys).items() if each.reason is reason]
+    for key in given_up:
+        dispatcher.sync(key, Lane.BACKFILL)
+    letters.clear(given_up)
 
 
 def _named(error: Exception) -> str:

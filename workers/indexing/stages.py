@@ -1,14 +1,17 @@
 """What many threads ask of index and store: made batches of, bounded, and watched."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
 from audiofuse.core.batcher import Batcher
+from audiofuse.core.errors import ObjectChanged, Rejected, Unavailable
 from audiofuse.core.index.index import Generation, Index, Point
 from audiofuse.core.items import ObjectInfo
+from audiofuse.core.storage.refusals import Denied
 from audiofuse.core.storage.store import Store
+from audiofuse.workers.indexing.breaker import Breaker
 from audiofuse.workers.indexing.device.budget import Budget
 from audiofuse.workers.indexing.watchdog import CALL_S, Watchdog, fetch_bound_s
 from audiofuse.workers.telemetry.metrics import Stage, stage
@@ -84,17 +87,37 @@ class BatchedIndex:
 
 
 class BoundedStore:
-    """A store that many threads download from: what lies on disk at once is bounded."""
+    """A store that many threads download from: what lies on disk at once is bounded.
 
-    def __init__(self, store: Store, disk_bytes: int, watchdog: Watchdog | None = None) -> None:
-        """Open files of ``store``, together at most ``disk_bytes``, but always one; watched."""
+    When object after object is denied, the smallest that could be read before is read again: if it
+    still can be, those are denied alone; if not, or if there is none, the bucket denies everything,
+    which is ``Unavailable``.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        disk_bytes: int,
+        watchdog: Watchdog | None = None,
+        take_back: Callable[[Collection[str]], None] = lambda _: None,
+    ) -> None:
+        """Open files of ``store``, together at most ``disk_bytes``, but always one; watched.
+
+        ``take_back`` is given the keys that were ``Denied`` before it was known that all are.
+        """
         self.bucket = store.bucket
         self.head = store.head
-        self.read = store.read
         self.list = store.list
         self._store = store
+        self._breaker = Breaker(take_back, self._denies_everything)
+        self._proof: ObjectInfo | None = None  # the smallest object that could be read so far
         self._disk = Budget(disk_bytes)
         self._watchdog = watchdog or Watchdog()
+
+    def read(self, info: ObjectInfo) -> bytes:
+        """Return the object's bytes; see ``Store``."""
+        with self._judging(info):
+            return self._store.read(info)
 
     @contextmanager
     def open(self, info: ObjectInfo) -> Iterator[Path]:
@@ -103,8 +126,34 @@ class BoundedStore:
         try:
             with ExitStack() as opened:
                 watched = self._watchdog.step(f"fetching {info.key}", fetch_bound_s(info.size))
-                with span("fetch"), stage(Stage.FETCH), watched:
+                with span("fetch"), stage(Stage.FETCH), watched, self._judging(info):
                     path = opened.enter_context(self._store.open(info))
                 yield path
         finally:
             self._disk.give_back(info.size)
+
+    @contextmanager
+    def _judging(self, info: ObjectInfo) -> Iterator[None]:
+        """Tell an object that is denied from a bucket that denies everything."""
+        try:
+            yield
+        except Denied as verdict:
+            if self._breaker.failed(info.key, verdict):
+                why = f"the bucket denies object after object: {verdict.detail}"
+                raise Unavailable(why) from verdict
+            raise
+        self._breaker.passed()
+        if self._proof is None or info.size <= self._proof.size:
+            self._proof = info
+
+    def _denies_everything(self) -> bool:
+        if self._proof is None:
+            return True
+        try:
+            with self._store.open(self._proof):
+                return False
+        except Denied:
+            return True
+        except (ObjectChanged, Rejected):
+            self._proof = None
+            return True

@@ -3,6 +3,7 @@
 Light on purpose: intake and the command line reach the queue without reaching torch.
 """
 
+import logging
 import ssl
 import time
 from typing import Any
@@ -24,10 +25,25 @@ RESTORE_INTERVAL_S = 4
 lower: more requests."""
 
 
+class ToldOnce(logging.Filter):
+    """Lets an error that Celery logs at each try to connect through once, until it logs another."""
+
+    _last = ""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record says something new; its second line counts the tries."""
+        before, self._last = self._last, record.getMessage().partition("\n")[0]
+        return self._last != before
+
+
+TOLD_ONCE = ToldOnce()
+
+
 def create_celery(settings: Settings) -> Celery:
     """Return the Celery application, without tasks; nothing is connected yet."""
     url = settings.broker_url.get_secret_value()
     app = Celery("audiofuse", broker=url, set_as_current=False)
+    logging.getLogger("celery.worker.consumer.consumer").addFilter(TOLD_ONCE)
     app.conf.update(
         # Of itself kombu would take any certificate, and with a transport of ours no TLS at all.
         broker_use_ssl=tls_options(url, settings),

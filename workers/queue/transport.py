@@ -25,6 +25,7 @@ from kombu.transport import redis, virtual
 from kombu.transport.virtual.base import Empty
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
+from redis.exceptions import AuthenticationError
 from redis.exceptions import ConnectionError as NotWritableError
 
 from audiofuse.workers.queue.lanes import BROKEN, SENT, SYNC_TASK, held_key
@@ -42,6 +43,7 @@ FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 30.0
 """Seconds before a server that refused is asked again, doubled each time up to the second."""
 
 POP = files("audiofuse.workers.queue").joinpath("pop.lua").read_text()
+NOT_LET_IN = "the broker lets nobody in by the user and password of AUDIOFUSE_BROKER_URL"
 NOBODY = "nobody"  # a tag that no message has
 
 
@@ -135,7 +137,10 @@ class Channel(redis.Channel):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **options: Any) -> None:
         """Connect; a server that takes no writes is none, so that whoever connects tries again."""
-        super().__init__(*args, **options)
+        try:
+            super().__init__(*args, **options)
+        except AuthenticationError as error:
+            raise NotWritableError(f"{NOT_LET_IN}: {error}") from error
         try:
             self.client.zadd(self.unacked_index_key, {NOBODY: 0}, xx=True)  # changes nothing
         except self.ResponseError as error:

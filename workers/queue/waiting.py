@@ -36,18 +36,27 @@ class WaitingKeys:
         """Keep them in ``redis``, for the bucket of this name."""
         self._redis = redis
         self._bucket = bucket
+        self._versions = f"audiofuse:waited-for:{bucket}"  # those that keys waited for, lately
 
     def add(self, version: str, key: str) -> None:
         """Note that a version does not have the item of a key as it is now."""
         name = self._name(version)
         with self._redis.pipeline() as pipe:
             pipe.hset(name, key, uuid4().hex)
-            pipe.expire(name, KEPT_S)
+            pipe.sadd(self._versions, version)
+            for each in (name, self._versions):
+                pipe.expire(each, KEPT_S)
             pipe.execute()
 
     def count(self, version: str) -> int:
         """Return how many keys wait for a version."""
         return int(self._redis.hlen(self._name(version)))
+
+    def counts(self) -> dict[str, int]:
+        """Return how many keys wait, for each version that any wait for."""
+        versions: set[str] = self._redis.smembers(self._versions)  # type: ignore[assignment]
+        counts = {version: self.count(version) for version in sorted(versions)}
+        return {version: count for version, count in counts.items() if count}
 
     def drain(self, version: str, dispatcher: Dispatcher, at_most: int) -> int:
         """Hand up to so many keys over to the backfill lane; return how many that were.

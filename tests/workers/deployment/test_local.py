@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,8 @@ from audiofuse.core.bundles.bundle import save_bundle
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.settings import PREFIX, Settings
-from audiofuse.workers.deployment.local import DeploymentError, LocalDeployment
+from audiofuse.workers.deployment import local
+from audiofuse.workers.deployment.local import DeploymentError, LocalDeployment, Part, stop_all
 from audiofuse.workers.deployment.status import Status, read_status
 from audiofuse.workers.service.client import ask
 
@@ -157,6 +159,22 @@ def test_the_command_line_asks_the_running_deployment(deployment: LocalDeploymen
     assert run("status")["version"].startswith("default-")
 
 
+def test_parts_stop_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> None:
+    """Many that do not end when they are asked to cost the patience for one."""
+    monkeypatch.setattr(local, "STOP_TIMEOUT_S", 1.0)
+    deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True)"
+    command, log = [sys.executable, "-c", f"{deaf}; time.sleep(60)"], tmp_path / "log"
+    parts = [Part("deaf", command, os.environ, log.with_suffix(f".{n}")) for n in range(4)]
+    for n in range(4):
+        eventually(lambda n=n: log.with_suffix(f".{n}").read_text())
+    started = time.monotonic()
+    stop_all(parts)
+    assert time.monotonic() - started < 3
+    assert {part.process.returncode for part in parts} == {-signal.SIGKILL}
+
+
 def test_a_second_deployment_in_the_same_home_is_refused(deployment: LocalDeployment) -> None:
     """Two deployments never share a queue and an index by accident."""
     with (
@@ -172,6 +190,21 @@ def small(tmp_path: Path, tiny_encoder: Encoder) -> Settings:
     (tmp_path / "bucket").mkdir()
     bundle = save_bundle(tiny_encoder, tmp_path, "tiny", "")
     return Settings(home=tmp_path / "home", bucket=str(tmp_path / "bucket"), encoder=bundle)
+
+
+@pytest.mark.parametrize(("part", "threads"), [("worker", 7), ("search", 4)])
+def test_parts_share_the_cores(
+    small: Settings, monkeypatch: pytest.MonkeyPatch, part: str, threads: int
+) -> None:
+    """No part computes with more threads than its share of the CPUs that this process may use."""
+    monkeypatch.setattr(local, "usable_cpus", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    (small.home / "logs").mkdir(parents=True)
+    deployment = LocalDeployment(small)
+    script = "import os; print(os.environ['OMP_NUM_THREADS'])"
+    deployment._run(part, [sys.executable, "-c", script])
+    deployment._parts[0].process.wait()
+    assert (small.home / "logs" / f"{part}.log").read_text() == f"{threads}\n"
 
 
 @pytest.mark.timeout(180)

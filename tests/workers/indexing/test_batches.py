@@ -1,10 +1,16 @@
 """Which windows make the next batch, and when: by a clock that stands still."""
 
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import ClassVar
+
 import numpy as np
 import pytest
+import torch
 
-from audiofuse.core.audio.recording import SAMPLE_RATE
+from audiofuse.core.audio.recording import SAMPLE_RATE, Samples
 from audiofuse.core.encoder.accumulator import AudioAccumulator
+from audiofuse.workers.indexing.device import measure
 from audiofuse.workers.indexing.device.batches import (
     GROW,
     PATIENCE_BATCHES,
@@ -12,6 +18,7 @@ from audiofuse.workers.indexing.device.batches import (
     SHRINK,
     Batches,
 )
+from audiofuse.workers.indexing.device.measure import best_batch_s
 from audiofuse.workers.indexing.device.waiting import Clip, Window
 from audiofuse.workers.queue.lanes import BACKFILL_TURN
 from audiofuse.workers.telemetry.names import Lane
@@ -114,3 +121,30 @@ def test_the_bound_shrinks_and_grows() -> None:
     for _ in range(100):
         batches.shrink()
     assert batches.room(10 * SAMPLE_RATE) == 1
+
+
+class Paced:
+    """An encoder that takes a set time for each size of batch, and longer now and then."""
+
+    device = torch.device("cpu")
+    seconds: ClassVar = {1: 0.01, 2: 0.012, 4: 0.016, 8: 0.036, 16: 0.08}
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.now = 0.0  # by a clock of its own
+
+    def encode_windows(self, windows: Sequence[Samples]) -> None:
+        """Let that time pass."""
+        self.sizes.append(len(windows))
+        disturbed = len(windows) == 4 and self.sizes.count(4) < 3
+        self.now += self.seconds[len(windows)] + 0.1 * disturbed
+
+
+def test_the_smallest_batch_that_is_nearly_as_fast_is_chosen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither a larger batch that gains nothing nor a busy moment of the machine decides."""
+    paced = Paced()
+    monkeypatch.setattr(measure, "time", SimpleNamespace(monotonic=lambda: paced.now))
+    assert best_batch_s(paced) == 40  # type: ignore[arg-type]
+    assert max(paced.sizes) == 16

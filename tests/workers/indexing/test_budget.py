@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from audiofuse.workers.indexing.device.budget import Budget
+from audiofuse.workers.indexing.device.fair_lock import FairLock
 
 Eventually = Callable[..., Any]
 
@@ -37,3 +38,19 @@ def test_more_than_there_is_is_taken_alone() -> None:
     budget.give_back(5)
     budget.take(1)
     assert not budget.exhausted
+
+
+def test_turns_are_taken_in_order(eventually: Callable[..., Any]) -> None:
+    """Whoever came first goes first, however many wait."""
+    turn, order = FairLock(), []
+
+    def take(number: int) -> None:
+        with turn:
+            order.append(number)
+
+    with ThreadPoolExecutor(8) as threads, turn:
+        for number in range(8):
+            threads.submit(take, number)
+            eventually(lambda number=number: turn._tickets == number + 2)
+        assert order == []
+    assert order == list(range(8))

@@ -6,8 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,12 +16,10 @@ from audiofuse.core.audio.recording import SAMPLE_RATE, WINDOW_SAMPLES, Samples,
 from audiofuse.core.encoder.accumulator import WindowEmbedding
 from audiofuse.core.encoder.encoder import TINY, Encoder, Fused
 from audiofuse.core.encoder.fusion import AudioEmbedding
-from audiofuse.core.errors import Reason, Rejected
+from audiofuse.core.errors import Reason, Rejected, Unavailable
 from audiofuse.workers.indexing.device import batches as batches_module
 from audiofuse.workers.indexing.device import device as device_module
-from audiofuse.workers.indexing.device import measure
 from audiofuse.workers.indexing.device.device import Device
-from audiofuse.workers.indexing.device.fair_lock import FairLock
 from audiofuse.workers.indexing.device.measure import best_batch_s
 from audiofuse.workers.telemetry.names import Lane
 
@@ -69,23 +66,6 @@ class Spy:
         self.texts.append(list(metadata))
         self.done.append("fuse")
         return self.encoder.fuse(heard, metadata)
-
-
-class Paced:
-    """An encoder that takes a set time for each size of batch, and longer now and then."""
-
-    device = torch.device("cpu")
-    seconds: ClassVar = {1: 0.01, 2: 0.012, 4: 0.016, 8: 0.036, 16: 0.08}
-
-    def __init__(self) -> None:
-        self.sizes: list[int] = []
-        self.now = 0.0  # by a clock of its own
-
-    def encode_windows(self, windows: Sequence[Samples]) -> None:
-        """Let that time pass."""
-        self.sizes.append(len(windows))
-        disturbed = len(windows) == 4 and self.sizes.count(4) < 3
-        self.now += self.seconds[len(windows)] + 0.1 * disturbed
 
 
 class Bench:
@@ -361,27 +341,24 @@ def test_a_batch_size_is_found(tiny_encoder: Encoder) -> None:
     assert best_batch_s(spy) in {10, 20}  # type: ignore[arg-type]
 
 
-def test_the_smallest_batch_that_is_nearly_as_fast_is_chosen(
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_device_that_closes_answers_whoever_waits(
+    bench: Bench, tiny_encoder: Encoder, eventually: Callable[..., Any]
 ) -> None:
-    """Neither a larger batch that gains nothing nor a busy moment of the machine decides."""
-    paced = Paced()
-    monkeypatch.setattr(measure, "time", SimpleNamespace(monotonic=lambda: paced.now))
-    assert best_batch_s(paced) == 40  # type: ignore[arg-type]
-    assert max(paced.sizes) == 16
-
-
-def test_turns_are_taken_in_order(eventually: Callable[..., Any]) -> None:
-    """Whoever came first goes first, however many wait."""
-    turn, order = FairLock(), []
-
-    def take(number: int) -> None:
-        with turn:
-            order.append(number)
-
-    with ThreadPoolExecutor(8) as threads, turn:
-        for number in range(8):
-            threads.submit(take, number)
-            eventually(lambda number=number: turn._tickets == number + 2)
-        assert order == []
-    assert order == list(range(8))
+    """Windows, texts and what has no room yet are told so, and so is whoever asks afterwards."""
+    bench.coming = 10**9
+    bench.spy.gate.clear()
+    full = bench.encode_audio(clip(40))  # the batch that is under way
+    eventually(lambda: bench.device._busy_since < math.inf)
+    waiting = [bench.encode_audio(clip(3, 1)), bench.encode_audio(clip(600, 2))]
+    sound = tiny_encoder.encode_audio(clip(2))
+    waiting.append(bench.threads.submit(bench.device.fuse, sound, "a text"))  # type: ignore[arg-type]
+    eventually(lambda: bench.device._buffer.exhausted and bench.device._texts)
+    closing = bench.threads.submit(bench.device.close)
+    bench.spy.gate.set()
+    closing.result(30)
+    assert full.result(30)
+    waiting.append(bench.encode_audio(clip(3)))
+    waiting.append(bench.threads.submit(bench.device.fuse, sound, "late"))  # type: ignore[arg-type]
+    for answer in waiting:
+        with pytest.raises(Unavailable, match="closed"):
+            answer.result(30)

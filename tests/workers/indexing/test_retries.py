@@ -105,14 +105,23 @@ class Sent:
 
 
 class Bench:
-    """The policy, with everything around it."""
+    """The policy, with everything around it; it stands in for the report of outages, too."""
 
     def __init__(self) -> None:
+        self.met: list[str] = []
         self.sent = Sent()
         self.stopping = threading.Event()
         self.script = Script()
         syncers = dict.fromkeys(Lane, self.script)
-        self.policy = RetryPolicy(syncers, self.sent, self.stopping)  # type: ignore[arg-type]
+        self.policy = RetryPolicy(syncers, self.sent, self.stopping, report=self)  # type: ignore[arg-type]
+
+    def meets(self, error: Exception) -> None:
+        """Note what is waited for."""
+        self.met.append(str(error))
+
+    def works(self) -> None:
+        """Note that nothing is waited for any more."""
+        self.met.append("works")
 
     def settle(self, *acts: Synced | Exception, key: str = KEY) -> bool:
         """Settle one message whose syncs do as told."""
@@ -141,6 +150,19 @@ def test_unavailable_is_tried_until_it_works(bench: Bench) -> None:
     assert bench.settle(*away, Synced(Outcome.CREATED), Synced(Outcome.UNCHANGED))
     assert bench.script.acts == []
     assert not bench.script.given_up
+
+
+def test_what_is_waited_for_is_reported_until_something_is_written(bench: Bench) -> None:
+    """What is away, and what everything fails at; a look that finds nothing to do proves little."""
+    away = [Unavailable("the bucket is away"), RedisError("so are the letters")]
+    assert bench.settle(*away, *[Synced(Outcome.UNCHANGED)] * 2)
+    assert bench.met == ["the bucket is away", "so are the letters"]
+    assert bench.settle(Rejected(Reason.SILENT, "all 2.0 s are silent"))
+    assert bench.settle(Synced(Outcome.UPDATED))
+    assert bench.met[2:] == ["works"]
+    for number in range(breaker.KEYS):
+        bench.settle(*[KeyError("oops")] * MAX_DELIVERIES * TRIES_IN_HAND, key=f"{number}.wav")
+    assert "object after object meets one error" in bench.met[-1]
 
 
 def test_a_write_that_comes_late_is_made_up_for(

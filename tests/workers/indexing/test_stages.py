@@ -2,8 +2,9 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from audiofuse.core.batcher import Batcher
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import AudiofuseError, Unavailable
 from audiofuse.core.index.index import Index, Point, connect_embedded
-from audiofuse.core.items import point_id
+from audiofuse.core.items import ObjectInfo, point_id
+from audiofuse.core.storage.refusals import Denied
 from audiofuse.core.storage.store import FolderStore
+from audiofuse.workers.indexing.breaker import KEYS
 from audiofuse.workers.indexing.device.budget import Budget
 from audiofuse.workers.indexing.stages import BatchedIndex, BoundedStore
 
@@ -138,6 +141,85 @@ def test_downloads_wait_for_disk(tmp_path: Path, eventually: Callable[..., Any])
         assert not opened.wait(0.05)
     eventually(opened.is_set)
     thread.join()
+
+
+class Denying(FolderStore):
+    """A bucket that denies its objects, but for those that it is told to."""
+
+    denied: Container[str] = ()
+
+    @contextmanager
+    def open(self, info: ObjectInfo) -> Iterator[Path]:
+        """Open what is not denied."""
+        if info.key in self.denied:
+            raise Denied(f"get_object s3://b/{info.key}: AccessDenied")
+        with super().open(info) as path:
+            yield path
+
+
+class Reader:
+    """Reads objects of a bucket with a sound for each number, and tells what came of it."""
+
+    def __init__(self, root: Path) -> None:
+        for number in range(4 * KEYS):
+            (root / f"{number}.wav").write_bytes(bytes(number + 1))
+        self.store = Denying(root)
+        self.given_back: list[set[str]] = []
+        self.bounded = BoundedStore(
+            self.store, 10**9, take_back=lambda keys: self.given_back.append(set(keys))
+        )
+
+    def read(self, *numbers: int) -> list[str]:
+        """Open sounds, one after the other; return the kinds of what is raised."""
+        return [self._read(f"{number}.wav") for number in numbers]
+
+    def _read(self, key: str) -> str:
+        info = self.store.head(key)
+        assert info
+        try:
+            with self.bounded.open(info):
+                return "read"
+        except AudiofuseError as error:
+            return type(error).__name__
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> Reader:
+    """Return what reads from a bucket that denies nothing yet."""
+    return Reader(tmp_path)
+
+
+def test_a_bucket_that_denies_every_object_is_an_outage(reader: Reader) -> None:
+    """A role that lost its permission costs no object: those judged before are taken back."""
+    assert reader.read(0, 1) == ["read"] * 2
+    reader.store.denied = {f"{number}.wav" for number in range(99)}
+    denied, outage = range(2, KEYS + 1), range(KEYS + 1, 2 * KEYS)
+    assert reader.read(*denied) == ["Denied"] * (KEYS - 1)
+    assert reader.given_back == []
+    assert reader.read(*outage) == ["Unavailable"] * (KEYS - 1)
+    counted = {f"{number}.wav" for number in range(2, KEYS + 2)}
+    assert reader.given_back == [counted]
+    reader.store.denied = ()
+    assert reader.read(*denied, *outage) == ["read"] * 2 * (KEYS - 1)
+    assert reader.given_back == [counted] * 2  # whoever was about to judge them has done so
+
+
+def test_many_objects_that_are_denied_are_no_outage_while_others_can_be_read(
+    reader: Reader,
+) -> None:
+    """A policy on a prefix, a key of its own for some: each of them has its verdict."""
+    assert reader.read(0) == ["read"]
+    reader.store.denied = {f"{number}.wav" for number in range(1, 99)}
+    assert reader.read(*range(1, 4 * KEYS)) == ["Denied"] * (4 * KEYS - 1)
+    assert reader.given_back == []
+
+
+def test_a_worker_that_could_read_nothing_yet_takes_it_for_an_outage(reader: Reader) -> None:
+    """Nothing tells the objects from the bucket, until something can be read."""
+    reader.store.denied = {f"{number}.wav" for number in range(1, 99)}
+    assert reader.read(*range(1, 2 * KEYS)) == ["Denied"] * (KEYS - 1) + ["Unavailable"] * KEYS
+    assert reader.read(0) == ["read"]
+    assert reader.read(*range(1, 2 * KEYS)) == ["Denied"] * (2 * KEYS - 1)
 
 
 def test_another_generation_is_refused(tiny_encoder: Encoder) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from audiofuse.workers.indexing.build import live_generation
 from audiofuse.workers.queue.broker import Dispatcher, create_celery
 from audiofuse.workers.queue.dead_letters import DeadLetters
 from audiofuse.workers.queue.lanes import Lanes
+from audiofuse.workers.queue.outages import Outages
 from audiofuse.workers.telemetry.names import Lane
 
 Eventually = Callable[..., Any]
@@ -126,25 +128,26 @@ class Rig:
             part.process.wait()
 
 
+@contextmanager
+def serving_index(home: Path, port: int) -> Iterator[Part]:
+    """Run the owner of an embedded Qdrant."""
+    home.mkdir()
+    variables = os.environ | {PREFIX + "HOME": str(home), PREFIX + "QDRANT_API_KEY": "secret"}
+    command = [sys.executable, "-m", "audiofuse.workers.commands.main", "serve-index"]
+    part = Part("index", [*command, "--port", str(port)], variables, home / "log")
+    yield part
+    part.stop()
+
+
 @pytest.fixture(scope="module")
 def index_url(tmp_path_factory: pytest.TempPathFactory, eventually: Eventually) -> Iterator[str]:
     """Run the owner of an embedded Qdrant and return its URL."""
-    home, port = tmp_path_factory.mktemp("index"), free_port()
-    variables = os.environ | {PREFIX + "HOME": str(home), PREFIX + "QDRANT_API_KEY": "secret"}
-    command = [
-        sys.executable,
-        "-m",
-        "audiofuse.workers.commands.main",
-        "serve-index",
-        "--port",
-        str(port),
-    ]
-    part = Part("index", command, variables, home / "log")
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     index = open_index(Settings(qdrant_url=url, qdrant_api_key="secret"))
-    eventually(lambda: _answers(index), moves=psutil.Process(part.process.pid).cpu_times)
-    yield url
-    part.stop()
+    with serving_index(tmp_path_factory.mktemp("index") / "home", port) as part:
+        eventually(lambda: _answers(index), moves=psutil.Process(part.process.pid).cpu_times)
+        yield url
 
 
 @pytest.fixture
@@ -308,12 +311,41 @@ def test_a_worker_for_another_encoder_does_not_start(tiny_encoder: Encoder) -> N
 )
 def test_a_misconfigured_worker_exits_with_one_clear_error(command: str) -> None:
     """Without an encoder the worker ends before it takes a message, exit code 2, no traceback."""
+    variables = os.environ | {PREFIX + "BUCKET": "s3://sounds"}
     done = subprocess.run(
-        [sys.executable, "-m", *command.split()], capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-m", *command.split()],
+        env=variables, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 2
     assert "the worker does not start: no encoder is set" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_worker_whose_index_is_away_waits_for_it(
+    rig: Rig, redis: Redis, tmp_path: Path, eventually: Eventually
+) -> None:
+    """It says once what it waits for, status shows it; it begins then, or ends when it is asked."""
+    port = free_port()
+    rig.settings = rig.settings.model_copy(update={"qdrant_url": f"http://127.0.0.1:{port}"})
+    stopped, waiting = rig.start(), rig.start()
+
+    def told() -> set[str]:
+        return set(redis.hgetall("audiofuse:outages:bucket").values())  # type: ignore[arg-type, union-attr]
+
+    first = eventually(lambda: len(told()) == 2 and told(), moves=rig.progress)
+    eventually(lambda: not first & told())  # each has tried again
+    outages = Outages(redis, "bucket")
+    assert all("Qdrant does not answer" in each.error for each in outages.current())
+    stopped.process.terminate()
+    assert stopped.process.wait(60) == 0
+    assert "Traceback" not in rig.log(0)
+    with serving_index(tmp_path / "index", port):
+        eventually(
+            lambda: "batches of" in rig.log(1), moves=psutil.Process(waiting.process.pid).cpu_times
+        )
+        waiting.stop()
+    assert rig.log(1).count("the worker waits") == 1
+    assert str(waiting.process.pid) not in " ".join(each.worker for each in outages.current())
 
 
 def test_a_message_that_names_no_key_is_dropped(rig: Rig, eventually: Eventually) -> None:

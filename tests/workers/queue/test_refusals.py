@@ -1,16 +1,22 @@
 """A server that refuses is waited for: no worker ends, no message is lost."""
 
+import socket
+import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing, suppress
 from typing import Any
 from unittest.mock import Mock
+from urllib.parse import urlsplit
 
 import pytest
 from celery import Celery
 from redis import Redis, RedisError
+from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError
 
+from audiofuse.core.settings import Settings
 from audiofuse.workers.queue import transport
+from audiofuse.workers.queue.broker import create_celery
 from audiofuse.workers.queue.lanes import Lanes
 from audiofuse.workers.queue.transport import Channel
 
@@ -151,3 +157,87 @@ def test_a_server_that_loads_is_waited_for(
                 taker.take(1)
         send("owl.wav")
         taker.take(1)
+
+
+class Door:
+    """Stands before a server, and answers whoever comes first with a refusal."""
+
+    def __init__(self, server: str, refusal: str, times: int) -> None:
+        self._server = (urlsplit(server).hostname, urlsplit(server).port)
+        self._refusals = [f"-{refusal}\r\n".encode()] * times
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://127.0.0.1:{self.socket.getsockname()[1]}/0"
+        threading.Thread(target=self._open, daemon=True).start()
+
+    def _open(self) -> None:
+        with suppress(OSError):  # it is closed
+            while True:
+                visitor, _ = self.socket.accept()
+                if self._refusals:
+                    visitor.recv(65536)
+                    visitor.sendall(self._refusals.pop())
+                    visitor.close()
+                    continue
+                server = socket.create_connection(self._server)
+                for pair in ((visitor, server), (server, visitor)):
+                    threading.Thread(target=_relay, args=pair, daemon=True).start()
+
+
+def _relay(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while said := source.recv(65536):
+            target.sendall(said)
+    target.close()
+
+
+@pytest.mark.parametrize(
+    ("refusal", "told"),
+    [
+        ("NOAUTH Authentication required.", "AUDIOFUSE_BROKER_URL: Authentication required"),
+        ("WRONGPASS invalid username-password pair", "AUDIOFUSE_BROKER_URL: invalid username"),
+        ("LOADING Redis is loading the dataset in memory", "loading the dataset"),
+        ("MASTERDOWN Link with MASTER is down", "MASTER is down"),
+        ("ERR max number of clients reached", "max number of clients"),
+    ],
+)
+def test_a_server_that_lets_nobody_in_is_waited_for(
+    valkey_url: str, redis: Redis, refusal: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it says, whoever connects tries again until it is let in, and knows why."""
+    del redis
+    monkeypatch.setattr(ExponentialWithJitterBackoff, "compute", lambda *_: 0.0)
+    door = Door(valkey_url, refusal, 30)  # redis-py itself tries a few times
+    errors: list[str] = []
+    with closing(door.socket), create_celery(Settings(broker_url=door.url)).connection() as mine:
+        mine.ensure_connection(
+            lambda error, _: errors.append(str(error)), interval_start=0.01, interval_step=0
+        )
+        assert mine.default_channel.client.ping()
+    assert errors
+    assert all(told in error for error in errors)
+
+
+def _errors(server: Redis) -> int:
+    """Return how many answers of a server were errors."""
+    return int(server.info("stats")["total_error_replies"])  # type: ignore[index]
+
+
+def test_a_worker_outlives_a_password_that_was_changed(  # noqa: PLR0913, PLR0917
+    redis: Redis, valkey_url: str, send: Send, working: Working, eventually: Eventually,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """It is not let in for a while: told once, waited for, and then it goes on by itself."""
+    with working() as done:
+        send("before.wav")
+        eventually(lambda: done)
+        redis.config_set("requirepass", "secret")
+        with Redis.from_url(valkey_url, password="secret") as other:
+            before = _errors(other)
+            try:
+                other.client_kill_filter(_type="normal", skipme=True)
+                eventually(lambda: _errors(other) > before + 3)
+            finally:
+                other.config_set("requirepass", "")
+        send("after.wav")
+        eventually(lambda: "after.wav" in done)
+    assert len([line for line in caplog.messages if "AUDIOFUSE_BROKER_URL" in line]) == 1

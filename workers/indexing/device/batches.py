@@ -55,6 +55,14 @@ class Batches:
         self.begun += 1
         return self._take(length, lanes)
 
+    def clear(self) -> list[Window]:
+        """Take all windows that wait, of whatever length."""
+        windows = [window for queue in self._windows.values() for window in queue]
+        for queue in self._windows.values():
+            queue.clear()
+        self._waiting_samples.clear()
+        return windows
+
     def patience_left_s(self, now: float) -> float | None:
         """Return in how many seconds a window's patience ends; ``None`` if no window waits."""
         heads = [queue[0] for queue in self._windows.values() if queue]

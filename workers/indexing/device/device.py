@@ -25,7 +25,7 @@ from audiofuse.core.audio.recording import SAMPLE_RATE, Samples
 from audiofuse.core.encoder.accumulator import AudioAccumulator
 from audiofuse.core.encoder.encoder import Encoder, Fused
 from audiofuse.core.encoder.fusion import AudioEmbedding
-from audiofuse.core.errors import Reason, Rejected
+from audiofuse.core.errors import Reason, Rejected, Unavailable
 from audiofuse.core.threads import vital_thread
 from audiofuse.workers.indexing.device.batches import Batches
 from audiofuse.workers.indexing.device.budget import Budget
@@ -44,6 +44,7 @@ BUFFERED_BATCHES = 8
 # Texts in a batch. More are slower on a CPU: all are padded to the longest.
 TEXTS_AT_ONCE = {"cpu": 16, "cuda": 64}
 STUCK_S = 300.0  # a batch that takes longer never ends. Higher: the process hangs for longer
+CLOSED = "the device is closed: the worker stops, or nobody wants this version any more"
 Answer = TypeVar("Answer")
 
 
@@ -101,11 +102,17 @@ class Device:
         return time.monotonic() - self._busy_since > STUCK_S
 
     def close(self) -> None:
-        """End the thread after the batch it is at; who still waits is never answered."""
+        """End the thread after the batch it is at; whoever waits, or asks now, is told so."""
         with self._changed:
             self._closed = True
             self._changed.notify()
         self._thread.join()
+        with self._changed:
+            windows, texts, self._texts = self._batches.clear(), self._texts, []
+        for waiting in (*windows, *texts):
+            waiting.fail(Unavailable(CLOSED))
+        # Whoever waits for room for a window gets it, finds this closed, and lets the next in.
+        self._buffer.give_back(sum(window.length for window in windows) / SAMPLE_RATE)
 
     def encode_audio(self, windows: Iterable[Samples], lane: Lane) -> AudioEmbedding:
         """Encode one clip; blocks while too much audio waits, then until it is encoded.
@@ -130,6 +137,8 @@ class Device:
     def fuse(self, embedding: AudioEmbedding, text: str) -> tuple[Tensor, Tensor]:
         """Fuse one sound with its text; return its vector ``(dim,)`` and norm ``()``."""
         with self._changed:
+            if self._closed:
+                raise Unavailable(CLOSED)
             asked = Text(embedding, text, self._batches.begun)
             self._texts.append(asked)
         return self._await(asked.fused)
@@ -138,6 +147,9 @@ class Device:
         length = self.encoder.audio_processor.padded_length(samples)
         self._buffer.take(length / SAMPLE_RATE)
         with self._changed:
+            if self._closed:
+                self._buffer.give_back(length / SAMPLE_RATE)
+                raise Unavailable(CLOSED)
             now = time.monotonic()
             self._batches.add(Window(clip, clip.given, samples, lane, now, length))
             clip.given += 1
