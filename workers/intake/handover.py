@@ -1,7 +1,7 @@
 """Intake: what every event source shares. No torch is reached.
 
-A source is a class with ``run``; it takes messages, has ``Handover`` hand them over, and lets go of
-them only then. What no event tells, ``audiofuse reconcile`` finds.
+A source is a class with ``run``: it receives messages, has ``Handover`` put their keys into the
+queue, and acknowledges them only then. What no event reports, ``audiofuse reconcile`` finds.
 """
 
 import logging
@@ -33,13 +33,13 @@ class Intake(Protocol):
     """An event source of the bucket."""
 
     def run(self, stop: threading.Event) -> None:
-        """Hand over what the source tells until ``stop`` is set."""
+        """Hand over the source's events until ``stop`` is set."""
 
 
 def persist(run: Callable[[threading.Event], None], stop: threading.Event, source: Source) -> None:
     """Run a source until ``stop`` is set; while something it needs is away, begin it again."""
 
-    def tell(error: Exception, pause_s: float) -> None:
+    def report(error: Exception, pause_s: float) -> None:
         INTAKE_FAILURES.labels(source).inc()
         log.warning("intake pauses for %.0f s: %s", pause_s, error)
 
@@ -48,11 +48,11 @@ def persist(run: Callable[[threading.Event], None], stop: threading.Event, sourc
             run(stop)
 
     while not stop.is_set():
-        retry(work, AWAY, AGAIN, tell, stop.wait)
+        retry(work, AWAY, AGAIN, report, stop.wait)
 
 
 class Handover:
-    """Hands what messages tell of one bucket over to the workers; drops and counts the rest.
+    """Hands the keys of one bucket that messages name over to the workers; counts all others.
 
     Many threads may use it at once. ``dropped`` counts what was dropped, by its flaw.
     """
@@ -69,7 +69,7 @@ class Handover:
     def hand_over(self, bodies: Iterable[str | bytes]) -> None:
         """Hand over the messages' keys, each once; when this returns the broker has them all.
 
-        Raises ``Unavailable`` when the broker takes none: then no message may be let go of.
+        Raises ``Unavailable`` when the broker takes none: then no message may be acknowledged.
         """
         keys = Counter(self._key(each) for body in bodies for each in parse(body))
         for key, events in keys.items():

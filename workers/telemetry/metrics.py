@@ -1,6 +1,6 @@
-"""What each process tells about itself; deploy/metrics.md says what every metric means.
+"""The metrics that each process exposes; deploy/metrics.md says what every one means.
 
-Every process has a registry of its own, so that none tells zeros about another's work. All series
+Every process has a registry of its own, so that none exposes zeros about another's work. All series
 whose labels are known beforehand exist from the start: a rate needs a first zero.
 """
 
@@ -102,18 +102,26 @@ def _known(metric: Counter | Gauge | Histogram, labels: dict[str, Iterable[str]]
 
 
 def _plain(
-    kind: type[Metric], owner: Process, name: str, tells: str, **labels: Iterable[str]
+    kind: type[Metric], owner: Process, name: str, documentation: str, **labels: Iterable[str]
 ) -> Metric:
-    metric = kind(f"audiofuse_{name}", tells, list(labels), registry=REGISTRIES[owner])
+    metric = kind(f"audiofuse_{name}", documentation, list(labels), registry=REGISTRIES[owner])
     _known(metric, labels)
     return metric
 
 
 def _histogram(
-    owner: Process, name: str, tells: str, buckets: tuple[float, ...], **labels: Iterable[str]
+    owner: Process,
+    name: str,
+    documentation: str,
+    buckets: tuple[float, ...],
+    **labels: Iterable[str],
 ) -> Histogram:
     metric = Histogram(
-        f"audiofuse_{name}", tells, list(labels), registry=REGISTRIES[owner], buckets=buckets
+        f"audiofuse_{name}",
+        documentation,
+        list(labels),
+        registry=REGISTRIES[owner],
+        buckets=buckets,
     )
     _known(metric, labels)
     return metric
@@ -177,7 +185,7 @@ DEVICE_INFO = _plain(
     device=(), asked=(),
 )  # fmt: skip
 OUTAGE = _plain(
-    Gauge, Process.WORKER, "outage", "1 while object after object fails with the same error."
+    Gauge, Process.WORKER, "outage", "More than 0 while object after object fails with the same error."
 )
 REJECTIONS = _plain(Counter, Process.WORKER, "rejections", "Dead letters written.", reason=Reason)
 
@@ -202,17 +210,17 @@ RECONCILE_FAILURES = _plain(
 
 
 class LoadedEncoders(Collector):
-    """Tells which encoder versions a process has loaded; ``versions`` is asked at each scrape."""
+    """The encoder versions that a process has loaded; ``versions`` is asked at each scrape."""
 
     versions: Callable[[], Iterable[str]] = staticmethod(tuple)
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
-        """Tell the metric's name."""
-        tells = "Encoder versions that are loaded."
-        yield GaugeMetricFamily("audiofuse_encoder_loaded", tells, labels=["version"])
+        """Describe the metric."""
+        documentation = "Encoder versions that are loaded."
+        yield GaugeMetricFamily("audiofuse_encoder_loaded", documentation, labels=["version"])
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        """Tell each version."""
+        """Collect a sample for each version."""
         for family in self.describe():
             for version in self.versions():
                 family.add_metric([version], 1)
@@ -246,7 +254,7 @@ def timed(name: Stage) -> Iterator[None]:
 
 
 def took(name: Stage, seconds: float) -> None:
-    """Tell how long a stage took."""
+    """Observe how long a stage took."""
     _DURATIONS[name].observe(seconds)
 
 
@@ -263,14 +271,14 @@ def known_source(source: Source) -> None:
 
 
 def searchable(lane: Lane, age_s: float) -> None:
-    """Tell how long after its modification an item can be found."""
+    """Observe how long after its modification an item became searchable."""
     if age_s < 0:
         CLOCK_SKEW.inc()
     FRESHNESS.labels(lane).observe(max(0.0, age_s))
 
 
 def serve_metrics(settings: Settings, process: Process) -> str | None:
-    """Tell the metrics of this process over HTTP, from a thread, if the settings say where.
+    """Serve the metrics of this process over HTTP, from a thread, if the settings say where.
 
     Returns the URL. Raises ``ConfigurationError`` if nothing can listen there.
     """

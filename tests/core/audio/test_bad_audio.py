@@ -184,27 +184,6 @@ BAD = {
 }
 
 
-BAD = {
-    "empty": (b"", Reason.EMPTY),
-    "text": (b"These are notes, no sound.\n" * 100, Reason.NOT_AUDIO),
-    "web page": (b"<!doctype html><title>404 Not Found</title>", Reason.NOT_AUDIO),
-    "JSON": (b'{"title": "Rain"}', Reason.NOT_AUDIO),
-    "random bytes": (np.random.default_rng(0).bytes(50_000), Reason.NOT_AUDIO),
-    "zeros": (bytes(50_000), Reason.NOT_AUDIO),
-    "header without sound": (header(PCM, 16, 36, 0), Reason.TOO_SHORT),
-    "header that promises sound": (header(PCM, 16, 36 + 64_000, 64_000), Reason.DAMAGED),
-    "half a header": (header(PCM, 16, 36, 0)[:30], Reason.NOT_AUDIO),
-    "rate of zero": (header(PCM, 16, 36 + 64_000, 64_000, 0) + bytes(64_000), Reason.NOT_AUDIO),
-    "unknown codec": (header(0x1234, 16, 36 + 64_000, 64_000) + bytes(64_000), Reason.NOT_AUDIO),
-    "NaN": (float_wav(_with_nan()), Reason.NOT_FINITE),
-    "infinity": (float_wav(_with_infinity()), Reason.NOT_FINITE),
-    "silence": (float_wav(np.zeros(SAMPLE_RATE)), Reason.SILENT),
-    "less than -80 dB": (float_wav(tone(1) * 2e-4), Reason.SILENT),
-    "0.01 s": (float_wav(tone(0.01)), Reason.TOO_SHORT),
-    "one sample": (float_wav(np.ones(1)), Reason.TOO_SHORT),
-}
-
-
 @pytest.mark.parametrize("case", BAD)
 def test_what_cannot_be_indexed_gets_its_reason(case: str, tmp_path: Path) -> None:
     """Every way to be no usable sound has one verdict, with words a person can act on."""

@@ -321,6 +321,20 @@ def test_an_object_that_kills_its_worker_is_given_up(redis: Redis) -> None:
     assert list(guard(KEY, iter([]))) == []  # replayed later, it has its chances again
 
 
+def test_a_decoding_is_counted_before_it_begins(redis: Redis) -> None:
+    """Its very first step may kill the worker; and then the count is there, until it ends."""
+    counted: list[int] = []
+
+    def windows() -> Iterator[object]:
+        counted.append(len(redis.keys("audiofuse:deliveries:*")))  # type: ignore[arg-type]
+        yield "a window"
+
+    guard = quarantine(Deliveries(redis, "bucket", 60))
+    assert list(guard(KEY, windows())) == ["a window"]  # type: ignore[arg-type]
+    assert counted == [1]
+    assert redis.keys("audiofuse:deliveries:*") == []
+
+
 def test_what_ends_is_not_counted(redis: Redis) -> None:
     """Neither success nor failure of a decoding brings an object nearer to being given up."""
     guard = quarantine(Deliveries(redis, "bucket", 60))

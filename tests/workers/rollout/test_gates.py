@@ -35,14 +35,11 @@ Start = Callable[[str], Operator]
 Make = Callable[[str], Syncer]
 Reject = Callable[[DeadLetters, str, str], None]
 Serving = Callable[[FastAPI], AbstractContextManager[str]]
-Workers = Any  # see conftest.py
 
 
 SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"
 KEYS = ("owl.wav", "duck-quack.wav", "dog-bark.wav", "cowbell.flac", "door-close.mp3", "bell.opus")
 SMALL = 32_000  # bytes
-
-Serving = Callable[[FastAPI], AbstractContextManager[str]]
 
 
 @pytest.fixture

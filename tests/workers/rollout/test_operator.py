@@ -4,12 +4,10 @@ import json
 import shutil
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
 from redis import Redis
 from typer.testing import CliRunner
 
@@ -29,15 +27,10 @@ from audiofuse.workers.rollout.operator import Operator, Rollouts
 Start = Callable[[str], Operator]
 Make = Callable[[str], Syncer]
 Reject = Callable[[DeadLetters, str, str], None]
-Serving = Callable[[FastAPI], AbstractContextManager[str]]
 Workers = Any  # see conftest.py
 
 
-SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"
 KEYS = ("owl.wav", "duck-quack.wav", "dog-bark.wav", "cowbell.flac", "door-close.mp3", "bell.opus")
-SMALL = 32_000  # bytes
-
-Serving = Callable[[FastAPI], AbstractContextManager[str]]
 
 
 def _unseen(points: int, total: int) -> None:
