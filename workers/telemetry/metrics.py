@@ -185,7 +185,10 @@ DEVICE_INFO = _plain(
     device=(), asked=(),
 )  # fmt: skip
 OUTAGE = _plain(
-    Gauge, Process.WORKER, "outage", "More than 0 while object after object fails with the same error."
+    Gauge,
+    Process.WORKER,
+    "outage",
+    "More than 0 while object after object fails with the same error.",
 )
 REJECTIONS = _plain(Counter, Process.WORKER, "rejections", "Dead letters written.", reason=Reason)
 

@@ -108,8 +108,10 @@ class Device:
             self._changed.notify()
         self._thread.join()
         with self._changed:
-            windows, texts, self._texts = self._batches.clear(), self._texts, []
-        for waiting in (*windows, *texts):
+            windows = self._batches.clear()
+            in_vain: list[_Failing] = [*windows, *self._texts]
+            self._texts = []
+        for waiting in in_vain:
             waiting.fail(Unavailable(CLOSED))
         # Whoever waits for room for a window gets it, finds this closed, and lets the next in.
         self._buffer.give_back(sum(window.length for window in windows) / SAMPLE_RATE)
