@@ -15,52 +15,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bad_input import (
-    archived,
-    clock_jumps,
-    foreign_messages,
-    malformed_events,
-    malformed_files,
-    times_set_back,
-)
-from changes import (
-    delayed,
-    deleted_in_work,
-    dropped,
-    duplicated,
-    renamed,
-    shuffled,
-    sidecar_alone,
-    sidecar_changed,
-    sidecar_deleted,
-    sidecar_first,
-    sidecar_last,
-    storm,
-)
 from deployment import Deployment
-from outages import (
-    index_killed,
-    index_stalled,
-    intake_killed,
-    store_stalled,
-    valkey_killed,
-    valkey_stalled,
-    worker_killed,
-    worker_stalled,
-    worker_stopped,
-)
 from rich.console import Console
 from rich.table import Table
+from scenarios import bad_input, changes, outages
 from stage import Stage
 
-SCENARIOS = (
-    duplicated, shuffled, dropped, delayed, storm, sidecar_first, sidecar_last, sidecar_alone,
-    sidecar_changed, sidecar_deleted, deleted_in_work, renamed, malformed_events, malformed_files,
-    foreign_messages, archived, intake_killed, worker_killed, worker_stopped, worker_stalled,
-    valkey_killed, valkey_stalled, store_stalled, index_killed, index_stalled, clock_jumps,
-    times_set_back,
-)  # fmt: skip
-IN_A_FOLDER = (clock_jumps, times_set_back)  # only there can times be set
+SCENARIOS = (*changes.SCENARIOS, *bad_input.SCENARIOS, *outages.SCENARIOS)
+IN_A_FOLDER = bad_input.IN_A_FOLDER  # only there can times be set
 
 
 def name_of(scenario: Callable[[Stage], None]) -> str:

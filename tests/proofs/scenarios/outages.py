@@ -88,3 +88,9 @@ def _killed(stage: Stage, name: str) -> None:
 def index_killed(stage: Stage) -> None:
     """Kill Qdrant, and start it again on its files."""
     _killed(stage, "index")
+
+
+SCENARIOS = (
+    intake_killed, worker_killed, worker_stopped, worker_stalled, valkey_killed, valkey_stalled,
+    store_stalled, index_killed, index_stalled,
+)  # fmt: skip

@@ -113,3 +113,7 @@ def times_set_back(stage: Stage) -> None:
     stage.settle()
     for key, content in old.items():
         stage.put(key, content, yesterday)
+
+
+IN_A_FOLDER = (clock_jumps, times_set_back)
+SCENARIOS = (malformed_events, malformed_files, foreign_messages, archived, *IN_A_FOLDER)

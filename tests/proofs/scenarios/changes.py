@@ -126,3 +126,9 @@ def renamed(stage: Stage) -> None:
         stage.rename(one, between)
         stage.rename(other, one)
         stage.rename(between, other)
+
+
+SCENARIOS = (
+    duplicated, shuffled, dropped, delayed, storm, sidecar_first, sidecar_last, sidecar_alone,
+    sidecar_changed, sidecar_deleted, deleted_in_work, renamed,
+)  # fmt: skip
