@@ -1,9 +1,11 @@
-"""The breaker: many keys in a row with one and the same error are an outage, not bad objects.
+"""What many objects meet alike: it is told of once, and is an outage, no fault of theirs.
 
-A bug costs an object its place in the index, and so does an object that may not be read. What
-refuses everything, in words that nobody knew beforehand, would so cost all that is uploaded
-meanwhile. So a run of different keys that fail alike, with no success between them, opens the
-breaker: they wait, until something works.
+The breaker: a bug costs an object its place in the index, and so does an object that may not be
+read. What refuses everything, in words that nobody knew beforehand, would so cost all that is
+uploaded meanwhile. So a run of different keys that fail alike, with no success between them, opens
+the breaker: they wait, until something works.
+
+The causes: what is known to be away, or to refuse, makes many wait, and one line says so.
 """
 
 import logging
@@ -15,6 +17,7 @@ from audiofuse.workers.telemetry.metrics import OUTAGE
 
 log = logging.getLogger(__name__)
 
+CAUSES = 100  # that are known to have been told of: raised, memory; lowered, more are told again
 # Different keys in a row with one error that are an outage. Lower: a few bad objects of one kind,
 # uploaded together, wait for an operator. Higher: so many good objects more may be given up first.
 KEYS = 5
@@ -82,6 +85,38 @@ class Breaker:
             OUTAGE.dec()
             log.warning("the outage is over: %s", self._alike)
         self._run, self._alike, self.is_open = {}, "", False
+
+
+class Causes:
+    """What messages wait for: told of once each, however many wait. Many threads may use it."""
+
+    def __init__(self) -> None:
+        """Begin with nothing that is waited for."""
+        self._lock = threading.Lock()
+        self._told: set[str] = set()
+
+    def met(self, key: str, error: Exception, pause_s: float) -> None:
+        """Note that ``key`` waits for so many seconds, because of an error."""
+        cause = _words(key, error)
+        with self._lock:
+            is_new = cause not in self._told
+            if len(self._told) >= CAUSES:
+                self._told.clear()
+            self._told.add(cause)
+        log.log(
+            logging.WARNING if is_new else logging.DEBUG,
+            "%s: again in %.0f s, %s%s",
+            key, pause_s, error, "; what else waits for that is not told" if is_new else "",
+        )  # fmt: skip
+
+    def passed(self) -> None:
+        """Note that an object was written: what comes from here on is told anew."""
+        if not self._told:
+            return
+        with self._lock:
+            over, self._told = self._told, set()
+        for cause in over:
+            log.info("nothing waits any more for: %s", cause)
 
 
 def _words(key: str, error: Exception) -> str:

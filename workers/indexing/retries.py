@@ -30,7 +30,7 @@ from audiofuse.core.audio.recording import Samples
 from audiofuse.core.errors import Reason, Rejected, Unavailable
 from audiofuse.core.items import is_audio
 from audiofuse.core.storage.store import Store
-from audiofuse.workers.indexing.breaker import Breaker
+from audiofuse.workers.indexing.breaker import Breaker, Causes
 from audiofuse.workers.indexing.collaborators import DeadLetterStore, Guard, NoReport, Report
 from audiofuse.workers.indexing.sync import Synced, sounds_of
 from audiofuse.workers.queue.broker import Dispatcher
@@ -97,6 +97,7 @@ class RetryPolicy:
         self._single_flight = SingleFlight()
         letters = syncers[Lane.BACKFILL].letters
         self._breaker = Breaker(partial(take_back, letters, dispatcher, Reason.BUG))
+        self._causes = Causes()
 
     def settle(self, key: str, lane: Lane, sent: float | None = None) -> bool:
         """Do what a message asks for; false if it must be handed back, because the worker stops.
@@ -116,7 +117,7 @@ class RetryPolicy:
                 tries += 1
                 if not self._stopping.is_set():
                     self._report.meets(error)
-                    log.warning("%s: again in %.0f s, %s", key, pause_s, error)
+                    self._causes.met(key, error, pause_s)
             else:
                 if not 0 < tries < TRIES_IN_HAND:
                     return True
@@ -179,6 +180,7 @@ class RetryPolicy:
             if synced.outcome in WRITTEN:
                 self._breaker.passed()
                 self._report.works()
+                self._causes.passed()
             if synced.age_s is not None:
                 searchable(lane, synced.age_s)
             _log(key, synced, time.monotonic() - started)

@@ -165,6 +165,20 @@ def test_what_is_waited_for_is_reported_until_something_is_written(bench: Bench)
     assert "object after object meets one error" in bench.met[-1]
 
 
+def test_what_many_wait_for_is_told_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """One warning for each cause, however many objects it keeps and however often; then anew."""
+    caplog.set_level("INFO")
+    for round_ in (1, 2):
+        for key in ("a.wav", "b.wav"):
+            away = [Unavailable(f"refused with 401, request 10{key[0]}f{n}7f01") for n in range(4)]
+            bench.settle(*away, RedisError("loading"), Unavailable(f"no {key}"), key=key)
+        told = [each.message for each in caplog.records if each.levelname == "WARNING"]
+        assert len(told) == 3 * round_, told
+        assert told[-3].startswith("a.wav: again in 0 s, refused with 401")
+        assert bench.settle(Synced(Outcome.CREATED), key="good.wav")
+        assert caplog.text.count("nothing waits any more for") == 3 * round_
+
+
 def test_a_write_that_comes_late_is_made_up_for(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
