@@ -124,18 +124,32 @@ def test_a_decoding_that_hangs_is_killed() -> None:
         assert _only(decoders) is not decoder
 
 
-def test_a_decoding_that_crashes_costs_its_sound_only() -> None:
+def test_a_decoding_that_crashes_costs_its_sound_only(eventually: Callable[..., Any]) -> None:
     """A process that dies rejects the sound it was at; others that it had open are tried again."""
-    with closing(Decoders(1, patience_s=60)) as decoders:
+    with closing(Decoders(1, patience_s=60)) as decoders, ThreadPoolExecutor(1) as thread:
         decoder = _only(decoders)
         with decoders.open(LONG, 60) as other:
+            os.kill(decoder.process.pid, signal.SIGSTOP)
+            decoding = thread.submit(_decode, decoders, OWL)
+            eventually(lambda: not decoders.turns.idle())
             decoder.process.kill()
-            with pytest.raises(Rejected) as caught:
-                _decode(decoders, OWL)
-            assert caught.value.reason is Reason.CRASHED
+            verdict = decoding.exception()
+            assert isinstance(verdict, Rejected)
+            assert verdict.reason is Reason.CRASHED
             with pytest.raises(Unavailable, match="another sound"):
                 list(other.windows())
         assert _decode(decoders, LONG)
+
+
+def test_a_process_that_ended_while_it_was_idle_is_no_fault_of_the_next_sound() -> None:
+    """Whoever finds it so tries again later, with the process in its place."""
+    with closing(Decoders(1, patience_s=60)) as decoders:
+        decoder = _only(decoders)
+        decoder.process.kill()
+        decoder.process.wait()
+        with pytest.raises(Unavailable, match="idle"):
+            _decode(decoders, OWL)
+        assert _only(decoders) is not decoder
 
 
 def test_a_process_that_does_not_start_is_no_fault_of_the_sound(
@@ -162,8 +176,8 @@ def test_a_pool_keeps_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
             return start(*arguments)
 
         monkeypatch.setattr(decoder_module.Decoder, "_start", fail_first)
-        decoder.process.kill()
-        with pytest.raises(Rejected):
+        decoder.kill()
+        with pytest.raises(Unavailable, match="idle"):
             _decode(decoders, OWL)
         with pytest.raises(Unavailable, match="no process can be had"):
             _decode(decoders, OWL)

@@ -79,6 +79,10 @@ class Decoder:
         """Have a sound closed that nobody wants to the end; any thread may, at any time."""
         self._send({"close": number})
 
+    def has_ended(self) -> bool:
+        """Whether the process is no more."""
+        return self.process.poll() is not None
+
     def kill(self) -> None:
         """End the process at once, and wake up who waits for its answer; any thread may."""
         self.process.kill()

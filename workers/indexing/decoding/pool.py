@@ -157,6 +157,9 @@ class Decoders:
     def turn(self, wanted: Decoder | None, *, urgent: bool, windows: int) -> Iterator[Decoder]:
         """Lend a process for one request; one that hangs or dies meanwhile is replaced."""
         decoder = self.turns.take(wanted, urgent=urgent, windows=windows)
+        if wanted is None and decoder.has_ended():  # before it was asked about this sound
+            self._lose(decoder)
+            raise Unavailable("a decoding process had ended while it was idle")
         try:
             yield decoder
         except DecoderHungError:

@@ -52,6 +52,11 @@ class Turns(Generic[Process]):
         with self._lock:
             return set(self._all)
 
+    def idle(self) -> set[Process]:
+        """Return those that nobody uses."""
+        with self._lock:
+            return set(self._idle)
+
     def waiting(self) -> int:
         """Return how many threads wait for a turn."""
         with self._lock:
