@@ -1,10 +1,12 @@
 """The commands that exchange the encoder while everything runs: ``audiofuse rollout --help``.
 
-What they know is in the registry and in Qdrant: each works from any machine, and the next one goes
-on where one was killed. As in ``cli.py`` they import what they need when they run.
+What they know is in the registry and in Qdrant: each works from any machine, and the next one, or
+the same one again, goes on where one was killed. As in ``cli.py`` they import what they need when
+they run.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,6 +39,13 @@ def _operator() -> "Operator":
     return Operator(settings)
 
 
+def _take(step: str, take: Callable[["Operator"], None]) -> None:
+    operator = _operator()
+    if not operator.finishes(step):
+        take(operator)
+    _done(operator)
+
+
 def _done(operator: "Operator") -> None:
     console.print(f"done: {operator.rollout.history[-1].what}")
 
@@ -50,7 +59,8 @@ def start(
     Stop it whenever you like, and go on with resume. Nothing changes for who searches.
     """
     operator = _operator()
-    operator.start(version, lambda: _tried_out(operator, version))
+    if not operator.finishes(f"start {version}"):
+        operator.start(version, lambda: _tried_out(operator, version))
     _build(operator)
 
 
@@ -120,6 +130,9 @@ def promote(
     from audiofuse.workers.commands.display import gates_table
 
     operator = _operator()
+    if operator.finishes("promote"):
+        _done(operator)
+        return
     operator.may_promote()
     operator.wait_for_followers()
     forced = _gate_names(force or [])
@@ -183,25 +196,19 @@ def _quality(operator: "Operator", queries: Path | None, split: str) -> "Gate":
 @rollout_cli.command()
 def rollback() -> None:
     """Make the version live again that was so before, in one step; nothing is built anew."""
-    operator = _operator()
-    operator.rollback()
-    _done(operator)
+    _take("rollback", lambda operator: operator.rollback())
 
 
 @rollout_cli.command()
 def abort() -> None:
     """Give up: delete the version that is built. Only while it is not live."""
-    operator = _operator()
-    operator.abort()
-    _done(operator)
+    _take("abort", lambda operator: operator.abort())
 
 
 @rollout_cli.command()
 def drop() -> None:
     """End the rollout: delete the version that was live before. There is no way back."""
-    operator = _operator()
-    operator.drop()
-    _done(operator)
+    _take("drop", lambda operator: operator.drop())
 
 
 @rollout_cli.command()

@@ -5,9 +5,9 @@
 
 The document decides (``core/bundles/document.py``), and the alias follows it. So an operator's
 process that dies between the two is finished by the next command, and of two that race the document
-knows the winner. No document names a collection that is not made, because whatever changes in the
-bucket is written to each that it names. The checkpoint of a backfill is the index itself: whoever
-resumes compares again.
+knows the winner. The same command again finishes its own step, too. No document names a collection
+that is not made, because whatever changes in the bucket is written to each that it names. The
+checkpoint of a backfill is the index itself: whoever resumes compares again.
 """
 
 import getpass
@@ -136,6 +136,15 @@ class Operator:
                 )
         self.index.create(version, sizes())
         self._take(step)
+
+    def finishes(self, step: str) -> bool:
+        """Finish the last step, if it was ``step``: its command was killed, or is given again."""
+        last = self.rollout.history[-1].what if self.rollout.history else ""
+        if not f"{last} ".startswith(f"{step} "):
+            return False
+        self.wait_for_followers()
+        self._clean()
+        return True
 
     def resume(self, sizes: Callable[[], VectorSizes]) -> None:
         """Go on with what was started, whatever of its collection is lacking."""

@@ -275,6 +275,30 @@ def test_the_next_command_finishes_a_step_that_was_killed(
     assert [each.version for each in operator.index.generations()] == [new]
 
 
+@pytest.mark.parametrize(
+    "steps", [["promote"], ["abort"], ["promote", "rollback"], ["promote", "drop"]]
+)
+def test_the_same_command_again_finishes_what_it_began(
+    start: Start, settings: Settings, versions: tuple[str, str], monkeypatch: pytest.MonkeyPatch,
+    steps: list[str],
+) -> None:  # fmt: skip
+    """Killed when the document alone was written, or given twice: it ends well, and all is done."""
+    operator, step = start(versions[1]), steps[-1]
+    rollout, tag = operator.rollout, operator.registry.rollout()[1]
+    for name in steps:
+        rollout = getattr(rollout, name)("me")
+    operator.registry.write(rollout, tag)
+    for name, value in environment(settings).items():
+        monkeypatch.setenv(name, value)
+    for _ in range(2):
+        done = CliRunner().invoke(rollout_cli, [step])
+        assert (done.exit_code, done.exception) == (0, None)
+        assert f"done: {step}" in done.output
+        assert _live(settings) == rollout.live
+        left = {each.version for each in operator.index.generations()}
+        assert left == set(rollout.versions)
+
+
 def test_two_operators_cannot_both_win(
     start: Start, settings: Settings, versions: tuple[str, str]
 ) -> None:
