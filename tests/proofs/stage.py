@@ -276,7 +276,7 @@ class Stage:
         return min(torch.cosine_similarity(torch.tensor(a), b, dim=0).item() for a, b in pairs)
 
     def _heard(self, data: bytes) -> AudioEmbedding:
-        cache: dict[bytes, AudioEmbedding] = self.deployment.__dict__.setdefault("heard", {})
+        cache = self.deployment.heard
         if data not in cache:
             with tempfile.NamedTemporaryFile() as file:
                 file.write(data)

@@ -14,14 +14,21 @@ def worker_killed(stage: Stage) -> None:
 
 
 def worker_stopped(stage: Stage) -> None:
-    """Stop workers in an orderly way while they decode long sounds that replace short ones."""
+    """Stop workers in an orderly way while they decode long sounds that replace short ones.
+
+    Every other time decoding lasts for longer than a worker may take to stop, so that it goes back.
+    """
     keys = [stage.put(stage.new_key("wav"), stage.sound()) for _ in range(stage.number(6))]
     stage.settle()
     for turn in range(stage.number(10)):
         for key in keys:
             stage.put(key, stage.long_sound(turn))
         stage.pause(1)
-        name = WORKERS[turn % len(WORKERS)]
+        name = WORKERS[turn // 2 % len(WORKERS)]
+        stage.deployment.wait_until_ready(name)
+        if turn % 2 == 0:
+            for decoder in stage.deployment.decoders(name):
+                decoder.suspend()
         stage.deployment.stop_orderly(name)
         stage.deployment.start(name)
 
