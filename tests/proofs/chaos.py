@@ -18,14 +18,15 @@ from pathlib import Path
 from deployment import Deployment
 from rich.console import Console
 from rich.table import Table
-from scenarios import bad_input, changes, outages, refusals, rollouts
+from scenarios import bad_input, changes, load, outages, refusals, rollouts
 from stage import Stage
 
 SCENARIOS = (
     *changes.SCENARIOS, *bad_input.SCENARIOS, *outages.SCENARIOS, *refusals.SCENARIOS,
-    *rollouts.SCENARIOS,
+    *rollouts.SCENARIOS, *load.SCENARIOS,
 )  # fmt: skip
-IN_A_FOLDER = bad_input.IN_A_FOLDER  # only there can times be set
+# Only there can times be set, and names be changed.
+IN_A_FOLDER = (*bad_input.IN_A_FOLDER, *load.IN_A_FOLDER)
 
 
 def name_of(scenario: Callable[[Stage], None]) -> str:

@@ -88,9 +88,9 @@ class Stage:
         number = self.random.randrange(10**6)
         return Content(json.dumps({"title": f"title {number}", "keywords": "one;two"}).encode())
 
-    def long_sound(self, number: int) -> Content:
-        """Return half a minute of noise, another one for each number."""
-        noise = random.Random(number).randbytes(LONG_S * 16_000)
+    def long_sound(self, number: int, seconds: int = LONG_S) -> Content:
+        """Return half a minute of noise, another one for each number, over and over."""
+        noise = random.Random(number).randbytes(LONG_S * 16_000) * (seconds // LONG_S)
         size = len(noise).to_bytes(4, "little")
         return Content(WAV % (size, size) + noise)
 
@@ -281,6 +281,8 @@ class Stage:
             with tempfile.NamedTemporaryFile() as file:
                 file.write(data)
                 file.flush()
-                with open_recording(Path(file.name), 600) as recording:
+                with open_recording(
+                    Path(file.name), self.deployment.settings.max_duration_s
+                ) as recording:
                     cache[data] = self.deployment.encoder.encode_audio(recording.windows())
         return cache[data]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from watchfiles import Change, watch
 
+from audiofuse.core.errors import Unavailable
 from audiofuse.core.storage.store import FolderStore
 from audiofuse.core.storage.temporary import is_temporary
 from audiofuse.workers.intake.events import key_to_sync
@@ -40,11 +41,13 @@ class FolderIntake:
         persist(self._watch, stop, Source.FOLDER)
 
     def _watch(self, stop: threading.Event) -> None:
-        caught_up = False
+        caught_up, watched = False, self._identity()
         for changes in watch(
             self._store.root, debounce=SETTLE_MS, step=50, stop_event=stop,
             rust_timeout=CHECK_STOP_MS, yield_on_timeout=True, watch_filter=None,
         ):  # fmt: skip
+            if self._identity() != watched:  # the system tells of the old one only
+                raise Unavailable(f"another folder is mounted or was moved to {self._store.root}")
             came_or_went = {path for change, path in changes if change is not Change.modified}
             for path in sorted({path for _, path in changes}):
                 self._changed(Path(path), came_or_went=path in came_or_went)
@@ -53,6 +56,10 @@ class FolderIntake:
                 log.info("watching %s", self._store.root)
                 self._learn(self._store.root)
                 self._catch_up("")
+
+    def _identity(self) -> tuple[int, int]:
+        stat = self._store.root.stat()
+        return stat.st_dev, stat.st_ino
 
     def _changed(self, path: Path, *, came_or_went: bool) -> None:
         """Hand over a sound or a sidecar; catch up with a folder that came, went, was renamed.
@@ -85,5 +92,4 @@ class FolderIntake:
         count = 0
         for count, key in enumerate(self._reconcile(prefix), 1):  # noqa: B007 - counted for the log
             self._dispatcher.sync(key, Lane.BACKFILL)
-        if count:
-            log.info("%d objects under %r differ from the index", count, prefix)
+        log.info("compared %r with the index: %d objects differ", prefix, count)

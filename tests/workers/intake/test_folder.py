@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from audiofuse.core.retrying import BackOff
 from audiofuse.core.storage.store import FolderStore
 from audiofuse.core.storage.temporary import is_temporary
+from audiofuse.workers.intake import handover
 from audiofuse.workers.intake.folder import FolderIntake
 from audiofuse.workers.telemetry.names import Lane
 
@@ -47,8 +49,11 @@ class Watched:
 
 
 @pytest.fixture
-def watched(tmp_path: Path, eventually: Eventually) -> Iterator[Watched]:
-    """Return a folder with one sound in a folder, watched and compared once."""
+def watched(
+    tmp_path: Path, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Watched]:
+    """Return a folder with one sound in a folder, watched and compared once; tried anew at once."""
+    monkeypatch.setattr(handover, "AGAIN", BackOff(first_s=0.05, most_s=0.05))
     (tmp_path / "bucket" / "old" / "deep").mkdir(parents=True)
     (tmp_path / "bucket" / "old" / "deep" / "a.wav").write_bytes(b"a")
     watched = Watched(tmp_path / "bucket")
@@ -108,3 +113,14 @@ def test_a_folder_that_came_or_went_is_compared_alone(
     assert ("old/found.wav", Lane.BACKFILL) in watched.sent
     shutil.move(watched.root / "new" / "deep", watched.root.with_name("away"))
     eventually(lambda: "new/deep/" in watched.compared)
+
+
+def test_another_folder_in_its_place_is_watched_instead(
+    watched: Watched, eventually: Eventually
+) -> None:
+    """As a mount that came back: all is compared anew, and what changes there is told."""
+    watched.root.rename(watched.root.with_name("away"))
+    watched.root.mkdir()
+    eventually(lambda: watched.compared == ["", ""])
+    (watched.root / "owl.wav").write_bytes(b"sound")
+    eventually(lambda: "owl.wav" in watched.live())
