@@ -29,6 +29,7 @@ from redis import RedisError
 from audiofuse.core.bundles.document import POLL_S
 from audiofuse.core.errors import Reason, Rejected, Unavailable
 from audiofuse.core.index.index import Generation, Point
+from audiofuse.core.memory import give_back_freed
 from audiofuse.core.retrying import BackOff, retry
 from audiofuse.core.storage.store import Store
 from audiofuse.workers.indexing.breaker import Breaker
@@ -141,6 +142,7 @@ class Versions:
         if gone:
             del gone, loaded
             gc.collect()
+            give_back_freed()
 
     @contextmanager
     def lease(self) -> Iterator[dict[str, Loaded | None]]:

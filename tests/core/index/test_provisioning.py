@@ -14,7 +14,7 @@ from audiofuse.core.index.collection import AUDIO, Generation, Point
 from audiofuse.core.index.index import GenerationGone, Index, connect
 from audiofuse.core.index.provisioning import PAYLOAD_INDEXES, Layout, provision
 
-AT_ONCE, VERSIONS = 12, 4
+AT_ONCE, VERSIONS = 36, 4
 
 
 class Sizes:

@@ -149,8 +149,15 @@ def test_a_dropped_generation_is_no_error(world: Any) -> None:
     assert world.sent == []
 
 
-def test_versions_come_and_go_with_the_document(world: Any, eventually: Eventually) -> None:
-    """A named version is loaded in the background; one that is not is let go of when unused."""
+def test_versions_come_and_go_with_the_document(
+    world: Any, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A named version is loaded in the background; one that is not is let go of when unused.
+
+    Its memory goes back to the system.
+    """
+    given_back = threading.Event()
+    monkeypatch.setattr("audiofuse.workers.indexing.versions.give_back_freed", given_back.set)
     loading = partial(world.versions.keep_loaded, world.equip)
     thread = threading.Thread(target=loading, daemon=True)
     thread.start()
@@ -168,6 +175,7 @@ def test_versions_come_and_go_with_the_document(world: Any, eventually: Eventual
         assert loaded.device._thread.is_alive()
     eventually(lambda: len(world.versions.loaded) == 1)
     eventually(lambda: not loaded.device._thread.is_alive())
+    assert given_back.wait(5)
     assert world.loads == [OTHER_EARS]
 
 
