@@ -29,6 +29,7 @@ from audiofuse.core.errors import (
 )
 from audiofuse.core.items import ObjectInfo
 from audiofuse.core.storage.refusals import Denied, Refused, s3_errors
+from audiofuse.core.storage.scratch import scratch_file
 
 if TYPE_CHECKING:
     from audiofuse.core.settings import Settings
@@ -253,10 +254,10 @@ class S3Store:
         where = f"reading s3://{self.bucket}/{info.key} into {tempfile.gettempdir()}"
         with ExitStack() as opened:
             with s3_errors(where), closing(answer["Body"]) as body:
-                file = opened.enter_context(tempfile.NamedTemporaryFile(prefix="audiofuse-"))
+                file, path = opened.enter_context(scratch_file("audiofuse-"))
                 shutil.copyfileobj(body, file)
                 file.flush()
-            yield Path(file.name)
+            yield path
 
     def _get(self, info: ObjectInfo) -> Any:
         """Begin to get the object; ``Rejected`` if it alone is refused.

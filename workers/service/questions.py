@@ -6,7 +6,6 @@ once to ask again (503 with ``Retry-After``). Nothing else of the service needs 
 """
 
 import asyncio
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -20,6 +19,7 @@ from starlette.requests import ClientDisconnect
 
 from audiofuse.core.errors import Unavailable
 from audiofuse.core.query import CANDIDATES
+from audiofuse.core.storage.scratch import scratch_file
 from audiofuse.workers.service.problems import Refusal
 
 T = TypeVar("T")
@@ -105,7 +105,7 @@ class Uploads:
 
         A ``Refusal`` says that the body came too slowly, not whole, or beside too many others.
         """
-        with tempfile.NamedTemporaryFile(prefix="audiofuse-asked-") as file:
+        with scratch_file("audiofuse-asked-") as (file, path):
             size = 0
             try:
                 with _explained(self._patience_s):
@@ -117,7 +117,7 @@ class Uploads:
                             size += len(chunk)
                             file.write(chunk)
                     file.flush()
-                yield Path(file.name)
+                yield path
             finally:
                 self._held -= size
 

@@ -105,7 +105,7 @@ def test_a_disk_that_is_full_means_later(s3: S3Bucket, monkeypatch: pytest.Monke
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    for step in ("shutil.copyfileobj", "tempfile.NamedTemporaryFile"):
+    for step in ("shutil.copyfileobj", "tempfile.TemporaryFile"):
         with monkeypatch.context() as patch:
             patch.setattr(step, lambda *_, **__: refuse())
             with pytest.raises(Unavailable, match="No space left") as raised:
