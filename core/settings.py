@@ -1,10 +1,10 @@
-"""Deployment values, read once at the entry point: environment, ``.env``, local deployment."""
+"""Deployment values, read once at the entry point: environment, files, ``.env``, deployment."""
 
 import difflib
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from dotenv import dotenv_values
 from pydantic import AfterValidator, Field, SecretStr, model_validator
@@ -12,13 +12,16 @@ from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
     EnvSettingsSource,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
 
 from audiofuse.core.cores import usable_cpus
+from audiofuse.core.errors import ConfigurationError
 
 PREFIX = "AUDIOFUSE_"
+FILE = "_FILE"  # AUDIOFUSE_QDRANT_API_KEY_FILE names a file with the value, as Docker's secrets are
 OF_KUBERNETES = re.compile(r"_SERVICE_(HOST|PORT)|_PORT(_\d+_(TCP|UDP)|$)")
 DEPLOYMENT_FILE = "deployment.env"  # written by `audiofuse up`, so that other commands find it
 
@@ -230,12 +233,36 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Order the sources: arguments, environment, ``.env``, the running local deployment."""
+        """Order: arguments, environment, files that it names, ``.env``, the local deployment."""
         del file_secret_settings
         home = env_settings().get("home") or dotenv_settings().get("home") or default_home()
         path = Path(home, DEPLOYMENT_FILE).expanduser()
         deployment = DotEnvSettingsSource(settings_cls, env_file=path)
-        return init_settings, env_settings, dotenv_settings, deployment
+        files = InitSettingsSource(settings_cls, secrets_in_files())
+        return init_settings, env_settings, files, dotenv_settings, deployment
+
+
+def secret_names() -> list[str]:
+    """Return the names of all settings that are secrets: these may lie in files."""
+    fields = Settings.model_fields.items()
+    return [n for n, each in fields if SecretStr in {each.annotation, *get_args(each.annotation)}]
+
+
+def secrets_in_files() -> dict[str, str]:
+    """Return the secrets whose files the environment names, by the settings' names.
+
+    Others may see a process's environment; a file is seen by whom it is shown to. Raises
+    ``ConfigurationError`` where a file cannot be read.
+    """
+    named = {name: os.environ.get(PREFIX + name.upper() + FILE) for name in secret_names()}
+    return {name: _secret_in(name, path) for name, path in named.items() if path}
+
+
+def _secret_in(name: str, path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{PREFIX}{name.upper()}{FILE}: {error}") from error
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -254,6 +281,7 @@ def settings_table(settings: Settings) -> list[tuple[str, str, str, str]]:
     """Tell each setting's variable, value (secrets hidden), source and description."""
     sources = {
         "environment": EnvSettingsSource(Settings)(),
+        "file": secrets_in_files(),
         ".env": DotEnvSettingsSource(Settings)(),
         "local deployment": DotEnvSettingsSource(
             Settings, env_file=settings.home / DEPLOYMENT_FILE
@@ -274,6 +302,7 @@ def misspelt_settings() -> list[str]:
     Kubernetes' own variables for a service named audiofuse-... are none of these.
     """
     known = [PREFIX + name.upper() for name in Settings.model_fields]
+    known += [PREFIX + name.upper() + FILE for name in secret_names()]
     given = {*os.environ, *dotenv_values(".env")}
     lines = []
     for name in sorted(given):

@@ -1,14 +1,18 @@
 #!/bin/sh
-# Write .env for docker-compose.yml: passwords of your own, and CPU limits that this machine has.
-# Never overwrites one.
+# Write .env for docker-compose.yml, with CPU limits that this machine has, and beside it the folder
+# .secrets with a password of your own in each file. Never overwrites either.
 #
 #   sh deploy/compose-env.sh [FILE]
 set -eu
 file=${1:-.env}
+secrets=$(dirname "$file")/.secrets
 umask 077
 set -C  # fail if the file is there
 
 secret() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }
+
+# Users of containers read these files, who are nobody here: what keeps others out is the folder.
+put() { printf %s "$2" > "$secrets/$1"; chmod 444 "$secrets/$1"; }
 
 at_most() { if [ "$1" -lt "$2" ]; then echo "$1"; else echo "$2"; fi; }
 
@@ -16,7 +20,6 @@ at_most() { if [ "$1" -lt "$2" ]; then echo "$1"; else echo "$2"; fi; }
 cpus=$(docker info --format '{{.NCPU}}' 2>/dev/null | tail -n 1) || true
 case $cpus in '' | 0 | *[!0-9]*) cpus=$(getconf _NPROCESSORS_ONLN) ;; esac
 
-search=$(secret)
 cat > "$file" <<END
 # cpu or gpu; with gpu also: TORCH= and IMAGE_TAG=cuda
 COMPOSE_PROFILES=cpu
@@ -25,14 +28,17 @@ IMAGE_TAG=cpu
 # Whole CPUs that a worker may use, and each of storage, index and search; never more than there are.
 WORKER_CPUS=$(at_most "$cpus" 8)
 SERVICE_CPUS=$(at_most "$cpus" 2)
-# The bucket's owner (access key: owner), who uploads; and audiofuse itself, which only reads.
-S3_OWNER_SECRET_KEY=$(secret)
-S3_SECRET_KEY=$(secret)
-WEBHOOK_TOKEN=$(secret)
-VALKEY_PASSWORD=$(secret)
-QDRANT_API_KEY=$(secret)
-SEARCH_API_KEYS=me:$search
-AUDIOFUSE_SEARCH_KEY=$search
-GRAFANA_PASSWORD=$(secret)
+# The folder with one password a file: each service is shown those that it needs.
+SECRETS=$secrets
 END
-echo "wrote $file"
+mkdir "$secrets"
+put s3_owner "$(secret)"  # the bucket's owner (access key: owner), who uploads
+put s3_reader "$(secret)"  # audiofuse itself (access key: audiofuse), which only reads
+put webhook_token "$(secret)"
+put qdrant_api_key "$(secret)"
+put grafana_password "$(secret)"
+put search_key "$(secret)"
+put search_api_keys "me:$(cat "$secrets/search_key")"  # who may ask: NAME:KEY,NAME:KEY
+put valkey_password "$(secret)"
+put broker_url "redis://:$(cat "$secrets/valkey_password")@valkey:6379/0"
+echo "wrote $file and $secrets"

@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from audiofuse.core.settings import DEPLOYMENT_FILE, PREFIX, Settings, environment, settings_table
+from audiofuse.core.errors import ConfigurationError
+from audiofuse.core.settings import (
+    DEPLOYMENT_FILE,
+    PREFIX,
+    Settings,
+    environment,
+    misspelt_settings,
+    settings_table,
+)
 
 SECRET = "hunter2"
 
@@ -135,6 +143,23 @@ def test_secrets_are_hidden_wherever_settings_are_shown(
     for shown in (repr(settings), str(settings_table(settings)), settings.model_dump_json()):
         assert SECRET not in shown
     assert _row(settings, field) == ("**********", "environment")
+
+
+def test_a_secret_may_lie_in_a_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable ending in _FILE names a secret's file, and only a secret's; a bad one is told."""
+    (home / "key").write_text(f"{SECRET}\n")
+    monkeypatch.setenv("AUDIOFUSE_QDRANT_API_KEY_FILE", str(home / "key"))
+    key = Settings().qdrant_api_key
+    assert key is not None
+    assert key.get_secret_value() == SECRET
+    assert _row(Settings(), "qdrant_api_key") == ("**********", "file")
+    assert misspelt_settings() == []
+    monkeypatch.setenv("AUDIOFUSE_BUCKET_FILE", str(home / "key"))
+    assert Settings().bucket == ""
+    assert [line.split()[0] for line in misspelt_settings()] == ["AUDIOFUSE_BUCKET_FILE"]
+    (home / "key").unlink()
+    with pytest.raises(ConfigurationError, match=r"AUDIOFUSE_QDRANT_API_KEY_FILE: .*No such file"):
+        Settings()
 
 
 def test_every_setting_is_in_the_table_and_described() -> None:

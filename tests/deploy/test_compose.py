@@ -101,14 +101,15 @@ class Containers:
             cwd=ROOT, check=True, capture_output=True, text=True,
         )  # fmt: skip
         self.services = json.loads(done.stdout.replace("$$", "$"))["services"]
-        self.secrets = dict(
-            line.split("=", 1) for line in env.read_text().splitlines()[1:] if "=" in line
-        )
+        self.secrets = {each.name: each.read_text() for each in (root / ".secrets").iterdir()}
         ports = {"s3": 8333, "valkey": 6379, "qdrant": 6333, "intake": 7701, "search": 7700}
         self.ports = {name: (port, free_port()) for name, port in ports.items()}
         self._relay = free_port()
         self._metrics = {name: free_port() for name in self.services}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        broker = root / ".secrets" / "broker_url"
+        broker.chmod(0o600)
+        broker.write_text(self._local("", broker.read_text()))
 
     def url(self, name: str) -> str:
         """Return where a service listens here."""
@@ -125,7 +126,9 @@ class Containers:
             text = text.replace(f"@{host}:{port}", f"@127.0.0.1:{free}")
             text = re.sub(rf"(0\.0\.0\.0:|127\.0\.0\.1:){port}\b", rf"\g<1>{free}", text)
             text = re.sub(rf"(--port |-s3\.port=){port}\b", rf"\g<1>{free}", text)
-        text = re.sub(r"(0\.0\.0\.0|127\.0\.0\.1):9464", rf"127.0.0.1:{self._metrics[name]}", text)
+        if name:
+            told = rf"127.0.0.1:{self._metrics[name]}"
+            text = re.sub(r"(0\.0\.0\.0|127\.0\.0\.1):9464", told, text)
         text = text.replace("0.0.0.0", "127.0.0.1")
         places = {each["target"]: each["source"] for each in self._volumes(name)}
         if not _can_contain():
@@ -135,10 +138,11 @@ class Containers:
             text = re.sub(
                 rf"(?<![\w/])({targets})(?=/|\W|$)", lambda m: str(self.root / places[m[1]]), text
             )
+        text = text.replace("/run/secrets/", f"{self.root}/.secrets/")
         return text.replace("/opt/audiofuse/", f"{ROOT}/")
 
     def _volumes(self, name: str) -> list[dict[str, Any]]:
-        return self.services[name].get("volumes") or []
+        return self.services.get(name, {}).get("volumes") or []
 
     def _command(self, name: str) -> list[str]:
         service = self.services[name]
@@ -153,7 +157,8 @@ class Containers:
 
     def _environment(self, name: str) -> dict[str, str]:
         given = self.services[name].get("environment") or {}
-        image = {"AUDIOFUSE_HOME": str(self.root / "state"), "PYTHONDONTWRITEBYTECODE": "1"}
+        image = {"AUDIOFUSE_HOME": str(self.root / "state"), "PYTHONPATH": str(ROOT / "src")}
+        image["PYTHONDONTWRITEBYTECODE"] = "1"
         image["PATH"] = f"{self.root}/bin:{BIN}:/usr/bin:/bin"
         values = {key: self._local(name, value) for key, value in given.items()}
         image["TMPDIR"] = self._local(name, "/tmp")
@@ -175,8 +180,7 @@ class Containers:
     def start_index(self) -> None:
         """Start the owner of an embedded Qdrant, with the key that compose gives to Qdrant."""
         environment = self._environment("search")
-        key = self.services["qdrant"]["environment"]["QDRANT__SERVICE__API_KEY"]
-        environment |= {"AUDIOFUSE_QDRANT_API_KEY": key, "AUDIOFUSE_METRICS_LISTEN": ""}
+        environment["AUDIOFUSE_METRICS_LISTEN"] = ""
         command = [str(BIN / "audiofuse"), "serve-index", "--port", str(self.ports["qdrant"][1])]
         with (self.root / "qdrant.log").open("wb") as log:
             self._running["qdrant"] = subprocess.Popen(
@@ -230,11 +234,11 @@ class Containers:
 
     def owner(self) -> Any:
         """Return an S3 client with the owner's key."""
-        return _client(self.url("s3"), "owner", self.secrets["S3_OWNER_SECRET_KEY"])
+        return _client(self.url("s3"), "owner", self.secrets["s3_owner"])
 
     def reader(self) -> Any:
         """Return an S3 client with the key that audiofuse's own processes have."""
-        return _client(self.url("s3"), "audiofuse", self.secrets["S3_SECRET_KEY"])
+        return _client(self.url("s3"), "audiofuse", self.secrets["s3_reader"])
 
 
 def _client(url: str, key: str, secret: str) -> Any:
@@ -285,7 +289,7 @@ def test_an_upload_is_found_by_whoever_has_a_key(
     containers.owner().put_object(Bucket="sounds", Key="a/owl.wav", Body=OWL.read_bytes())
     address = f"{containers.url('search')}/v1/search?q=an owl"
     assert httpx.get(address).status_code == 401
-    key = {"Authorization": f"Bearer {containers.secrets['AUDIOFUSE_SEARCH_KEY']}"}
+    key = {"Authorization": f"Bearer {containers.secrets['search_key']}"}
 
     def found() -> list[dict[str, Any]]:
         return list(httpx.get(address, headers=key, timeout=30).json()["hits"])

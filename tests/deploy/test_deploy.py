@@ -15,7 +15,7 @@ import compose
 import pytest
 import yaml
 
-from audiofuse.core.settings import PREFIX, Settings
+from audiofuse.core.settings import PREFIX, Settings, secret_names
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -85,29 +85,47 @@ def test_without_an_env_file_compose_says_what_to_do(tmp_path: Path) -> None:
     assert "run make compose-env" in done.stderr
 
 
+def _secret_files(env_file: Path) -> dict[str, Path]:
+    return {path.name: path for path in (env_file.parent / ".secrets").iterdir()}
+
+
 def test_secrets_are_random_private_and_never_overwritten(env_file: Path, tmp_path: Path) -> None:
-    """Two deployments share no secret, nobody else reads the file, and it is written once."""
+    """Two deployments share no secret, nobody else gets at the files, and they are written once."""
     script = ["sh", str(DEPLOY / "compose-env.sh")]
     other = tmp_path / ".env"
     subprocess.run([*script, str(other)], check=True, capture_output=True)
     assert stat.S_IMODE(other.stat().st_mode) == 0o600
-    secrets = [set(re.findall(r"[0-9a-f]{48}", path.read_text())) for path in (env_file, other)]
+    assert stat.S_IMODE((tmp_path / ".secrets").stat().st_mode) == 0o700
+    texts = [[x.read_text() for x in _secret_files(each).values()] for each in (env_file, other)]
+    secrets = [
+        {each for text in some for each in re.findall(r"[0-9a-f]{48}", text)} for some in texts
+    ]
     assert len(secrets[0]) == len(secrets[1]) == 7
     assert not secrets[0] & secrets[1]
     before = other.read_text()
     assert subprocess.run([*script, str(other)], check=False, capture_output=True).returncode
-    assert other.read_text() == before
+    other.unlink()
+    assert subprocess.run([*script, str(other)], check=False, capture_output=True).returncode
+    assert [path.read_text() for path in _secret_files(other).values()] == texts[1]
+    assert before
 
 
-def test_compose_file_holds_no_secret() -> None:
-    """Whatever is a password comes from .env, and compose refuses to go on without it."""
-    text = (ROOT / "docker-compose.yml").read_text()
-    for name in re.findall(r"\$\{(\w*(?:KEY|KEYS|PASSWORD|TOKEN))\b[^}]*\}", text):
-        assert f"${{{name}:?run make compose-env}}" in text
-        assert f"${{{name}}}" not in text
-    for line in text.splitlines():
-        if re.match(r"\s+\w*(KEY|KEYS|PASSWORD|TOKEN|REDISCLI_AUTH): ", line):
-            assert ":?run make compose-env}" in line, line
+def test_each_service_is_shown_the_secrets_that_it_reads(
+    services: dict[str, Config], config: Config, env_file: Path
+) -> None:
+    """Passwords are files and in no environment; whoever is shown one reads it, and nobody else."""
+    files = _secret_files(env_file)
+    assert {x["file"] for x in config["secrets"].values()} == set(map(str, files.values()))
+    shown_to = {}
+    for name, each in services.items():
+        shown_to[name] = {secret["source"] for secret in each.get("secrets", ())}
+        read = re.findall(r"/run/secrets/(\w+)", json.dumps(each))
+        assert set(read) == shown_to[name], name
+        assert not [x for x in files.values() if x.read_text() in json.dumps(each)], name
+    assert "s3_owner" not in set().union(
+        *(shown_to[name] for name in shown_to if name not in {"s3", "begin", "operator"})
+    )
+    assert shown_to["intake"] == {"broker_url", "webhook_token"}
 
 
 def test_every_service_has_the_least_rights(services: dict[str, Config]) -> None:
@@ -174,11 +192,21 @@ def test_storage_sends_its_events_by_way_of_its_own_loopback(services: dict[str,
     assert endpoint.port in _listens("intake", services["intake"])
 
 
+def test_storage_takes_no_identity_from_whoever_reaches_it(services: dict[str, Config]) -> None:
+    """The port for identities is as open as that for S3: it wants a token of a key drawn anew."""
+    (command,) = services["s3"]["command"]
+    written = re.findall(r"cat > security.toml <<END\n(.+?)\nEND", command, re.DOTALL)
+    assert re.fullmatch(
+        r'\[jwt.filer_signing\]\nkey = "\$\(head -c 24 /dev/urandom .+\)"', *written
+    )
+    assert command.index("security.toml") < command.index("exec weed")
+
+
 def test_qdrant_is_told_to_end_and_given_time(services: dict[str, Config]) -> None:
     """The signal reaches Qdrant itself, not a script that ends before it does."""
     qdrant = services["qdrant"]
     assert qdrant["init"]
-    assert qdrant["command"][0].endswith("exec /qdrant/qdrant")
+    assert qdrant["command"][0].splitlines()[-1].startswith("exec /qdrant/qdrant ")
     assert qdrant["stop_grace_period"] == "1m0s"
 
 
@@ -204,9 +232,11 @@ def test_every_image_has_a_version(services: dict[str, Config]) -> None:
     for name, each in services.items():
         tag = each["image"].rpartition(":")[2]
         assert re.match(r"v?\d+\.\d+", tag) or each["image"] == "audiofuse:cpu", name
-    bases = re.findall(r"^FROM (\S+)", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
-    assert len(set(bases)) == 1
-    assert re.match(r"python:\d+\.\d+\.\d+-", bases[0])
+    text = (DEPLOY / "Dockerfile").read_text()
+    stages = set(re.findall(r"^FROM \S+ AS (\S+)$", text, re.MULTILINE))
+    bases = set(re.findall(r"^FROM (\S+)", text, re.MULTILINE)) - stages
+    assert len(bases) == 1
+    assert re.match(r"python:\d+\.\d+\.\d+-", bases.pop())
 
 
 def test_nothing_listens_beyond_the_loopback(services: dict[str, Config]) -> None:
@@ -265,6 +295,9 @@ def test_every_setting_exists_and_has_a_value_that_it_takes(services: dict[str, 
     for each in _ours(services).values():
         given = {k: v for k, v in each["environment"].items() if k.startswith(PREFIX)}
         names = {name.removeprefix(PREFIX).lower(): value for name, value in given.items()}
+        for name in secret_names():
+            if names.pop(f"{name}_file", None):
+                names[name] = "x:" + "0" * 48
         assert names.keys() <= Settings.model_fields.keys()
         Settings(**names)
     for name in re.findall(PREFIX + r"(\w+)=", (DEPLOY / "Dockerfile").read_text()):
@@ -272,10 +305,9 @@ def test_every_setting_exists_and_has_a_value_that_it_takes(services: dict[str, 
 
 
 def test_what_is_written_for_compose_misleads_no_command(env_file: Path) -> None:
-    """In the checkout commands read the same .env: what looks like a setting there is one."""
-    named = re.findall(rf"^{PREFIX}(\w+)=", env_file.read_text(), re.MULTILINE)
-    assert named
-    assert {name.lower() for name in named} <= Settings.model_fields.keys()
+    """In the checkout commands read the same .env: nothing there is, or looks like, a setting."""
+    assert "COMPOSE_PROFILES=" in env_file.read_text()
+    assert PREFIX not in env_file.read_text()
 
 
 def test_every_volume_belongs_to_who_writes_it(services: dict[str, Config], config: Config) -> None:
