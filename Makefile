@@ -1,4 +1,4 @@
-# make demo | test | check | soak | chaos | rollout | drill | paper | dashboards | up BUCKET=folder | clean
+# make demo | test | check | soak | chaos | rollout | drill | proof-compose | paper | dashboards | up BUCKET=folder | clean
 #      bench-encoder | bench-query | bench-worker | bench-backlog | bench-reconcile | bench-train
 #      audit | sbom | compose-env | docs | pictures
 
@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format soak chaos rollout drill paper dashboards bench-encoder bench-query bench-worker bench-backlog bench-reconcile bench-train audit sbom compose-env docs pictures up clean setup constraints
+.PHONY: demo test check format soak chaos rollout drill proof-compose paper dashboards bench-encoder bench-query bench-worker bench-backlog bench-reconcile bench-train audit sbom compose-env docs pictures up clean setup constraints
 
 setup: $(READY)
 
@@ -67,6 +67,10 @@ drill: $(READY)
 
 paper: $(READY)
 	$(BIN)/python tests/benchmarks/paper.py
+
+# Docker's engine, and what `make proof-compose ARGS=--help` says.
+proof-compose: $(READY)
+	$(BIN)/python tests/proofs/stack/prove.py $(ARGS)
 
 dashboards: $(READY)
 	$(BIN)/python deploy/grafana/dashboards.py
