@@ -98,12 +98,13 @@ def orderly(stack: Stack) -> str:
         before = len(stack.logs(service))
         stack.compose("stop", service)
         (each,) = stack.containers(service).values()
-        said = re.search(words, stack.logs(service)[before:])
-        assert said, f"{service} said {stack.logs(service)[before:][-500:]!r}"
-        assert each["State"]["ExitCode"] in {0, 143}, each["State"]
-        seen.append(f"{service} {each['State']['ExitCode']}: {said[0]}")
+        log, code = stack.logs(service)[before:], each["State"]["ExitCode"]
         stack.compose("start", service)
         stack.until_healthy(60)
+        said = re.search(words, log)
+        assert said, f"{service} said {log[-500:]!r}"
+        assert code in {0, 143}, f"{service} ended with {code}"
+        seen.append(f"{service} {code}: {said[0]}")
     return ", ".join(seen)
 
 

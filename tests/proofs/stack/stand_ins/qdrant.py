@@ -69,7 +69,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, end)
     server = socket.create_server(("0.0.0.0", OUTER), backlog=512)
     threading.Thread(target=accept, args=(server,), daemon=True).start()
-    raise SystemExit(engine.wait())
+    code = engine.wait()
+    raise SystemExit(0 if code == -signal.SIGTERM else code)  # it was asked to, and has
 
 
 main()
