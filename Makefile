@@ -74,6 +74,7 @@ proof-compose: $(READY)
 
 dashboards: $(READY)
 	$(BIN)/python deploy/grafana/dashboards.py
+	$(BIN)/python deploy/kubernetes/monitoring/rules.py
 
 bench-train: $(READY)
 	$(BIN)/python tests/benchmarks/train.py
