@@ -16,6 +16,10 @@ from audiofuse.core.index.engine import CollectionExistsError, Engine, NoSuchCol
 
 Answer = dict[str, Any]
 STATUSES: dict[type[Exception], int] = {NoSuchCollectionError: 404, CollectionExistsError: 409}
+NO_SNAPSHOTS = (
+    "the embedded Qdrant takes no snapshots of {}: stop `audiofuse up` and copy AUDIOFUSE_HOME, or "
+    "have it made anew by `audiofuse backfill`"
+)
 
 
 def create_app(engine: Engine, api_key: str) -> FastAPI:
@@ -28,7 +32,7 @@ def create_app(engine: Engine, api_key: str) -> FastAPI:
     app = FastAPI(title="audiofuse embedded Qdrant", openapi_url=None)
     app.add_api_route("/readyz", lambda: {"status": "ok"})
     app.add_exception_handler(ValueError, _refuse)
-    for router in (_collections(engine), _points(engine)):
+    for router in (_collections(engine), _points(engine), _of_servers()):
         app.include_router(router, dependencies=[Depends(authorised)])
     return app
 
@@ -68,6 +72,22 @@ def _collections(engine: Engine) -> APIRouter:
     @router.put("/collections/{name}/index")
     def create_index(name: str, body: models.CreateFieldIndex) -> Answer:
         return _result(engine.create_payload_index(name, body.field_name, body.field_schema))
+
+    return router
+
+
+def _of_servers() -> APIRouter:
+    """Answer what only a server can do."""
+    router = APIRouter()
+
+    @router.post("/collections/{name}/snapshots")
+    @router.post("/collections/{name}/snapshots/upload")
+    def snapshots(name: str) -> None:
+        raise HTTPException(501, NO_SNAPSHOTS.format(name))
+
+    @router.get("/cluster")
+    def cluster() -> Answer:
+        return _result({"status": "disabled"})
 
     return router
 

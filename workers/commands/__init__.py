@@ -2,5 +2,6 @@
 
 ``main`` (all commands, what they exit with), ``search`` (asking), ``processes`` (what runs until it
 is told to end), ``encoders`` (evaluating, bundles), ``dead`` (what was rejected), ``rollout``
-(exchanging the encoder), ``options`` (shared), ``display`` (tables and bars).
+(exchanging the encoder), ``snapshot`` (the index, kept and put back), ``options`` (shared),
+``display`` (tables and bars).
 """

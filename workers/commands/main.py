@@ -31,6 +31,7 @@ from audiofuse.workers.commands.processes import (
 )
 from audiofuse.workers.commands.rollout import rollout_cli
 from audiofuse.workers.commands.search import search
+from audiofuse.workers.commands.snapshot import snapshot_cli
 
 if TYPE_CHECKING:
     from audiofuse.workers.deployment.status import Status
@@ -48,6 +49,7 @@ cli.add_typer(encoder_cli, name="encoder")
 cli.add_typer(dead_cli, name="dead")
 cli.add_typer(bundle_cli, name="bundle")
 cli.add_typer(rollout_cli, name="rollout")
+cli.add_typer(snapshot_cli, name="snapshot")
 cli.command()(search)
 console = Console()
 

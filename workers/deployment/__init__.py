@@ -1,4 +1,5 @@
 """What looks at a whole deployment.
 
-``local`` (all of it on one machine), ``exporter`` (its metrics), ``status``.
+``local`` (all of it on one machine), ``exporter`` (its metrics), ``status``, ``snapshots`` (of its
+index).
 """

@@ -1,7 +1,8 @@
 """The watchdog: what takes longer than its bound ends the process, with a reason.
 
 A thread that waits for what never comes keeps its message, and the worker says to the broker that
-it works on it, for ever. A process that ends is started again, and its messages come again.
+it works on it, for ever. A consumer that hangs takes none, while the process looks well from
+outside. A process that ends is started again, and its messages come again.
 """
 
 import logging
@@ -20,6 +21,9 @@ LOOK_S = 5.0  # seconds between two looks; raised, a hang is noticed so much lat
 MARGIN_S = 3600.0  # what a message may wait for others besides; raised, a hang lasts longer
 SLOWEST_BYTES_S = 1e6  # of a download; lowered, one that hangs is noticed later
 CALL_S = 300.0  # what one call of the index may take, repetitions included
+# For which messages may wait although the worker takes none. Lowered, a broker that is slow to hand
+# them out costs a start; raised, a consumer that hangs is noticed later.
+STARVED_S = 300.0
 
 
 def message_bound_s(max_duration_s: float) -> float:
@@ -80,3 +84,27 @@ class Watchdog:
         while True:
             time.sleep(LOOK_S)
             self.look()
+
+
+class Consumption:
+    """Notices that messages wait and none is taken, although there is nothing to do."""
+
+    def __init__(self, end: Callable[[], NoReturn] = end_process) -> None:
+        """Take the worker for well until it is seen otherwise; ``end`` ends the process."""
+        self._end = end
+        self.goes_on()
+
+    def goes_on(self) -> None:
+        """Know that a message was taken, or that none could be."""
+        self._well = time.monotonic()
+
+    def look(self, waiting: int, in_hand: int) -> None:
+        """End the process if messages have been waiting for it, with none in hand, for too long."""
+        if in_hand or not waiting:
+            self.goes_on()
+        elif time.monotonic() - self._well > STARVED_S:
+            log.critical(
+                "%d messages wait, and for %.0f s none was taken: the worker ends",
+                waiting, STARVED_S,
+            )  # fmt: skip
+            self._end()

@@ -16,6 +16,7 @@ from audiofuse.core.threads import end_process, vital_thread
 from audiofuse.workers.indexing.decoding.pool import Decoders
 from audiofuse.workers.indexing.message_threads import Delivery, MessageThreads
 from audiofuse.workers.indexing.versions import Versions
+from audiofuse.workers.indexing.watchdog import Consumption
 from audiofuse.workers.queue.deliveries import Deliveries
 from audiofuse.workers.queue.earlier import adopt
 from audiofuse.workers.queue.followers import Follower
@@ -66,6 +67,7 @@ class Worker:
         self._stopping = stopping
         self._stopped = threading.Event()
         self._reported = threading.Event()  # that something has finished
+        self._consumption = Consumption()
         self._versions = versions
         self._decoders = decoders
         self._follower = follower
@@ -98,6 +100,7 @@ class Worker:
         if not self._stopping.is_set():
             if delivery.receipt.delivery_info.get("redelivered"):
                 metrics.REDELIVERIES.labels(delivery.lane).inc()
+            self._consumption.goes_on()
             self._threads.take(delivery)
 
     def stop(self) -> None:
@@ -151,8 +154,13 @@ class Worker:
                 self._deliveries.stay_alive()
                 adopt(self._redis, self._settings.index_name)
                 self._lanes.keep_hold([each.receipt.delivery_tag for each in self._threads.held])
+                waiting = sum(each.ready for each in self._lanes.backlogs().values())
             except RedisError as error:
                 log.warning("the broker does not answer: %s", error)
+                self._consumption.goes_on()
+            else:
+                if not self._stopping.is_set():
+                    self._consumption.look(waiting, self._threads.in_hand())
 
 
 def tell_device(device: torch.device, asked: str) -> None:

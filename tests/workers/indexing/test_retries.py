@@ -11,6 +11,7 @@ from redis import Redis, RedisError
 from audiofuse.core.errors import Reason, Rejected, Unavailable
 from audiofuse.core.items import ObjectInfo
 from audiofuse.workers.indexing import breaker, retries
+from audiofuse.workers.indexing import watchdog as watchdogs
 from audiofuse.workers.indexing.retries import (
     MAX_DELIVERIES,
     TRIES_IN_HAND,
@@ -18,7 +19,7 @@ from audiofuse.workers.indexing.retries import (
     quarantine,
 )
 from audiofuse.workers.indexing.sync import Synced
-from audiofuse.workers.indexing.watchdog import Watchdog
+from audiofuse.workers.indexing.watchdog import Consumption, Watchdog
 from audiofuse.workers.queue.dead_letters import DeadLetter
 from audiofuse.workers.queue.deliveries import ALIVE, Deliveries
 from audiofuse.workers.telemetry.names import Lane, Outcome
@@ -288,6 +289,22 @@ def test_a_try_that_takes_too_long_ends_the_process() -> None:
     assert ends == ["ended"]
     watchdog.look()
     assert ends == ["ended"]
+
+
+@pytest.mark.parametrize(
+    ("waiting", "in_hand", "is_ended"), [(3, 0, True), (0, 0, False), (3, 1, False)]
+)
+def test_a_worker_that_takes_nothing_although_some_waits_ends(
+    monkeypatch: pytest.MonkeyPatch, waiting: int, in_hand: int, *, is_ended: bool
+) -> None:
+    """Messages that wait, with none in hand, for too long end it; idle or at work it goes on."""
+    ends: list[str] = []
+    consumption = Consumption(lambda: ends.append("ended"))  # type: ignore[arg-type, return-value]
+    consumption.look(waiting, in_hand)
+    assert ends == []  # not for long yet
+    monkeypatch.setattr(watchdogs, "STARVED_S", -1.0)
+    consumption.look(waiting, in_hand)
+    assert bool(ends) is is_ended
 
 
 def test_work_is_watched_while_it_lasts(bench: Bench) -> None:
