@@ -267,21 +267,43 @@ def test_what_is_worked_on_for_long_is_not_delivered_twice(
     assert worker.process.wait(120) == 0
 
 
-def test_a_dead_stage_ends_the_process(rig: Rig) -> None:
-    """When the device's thread dies the worker exits with a code of its own, and keeps nothing."""
-    rig.fill(5)
+def _run_with(fault: str, settings: Settings) -> subprocess.CompletedProcess[str]:
+    """Run a worker with a fault until it ends."""
     script = (
-        "import sys\n"
-        "from audiofuse.workers.indexing.device import device\n"
-        "device.Device._encode_audio = lambda *_: sys.exit('the device is gone')\n"
+        f"import sys\n{fault}\n"
         "from celery.__main__ import main\n"
         "sys.argv = ['celery', '-A', 'audiofuse.workers.indexing.app', 'worker']\n"
         "main()\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=os.environ | environment(rig.settings),
+    return subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | environment(settings),
         capture_output=True, text=True, check=False,
     )  # fmt: skip
+
+
+def test_a_worker_whose_consumer_hangs_ends(rig: Rig) -> None:
+    """Messages wait and the process lives, but asks for none: it ends, with nothing in hand."""
+    rig.fill(5)
+    fault = (
+        "from audiofuse.workers.queue import transport\n"
+        "transport.Channel._brpop_start = lambda *_: None\n"
+        "from audiofuse.workers.indexing import watchdog\n"
+        "watchdog.STARVED_S = 2.0"
+    )
+    done = _run_with(fault, rig.settings)
+    assert done.returncode == 70
+    assert "5 messages wait, and for 2 s none was taken" in done.stderr
+    assert rig.lanes.lengths() == {"live": 5, "backfill": 0, "unacknowledged": 0}
+
+
+def test_a_dead_stage_ends_the_process(rig: Rig) -> None:
+    """When the device's thread dies the worker exits with a code of its own, and keeps nothing."""
+    rig.fill(5)
+    fault = (
+        "from audiofuse.workers.indexing.device import device\n"
+        "device.Device._encode_audio = lambda *_: sys.exit('the device is gone')"
+    )
+    done = _run_with(fault, rig.settings)
     assert done.returncode == 70
     assert "the thread device died" in done.stderr
     assert rig.lanes.lengths()["unacknowledged"] == 5
