@@ -1,5 +1,6 @@
 """Training: it learns, it can be killed and resumed, it refuses what cannot work."""
 
+import math
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from audiofuse.core.evaluation.clips import Clip
 from audiofuse.core.items import Metadata
 from audiofuse.trainer.data.batches import Example, Examples, training_rows
 from audiofuse.trainer.data.cache import AudioCache
+from audiofuse.trainer.training.augment import AugmentedFrontEnd
 from audiofuse.trainer.training.config import FitConfig
 from audiofuse.trainer.training.fit import BEST, CHECKPOINT, LOG, Fit, Task
 
@@ -76,6 +78,40 @@ def test_a_step_goes_down_the_gradient(cache: Path, tmp_path: Path) -> None:
     fit = _fit(cache, tmp_path, PLAIN)
     before = [float(fit._train(_batch(fit))) for _ in range(3)]
     assert before == sorted(before, reverse=True)
+
+
+def test_dropout_and_masks_are_on_while_it_learns(cache: Path, tmp_path: Path) -> None:
+    """In a step all but the batch norms is in training mode; when it is scored, nothing is."""
+    states: list[list[bool]] = []
+
+    def look(encoder: Encoder) -> None:
+        norms = [m for m in encoder.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        assert isinstance(encoder.front_end, AugmentedFrontEnd)
+        parts = (encoder, encoder.front_end, encoder.text_tower.bert)
+        states.append([*(each.training for each in parts), any(each.training for each in norms)])
+
+    def watch(encoder: Encoder, _examples: object, _step: int) -> torch.Tensor:
+        look(encoder)
+        return 0 * encoder.audio_head.weight.sum()
+
+    def score(encoder: Encoder) -> dict[str, float]:
+        look(encoder)
+        return {}
+
+    config = CONFIG.model_copy(update={"epochs": 1, "batch_size": 8})
+    _fit(cache, tmp_path, config, auxiliaries=[watch], score=score).run(resume=False)
+    assert states == [[True, True, True, False], [False, False, False, False]]
+
+
+def test_the_temperature_is_the_one_asked_for(cache: Path, tmp_path: Path) -> None:
+    """The loss of a batch is that of --temperature: a high one leaves nothing but chance."""
+    losses = []
+    for number, temperature in enumerate((0.05, 1000.0)):
+        config = PLAIN.model_copy(update={"temperature": temperature})
+        fit = _fit(cache, tmp_path / str(number), config)
+        losses.append(float(fit._train(_batch(fit))))
+    assert losses[1] == pytest.approx(math.log(4), rel=1e-3)
+    assert losses[0] != pytest.approx(losses[1], rel=1e-3)
 
 
 @pytest.mark.parametrize("part", ["audio", "text", "head"])
