@@ -14,7 +14,7 @@ from uuid import UUID
 
 from audiofuse.core.errors import QueryError
 
-MAX_QUERY_CHARACTERS = 1000  # the tower reads 32 tokens; anything this long is a mistake
+MAX_QUERY_CHARACTERS = 1000  # towers read 32 or 128 tokens; this long is a mistake
 MAX_LIMIT = 1000  # hits of one answer, some 10 kB each: more are a walk, not a search
 MAX_DEPTH = 10_000  # hits that are passed over cost as much as those that are shown
 MAX_TAGS = 20

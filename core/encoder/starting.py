@@ -31,6 +31,7 @@ from audiofuse.core.encoder.pretrained import (
     locate,
     read_class_names,
 )
+from audiofuse.core.encoder.processing import Preprocessing
 from audiofuse.core.encoder.text import AnchorHead, TextConfig, TextTower, load_bert
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.settings import Settings
@@ -46,6 +47,11 @@ CLASS_SENTENCES = ASSETS / "class_sentences.tsv"
 # how sharply a text chooses among the classes: less is sharper. Measured in DECISIONS.md.
 MEANING_WEIGHT, CLASS_WEIGHT = 0.3, 0.9
 ANCHOR_TEMPERATURE = 0.07
+# EfficientAT's towers learned from clips that silence filled up, and name a short sound better with
+# a second of it behind. And metadata is more than the 32 tokens of a caption: a description, behind
+# which keywords and labels are read as well. Measured in DECISIONS.md.
+SILENCE_S = 1.0
+METADATA_TOKENS = 128
 
 NAME = "starting"
 CARD = """# audiofuse starting encoder
@@ -152,11 +158,12 @@ def _untuned(text_model: str | Path, shape: AudioConfig) -> Encoder:
     bert, tokenizer = load_bert(text_model)
     bert_shape = bert.config.to_diff_dict()
     del bert_shape["transformers_version"]  # would give each of its releases its own version
-    text = TextConfig(bert=bert_shape, pooling="mean", head="anchors")
+    text = TextConfig(bert=bert_shape, pooling="mean", head="anchors", max_tokens=METADATA_TOKENS)
     config = EncoderConfig(
         dim=bert.config.hidden_size + AUDIOSET_CLASSES,
         audio=shape.model_copy(update={"head": "classes"}),
         text=text,
+        preprocessing=Preprocessing(silence_s=SILENCE_S),
     )
     with torch.no_grad():
         return Encoder(config, TextTower(bert, tokenizer, text, config.dim))

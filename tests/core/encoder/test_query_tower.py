@@ -54,7 +54,7 @@ TEXTS = (
     "ΟΔΟΣ ΟΔΟΣ, Α.Σ Σ ΑΣ'Α ΑΣ\u00adΑ ΌΣΟΣ\u0301 ʰΣ",  # noqa: RUF001 - Greek is meant
     "犬が吠える 雨 🐕 e\u0301 \u200b",
     "[MASK] a [SEP] dog [PAD] [CLS] [UNK]",
-    "a very long sentence " * 20,
+    "a very long sentence " * 50,
     "unbelievablylongword" * 20,
     "?!",
     "",

@@ -19,6 +19,7 @@ from audiofuse.core.encoder.starting import (
 )
 from audiofuse.core.evaluation.clips import read_manifest, select_queries
 from audiofuse.core.evaluation.evaluation import Gallery, blank_metadata, encode_clips, evaluate
+from audiofuse.core.items import Metadata
 from audiofuse.core.settings import Settings
 
 SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"
@@ -79,6 +80,18 @@ def _assert_nearer(encoder: Encoder, name: str, right: str, wrong: str) -> None:
     assert near > far + 0.2
 
 
+def test_tags_behind_a_long_description_are_read(encoder: Encoder) -> None:
+    """Keywords are told apart though a description of 40 words comes before them."""
+    description = "this was recorded one morning with two small microphones " * 5
+    whale, drum = (
+        Metadata(description=description, keywords=(tag,)).text for tag in ("whale", "drum")
+    )
+    whales, drums, asked = torch.nn.functional.normalize(
+        encoder.encode_text([whale, drum, "whales singing"])
+    )
+    assert asked @ whales > asked @ drums + 0.05
+
+
 @pytest.fixture(scope="module")
 def gallery(shared: Path, encoder: Encoder) -> Gallery:
     """Return all human-described clips, embedded by the shipped encoder."""
@@ -86,10 +99,13 @@ def gallery(shared: Path, encoder: Encoder) -> Gallery:
 
 
 def test_it_finds_sounds_by_human_sentences(encoder: Encoder, gallery: Gallery) -> None:
-    """On held-out human sentences audio is far above random, and adds to metadata."""
+    """On held-out human sentences audio is far above random, and adds to metadata.
+
+    Without the silence behind each sound audio has .427, with it .480.
+    """
     metrics = evaluate(encoder, gallery, select_queries(gallery.clips, "val"))
     found = {name: each.mean_average_precision for name, each in metrics.items()}
-    assert found["audio only"] > 0.4
+    assert found["audio only"] > 0.46
     assert found["hybrid"] > found["metadata only"]
 
 
