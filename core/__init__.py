@@ -4,6 +4,6 @@ The ground, which every room may use: ``errors`` (whose fault something is), ``s
 (an object and its metadata), ``query`` (a question and its filter), ``batcher`` (what many threads
 ask becomes one call), ``threads``, ``retrying`` (again, ever more seldom), ``cores`` (how many CPUs
 there are to use), ``memory`` (what was freed goes back), ``children`` (processes that end with
-their parent). The rooms: ``storage``, ``audio``, ``encoder``, ``bundles``, ``index``, ``search``,
-``evaluation``.
+their parent). The rooms: ``storage``, ``audio``, ``model``, ``encoder``, ``bundles``, ``index``,
+``search``, ``evaluation``.
 """

@@ -345,6 +345,7 @@ def default_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_encoder() -> "Encoder":
     """Return the smallest encoder that takes the real code path; its weights are random."""
-    from audiofuse.core.encoder.encoder import TINY, Encoder
+    from audiofuse.core.encoder.encoder import Encoder
+    from audiofuse.core.model.config import TINY
 
     return Encoder.random(TINY, seed=0)

@@ -31,6 +31,7 @@ from audiofuse.core.encoder.starting import TRAINED, save_trained
 from audiofuse.core.errors import AudiofuseError, ConfigurationError
 from audiofuse.core.evaluation.clips import VAL
 from audiofuse.core.evaluation.evaluation import HYBRID, evaluate
+from audiofuse.core.model.config import Fusion
 from audiofuse.core.settings import Settings
 from audiofuse.trainer.data.batches import Example, Examples, training_rows
 from audiofuse.trainer.data.corpus import Corpus, Division, prepare_corpus
@@ -47,7 +48,7 @@ from audiofuse.trainer.training.config import FitConfig
 from audiofuse.trainer.training.default import CONFIG as DEFAULT_CONFIG
 from audiofuse.trainer.training.default import default_task
 from audiofuse.trainer.training.fit import Fit, Task, freeze_parts
-from audiofuse.trainer.training.start import Fusion, PaperShape, load_start, paper_encoder
+from audiofuse.trainer.training.start import PaperShape, load_start, paper_encoder
 from audiofuse.trainer.training.step import world
 
 FAILURE, USAGE = 1, 2
@@ -114,11 +115,12 @@ def fit(
     others = {"start": copy.deepcopy(encoder)}
     if settings.encoder and settings.encoder != start:
         others["live"] = load_bundle(settings.encoder)
-    Fit(encoder.to(device), _task(corpus, config, freeze or []), config, run).run(resume=resume)
+    encoder.model.to(device)
+    Fit(encoder, _task(corpus, config, freeze or []), config, run).run(resume=resume)
     if world()[0] == 0:
         systems = compare_on(corpus, {name: encoder} | others, device)
         assessment = write_results(run, name, systems, corpus)
-        encoder.cpu()
+        encoder.model.cpu()
         card = training_card(name, corpus.train, config)
         bundle = save_bundle(encoder, out or run, name, card, assessment.as_dict())
         for other in others:
@@ -220,7 +222,8 @@ def paper(
     def make(fusion: Fusion, separate: bool, seed: int) -> Encoder:  # noqa: FBT001 - as it is called
         encoder = paper_encoder(settings, PaperShape(audio, text, fusion, separate), seed)
         freeze_parts(encoder, _there(encoder, freeze or ()))
-        return encoder.to(device)
+        encoder.model.to(device)
+        return encoder
 
     facts = {"audio": audio, "text": text, "frozen": " ".join(sorted(freeze or ()))}
     watch = Callbacks(partial(track, description="trainings", console=console), say=typer.echo)
@@ -272,7 +275,7 @@ def _there(encoder: Encoder, names: Iterable[str]) -> list[str]:
 
     Not every cell has a fusion, a head or a separate tower; all else must be a part of each.
     """
-    parts = {name for name, _ in encoder.named_children()}
+    parts = {name for name, _ in encoder.model.named_children()}
     return [name for name in names if name.split(".")[0] in parts or
             name.split(".")[0] not in CELLS_OWN_PARTS]  # fmt: skip
 

@@ -21,7 +21,7 @@ import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from audiofuse.core.bundles.manifest import (
     CARD,
@@ -39,13 +39,20 @@ from audiofuse.core.bundles.manifest import (
     read_file,
     verify_bundle,
 )
-from audiofuse.core.bundles.registry import open_registry
-from audiofuse.core.encoder.encoder import Encoder, EncoderConfig
+from audiofuse.core.bundles.registry import locate
+from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.encoder.inference import prepare
+from audiofuse.core.encoder.processing import load_tokenizer
 from audiofuse.core.encoder.query_tower import export_query_tower
 from audiofuse.core.errors import BundleError, ConfigurationError
+from audiofuse.core.model.config import EncoderConfig
+from audiofuse.core.model.hybrid import HybridEncoder
 from audiofuse.core.settings import Settings
 
+# What a bundle raises that is whole, but holds no encoder.
+UNREADABLE = (
+    ValidationError, SafetensorError, RuntimeError, ValueError, OSError, ConfigurationError,
+)  # fmt: skip
 TOKENIZER_ORIGIN = frozenset({"is_local", "local_files_only", "name_or_path"})
 
 
@@ -72,12 +79,12 @@ def save_bundle(
 
 def _write_files(encoder: Encoder, folder: Path, card: str, metrics: Mapping[str, Any]) -> None:
     (folder / CONFIG).write_text(encoder.config.model_dump_json(indent=2) + "\n")
-    save_file({k: v.contiguous() for k, v in encoder.state_dict().items()}, folder / WEIGHTS)
-    _save_tokenizer(encoder.text_tower.tokenizer, folder / TOKENIZER)
-    if encoder.separate_metadata_tower:
-        metadata_tokenizer = encoder.separate_metadata_tower.tokenizer
-        _save_tokenizer(metadata_tokenizer, folder / METADATA_TOKENIZER)
-    export_query_tower(encoder.text_tower, folder / QUERY)
+    model = encoder.model
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / WEIGHTS)
+    _save_tokenizer(encoder.text_processor.tokenizer, folder / TOKENIZER)
+    if encoder.config.metadata:
+        _save_tokenizer(encoder.metadata_processor.tokenizer, folder / METADATA_TOKENIZER)
+    export_query_tower(model.text_tower, encoder.text_processor, folder / QUERY)
     (folder / METRICS).write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
     (folder / CARD).write_text(card)
 
@@ -96,13 +103,6 @@ def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     tokenizer_config.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
 
 
-def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        folder, local_files_only=True
-    )
-    return tokenizer
-
-
 def load_bundle(folder: Path) -> Encoder:
     """Verify a bundle against its manifest, then rebuild its encoder on the CPU.
 
@@ -111,15 +111,15 @@ def load_bundle(folder: Path) -> Encoder:
     verify_bundle(folder)
     try:
         config = EncoderConfig.model_validate_json(read_file(folder / CONFIG))
-        encoder = Encoder.build(
-            config,
-            _load_tokenizer(folder / TOKENIZER),
-            _load_tokenizer(folder / METADATA_TOKENIZER) if config.metadata else None,
+        model = HybridEncoder.build(config)
+        model.load_state_dict(load_file(folder / WEIGHTS))
+        return Encoder.around(
+            model,
+            load_tokenizer(folder / TOKENIZER),
+            load_tokenizer(folder / METADATA_TOKENIZER) if config.metadata else None,
         )
-        encoder.load_state_dict(load_file(folder / WEIGHTS))
-    except (ValidationError, SafetensorError, RuntimeError, ValueError, OSError) as error:
+    except UNREADABLE as error:
         raise BundleError(f"the bundle {folder} does not describe an encoder: {error}") from error
-    return encoder
 
 
 def load_encoder(settings: Settings) -> tuple[Encoder, str]:
@@ -141,18 +141,6 @@ def load_version(settings: Settings, version: str) -> Encoder:
     return _load_on_device(settings, locate(settings, version))
 
 
-def locate(settings: Settings, version: str) -> Path:
-    """Return the folder of a version's bundle.
-
-    It is AUDIOFUSE_ENCODER, if that is this version, else fetched from the registry. Raises what
-    ``Registry.fetch`` does.
-    """
-    own = settings.encoder
-    if own and bundle_version(own) == version:
-        return own
-    return open_registry(settings).fetch(version)
-
-
 def audio_fingerprint(encoder: Encoder) -> str:
     """Return a fingerprint of what makes audio vectors: encoders of equal ones hear the same.
 
@@ -162,7 +150,7 @@ def audio_fingerprint(encoder: Encoder) -> str:
     audio = config.audio.model_dump_json(exclude={"head"})
     preprocessing = config.preprocessing.model_dump_json(exclude={"text"})
     digest = hashlib.sha256((audio + preprocessing).encode())
-    for name, weights in sorted(encoder.audio_tower.state_dict().items()):
+    for name, weights in sorted(encoder.model.audio_tower.state_dict().items()):
         if not name.startswith("classifier."):
             digest.update(name.encode())
             digest.update(weights.detach().cpu().contiguous().numpy().tobytes())
@@ -174,4 +162,6 @@ def _load_on_device(settings: Settings, folder: Path) -> Encoder:
     if settings.device == "cuda" and not usable:
         raise ConfigurationError("AUDIOFUSE_DEVICE is cuda, but PyTorch finds no usable GPU")
     device = "cuda" if usable and settings.device != "cpu" else "cpu"
-    return prepare(load_bundle(folder)).to(device)
+    encoder = prepare(load_bundle(folder))
+    encoder.model.to(device)
+    return encoder

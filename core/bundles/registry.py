@@ -32,6 +32,18 @@ def open_registry(settings: Settings) -> "Registry":
     return Registry(open_files(place, settings), place, settings.home / "bundles", document)
 
 
+def locate(settings: Settings, version: str) -> Path:
+    """Return the folder of a version's bundle.
+
+    It is AUDIOFUSE_ENCODER, if that is this version, else fetched from the registry. Raises what
+    ``Registry.fetch`` does.
+    """
+    own = settings.encoder
+    if own and bundle_version(own) == version:
+        return own
+    return open_registry(settings).fetch(version)
+
+
 class Registry:
     """Bundles by version. Every method raises ``Unavailable`` when the registry is away."""
 

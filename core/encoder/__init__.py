@@ -1,7 +1,7 @@
-"""From samples and words to vectors.
+"""From samples and words to vectors, as arrays.
 
-``processing`` (windows to padded batches), ``frontend`` (log-mel spectrogram), ``mobilenet`` (audio
-tower), ``text`` (text tower), ``fusion`` (mid-level), ``accumulator`` (windows to a clip),
-``encoder`` (all of them: late fusion), ``inference`` (faster, same numbers), ``pretrained``
-(checkpoints), ``starting`` (encoders to start with), ``query_tower`` (ONNX export).
+``processing`` (windows to batches, texts to tokens), ``runtime`` (what computes), ``torch_runtime``
+(PyTorch's), ``embeddings`` (what comes out), ``accumulator`` (windows to a clip), ``encoder`` (all
+of them), ``inference`` (faster, same numbers), ``pretrained`` (checkpoints), ``starting`` (encoders
+to start with), ``query_tower`` (ONNX export).
 """

@@ -1,24 +1,46 @@
-"""From windows to one clip: how their embeddings are added up."""
+"""From windows to one clip: how their embeddings are added up, however long the clip."""
 
-from dataclasses import dataclass
+import numpy as np
 
-import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-
-from audiofuse.core.encoder.fusion import AudioEmbedding, FramePooler
+from audiofuse.core.encoder.embeddings import AudioEmbedding, Floats, WindowEmbedding
+from audiofuse.core.model.config import MAX_FRAMES
 
 
-@dataclass(frozen=True)
-class WindowEmbedding:
-    """One window's embedding, on the CPU: the sum over its ``steps``, float32 ``(channels,)``.
+class FramePooler:
+    """Keeps at most ``MAX_FRAMES`` of a growing sequence, each the mean of as many steps.
 
-    ``frames`` ``(steps, channels)`` are kept for mid fusion only.
+    When it is full, neighbours are averaged in pairs. What is kept does not depend on how the
+    sequence arrives, and memory not on how long it is.
     """
 
-    total: Tensor
-    steps: int
-    frames: Tensor | None = None
+    def __init__(self, channels: int) -> None:
+        """Begin with nothing."""
+        self._channels = channels
+        self._kept: Floats = np.zeros((0, channels), np.float32)
+        self._waiting = self._kept
+        self._steps_each = 1
+
+    def add(self, steps: Floats) -> None:
+        """Append time steps ``(steps, channels)``."""
+        self._waiting = np.concatenate([self._waiting, steps])
+        while len(self._waiting) >= self._steps_each:
+            if len(self._kept) == MAX_FRAMES:
+                self._kept = self._kept.reshape(-1, 2, self._channels).mean(1)
+                self._steps_each *= 2
+            else:
+                self._take()
+
+    def _take(self) -> None:
+        room = MAX_FRAMES - len(self._kept)
+        groups = min(room, len(self._waiting) // self._steps_each)
+        count = groups * self._steps_each
+        taken = self._waiting[:count].reshape(groups, -1, self._channels).mean(1)
+        self._kept = np.concatenate([self._kept, taken])
+        self._waiting = self._waiting[count:]
+
+    def frames(self) -> Floats:
+        """Return the sequence; what waits at the end and fills no whole frame is left out."""
+        return self._kept
 
 
 class AudioAccumulator:
@@ -26,11 +48,11 @@ class AudioAccumulator:
 
     def __init__(self, channels: int) -> None:
         """Begin with nothing; windows have frames of ``channels``."""
-        self._total = torch.zeros(channels)
+        self._total: Floats = np.zeros(channels, np.float32)
         self._steps = 0
-        self._pooler = FramePooler(channels, self._total.device)
+        self._pooler = FramePooler(channels)
         self._pooled = 0  # windows that the pooler has, which takes them in order
-        self._early: dict[int, Tensor] = {}
+        self._early: dict[int, Floats] = {}
         self._has_frames = False
 
     def add(self, number: int, window: WindowEmbedding) -> None:
@@ -46,18 +68,12 @@ class AudioAccumulator:
             self._pooled += 1
 
     def embedding(self) -> AudioEmbedding:
-        """Return what ``encode_audio`` returns of the same windows; ``ValueError`` if none came."""
+        """Return the clip's embedding, a batch of one; ``ValueError`` if no window came."""
         if not self._steps:
             msg = "a clip of no windows has no audio vector"
             raise ValueError(msg)
-        pooled = (self._total / self._steps).unsqueeze(0)
+        pooled = (self._total / np.float32(self._steps))[None]
         if not self._has_frames:
             return AudioEmbedding(pooled)
-        return AudioEmbedding(pooled, *pad_frames([self._pooler.frames()]))
-
-
-def pad_frames(sequences: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Pad sequences ``(steps, channels)`` to the longest; also return which steps are theirs."""
-    lengths = torch.tensor([len(sequence) for sequence in sequences])
-    valid = torch.arange(int(lengths.max())) < lengths[:, None]
-    return pad_sequence(sequences, batch_first=True), valid.to(sequences[0].device)
+        frames = self._pooler.frames()[None]
+        return AudioEmbedding(pooled, frames, np.ones(frames.shape[:2], np.bool_))

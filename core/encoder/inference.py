@@ -10,7 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from audiofuse.core.cores import usable_cpus
 from audiofuse.core.encoder.encoder import Encoder
-from audiofuse.core.encoder.mobilenet import ConvNorm
+from audiofuse.core.model.mobilenet import ConvNorm
 
 # glibc's mallopt, malloc.h
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -22,13 +22,14 @@ def prepare(encoder: Encoder) -> Encoder:
 
     Batch norms are folded into their convolutions, and pictures are laid out channels last.
     """
-    for module in encoder.audio_tower.modules():
+    audio_tower = encoder.model.audio_tower
+    for module in audio_tower.modules():
         if isinstance(module, ConvNorm):
             convolution, norm = module[0], module[1]
             assert isinstance(convolution, nn.Conv2d)
             assert isinstance(norm, nn.BatchNorm2d)
             module[0], module[1] = fuse_conv_bn_eval(convolution, norm), nn.Identity()
-    encoder.audio_tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    audio_tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     keep_freed_memory()
     return encoder
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from audiofuse.core.audio.recording import SAMPLE_RATE
-from audiofuse.core.encoder.encoder import AudioConfig
-from audiofuse.core.encoder.mobilenet import AUDIOSET_CLASSES
 from audiofuse.core.errors import ConfigurationError
+from audiofuse.core.model.config import AudioConfig
+from audiofuse.core.model.mobilenet import AUDIOSET_CLASSES
 from audiofuse.core.storage.store import content_hash
 
 log = logging.getLogger(__name__)

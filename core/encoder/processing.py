@@ -1,33 +1,22 @@
-"""What is done to sounds and words before they are tensors: part of what decides a vector."""
+"""Processors: from sounds and words to what a model takes. They are part of what makes a vector."""
 
+import string
 from collections.abc import Sequence
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
-from audiofuse.core.audio.recording import SAMPLE_RATE, WINDOW_S, WINDOW_SAMPLES, Samples
+from audiofuse.core.audio.recording import SAMPLE_RATE, WINDOW_SAMPLES, Samples
+from audiofuse.core.errors import ConfigurationError
+from audiofuse.core.model.config import Preprocessing
+from audiofuse.core.query import normalise
 
+if TYPE_CHECKING:  # its import takes seconds; search and service load no encoder to begin with
+    from transformers import PreTrainedTokenizerBase
 
-class Preprocessing(BaseModel):
-    """How sounds are cut and padded and texts normalised; a bundle keeps what it was made with.
-
-    The defaults are what bundles mean that do not say. What admits one value only is done in that
-    way by this version; a bundle that was made in another is refused instead of misread.
-
-    ``padding_s``: windows are padded with zeros to a multiple of so many seconds. What is padding
-    is no part of the vector, but the audio tower sees it. ``silence_s``: silence that is appended
-    to a sound and heard as part of it, as far as its last window has room.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    sample_rate: Literal[32000] = 32000  # Hz
-    window_s: Literal[10] = 10
-    padding_s: float = Field(default=1.0, gt=0, le=WINDOW_S)
-    silence_s: float = Field(default=0.0, ge=0, le=WINDOW_S)
-    silent_below_db: Literal[-80] = -80  # of full scale; such sounds are refused
-    text: Literal["lower case, no punctuation"] = "lower case, no punctuation"  # query.normalise
+WINDOWS_PER_BATCH = 8  # 80 s of audio; bounds memory, and is what CPUs are fastest with
 
 
 class AudioProcessor:
@@ -59,3 +48,59 @@ class AudioProcessor:
         for row, window in zip(waveforms, windows, strict=True):
             row[: window.size] = window
         return waveforms, np.array([self.heard_length(w) for w in windows], np.int32)
+
+
+class Tokens(NamedTuple):
+    """Texts as tokens: ``ids`` and ``mask`` int64 ``(texts, tokens)``; 0 in the mask is padding.
+
+    ``present``, boolean ``(texts,)``, tells texts that hold words from those that hold none.
+    """
+
+    ids: NDArray[np.int64]
+    mask: NDArray[np.int64]
+    present: NDArray[np.bool_]
+
+
+class TextProcessor:
+    """Turns texts into tokens, normalised as in the paper, padded to the longest."""
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", max_tokens: int) -> None:
+        """Keep at most ``max_tokens`` of each text, [CLS] and [SEP] among them."""
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
+
+    def __call__(self, texts: Sequence[str]) -> Tokens:
+        """Tokenise texts, at least one."""
+        normalised = [normalise(text) for text in texts]
+        tokens = self.tokenizer(
+            normalised, padding=True, truncation=True, max_length=self.max_tokens,
+            return_tensors="np",
+        )  # fmt: skip
+        ids, mask = (tokens[name].astype(np.int64) for name in ("input_ids", "attention_mask"))
+        return Tokens(ids, mask, np.array([bool(text) for text in normalised], np.bool_))
+
+
+def load_tokenizer(source: str | Path) -> "PreTrainedTokenizerBase":
+    """Load a tokenizer by Hugging Face id or folder; a folder needs no network.
+
+    Raises ``ConfigurationError`` when there is no such tokenizer or the hub cannot be reached.
+    """
+    from transformers import AutoTokenizer  # noqa: PLC0415 - takes seconds, where none is needed
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            source, local_files_only=isinstance(source, Path)
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"cannot load the tokenizer {source}: {error}") from error
+    return tokenizer
+
+
+def character_tokenizer() -> "PreTrainedTokenizerBase":
+    """Return a WordPiece tokenizer that knows single characters: the words of random encoders."""
+    from transformers import BertTokenizer  # noqa: PLC0415 - takes seconds, where none is needed
+
+    characters = string.ascii_lowercase + string.digits
+    special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    pieces = (*special, *characters, *(f"##{character}" for character in characters))
+    return BertTokenizer(vocab={piece: number for number, piece in enumerate(pieces)})

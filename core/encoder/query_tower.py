@@ -21,7 +21,8 @@ from tokenizers import Regex, Tokenizer
 from tokenizers.normalizers import Lowercase, Normalizer, Replace, Sequence
 from torch import Tensor, nn
 
-from audiofuse.core.encoder.text import TextTower
+from audiofuse.core.encoder.processing import TextProcessor
+from audiofuse.core.model.text import TextTower
 
 OPSET = 17  # the first in which a layer normalisation is one operator
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -36,13 +37,13 @@ FINAL_SIGMA = (
 )
 
 
-def export_query_tower(text_tower: TextTower, folder: Path) -> None:
-    """Write the text tower into a new ``folder``; the same tower always gives the same bytes.
+def export_query_tower(text_tower: TextTower, processor: TextProcessor, folder: Path) -> None:
+    """Write text tower and processor into a new ``folder``; the same always give the same bytes.
 
     The tower itself, wherever and however it is in use, stays as it is.
     """
     folder.mkdir()
-    tokenizer = text_tower.tokenizer
+    tokenizer = processor.tokenizer
     bert = text_tower.bert.config
     _write_json(
         folder / "config.json",
@@ -55,7 +56,7 @@ def export_query_tower(text_tower: TextTower, folder: Path) -> None:
     _write_json(
         folder / "tokenizer_config.json",
         {
-            "model_max_length": text_tower.max_tokens,
+            "model_max_length": processor.max_tokens,
             "pad_token": tokenizer.pad_token,
             "padding_side": tokenizer.padding_side,
             "truncation_side": tokenizer.truncation_side,
@@ -63,7 +64,7 @@ def export_query_tower(text_tower: TextTower, folder: Path) -> None:
     )
     # fastembed would find what is named here in the text as it was typed; see _tokenizer.
     _write_json(folder / "special_tokens_map.json", {})
-    (folder / "tokenizer.json").write_bytes(_tokenizer(text_tower).to_str(pretty=True).encode())
+    (folder / "tokenizer.json").write_bytes(_tokenizer(processor).to_str(pretty=True).encode())
     (folder / "onnx").mkdir()
     (folder / "onnx" / "model.onnx").write_bytes(_graph(text_tower))
 
@@ -72,9 +73,9 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
-def _tokenizer(text_tower: TextTower) -> Tokenizer:
-    """Return the tower's tokenizer with everything inside that ``TextTower`` does around it."""
-    known = text_tower.tokenizer
+def _tokenizer(processor: TextProcessor) -> Tokenizer:
+    """Return a tokenizer with everything inside that ``TextProcessor`` does around its own."""
+    known = processor.tokenizer
     state = json.loads(known.backend_tokenizer.to_str())
     # Special tokens are found before any normalisation. We have taken the brackets off by then, so
     # that "[MASK]" is the word mask; the template adds [CLS] and [SEP] by their numbers.
@@ -82,7 +83,7 @@ def _tokenizer(text_tower: TextTower) -> Tokenizer:
     tokenizer = Tokenizer.from_str(json.dumps(state))
     own = [tokenizer.normalizer] if tokenizer.normalizer else []
     tokenizer.normalizer = Sequence([*_normalisation(), *own])
-    tokenizer.enable_truncation(text_tower.max_tokens, direction=known.truncation_side)
+    tokenizer.enable_truncation(processor.max_tokens, direction=known.truncation_side)
     tokenizer.enable_padding(
         direction=known.padding_side, pad_id=known.pad_token_id, pad_token=known.pad_token
     )

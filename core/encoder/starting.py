@@ -22,8 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from audiofuse.core.encoder.encoder import AudioConfig, Encoder, EncoderConfig
-from audiofuse.core.encoder.mobilenet import AUDIOSET_CLASSES
+from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.encoder.pretrained import (
     CLASS_NAMES,
     audio_shape,
@@ -31,9 +30,13 @@ from audiofuse.core.encoder.pretrained import (
     locate,
     read_class_names,
 )
-from audiofuse.core.encoder.processing import Preprocessing
-from audiofuse.core.encoder.text import AnchorHead, TextConfig, TextTower, load_bert
+from audiofuse.core.encoder.processing import TextProcessor, load_tokenizer
+from audiofuse.core.encoder.torch_runtime import words, words_on
 from audiofuse.core.errors import ConfigurationError
+from audiofuse.core.model.config import AudioConfig, EncoderConfig, Preprocessing, TextConfig
+from audiofuse.core.model.hybrid import HybridEncoder
+from audiofuse.core.model.mobilenet import AUDIOSET_CLASSES
+from audiofuse.core.model.text import AnchorHead, TextTower, load_bert
 from audiofuse.core.settings import Settings
 
 SHIPPED_CHECKPOINT = "mn04_as_mAP_432.pt"
@@ -78,7 +81,7 @@ def from_pretrained(settings: Settings, audio: str, text: str | Path) -> Encoder
 def default_encoder() -> Encoder:
     """Return the encoder that the product ships; needs no network."""
     encoder = _untuned(minilm(), audio_shape(SHIPPED_CHECKPOINT))
-    missing, unexpected = encoder.load_state_dict(load_file(TRAINED), strict=False)
+    missing, unexpected = encoder.model.load_state_dict(load_file(TRAINED), strict=False)
     if unexpected or any(_is_shipped(name) for name in missing):
         raise ConfigurationError(f"{TRAINED} does not fit the encoder: reinstall audiofuse")
     return encoder
@@ -91,7 +94,7 @@ def default_card() -> str:
 
 def save_trained(encoder: Encoder, path: Path) -> None:
     """Write what ``default_encoder`` adds to the text model: audio half and text head."""
-    state = encoder.state_dict()
+    state = encoder.model.state_dict()
     save_file({name: state[name].contiguous() for name in state if _is_shipped(name)}, path)
 
 
@@ -107,18 +110,19 @@ def starting_encoder(
 ) -> Encoder:
     """Build a starting encoder from an EfficientAT checkpoint of ``shape`` and any BERT."""
     encoder = _untuned(text_model, shape)
-    encoder.audio_tower.load_state_dict(checkpoint)
-    places = _places(encoder.text_tower, class_names)
+    model = encoder.model
+    model.audio_tower.load_state_dict(checkpoint)
+    places = _places(encoder, class_names)
     # Without their mean, classes differ by what sets them apart, not by being sounds.
     centred, mean = places - places.mean(0), places.mean(0)
     anchors = normalize(centred) / ANCHOR_TEMPERATURE
-    head = encoder.text_tower.project
+    head = model.text_tower.project
     assert isinstance(head, AnchorHead)
     head.anchors.load_state_dict({"weight": anchors, "bias": -anchors @ mean})
     class_embeddings = torch.cat(
         [MEANING_WEIGHT * centred, CLASS_WEIGHT * torch.eye(AUDIOSET_CLASSES)], dim=1
     )
-    encoder.audio_head.load_state_dict({"embeddings.weight": class_embeddings.T.contiguous()})
+    model.audio_head.load_state_dict({"embeddings.weight": class_embeddings.T.contiguous()})
     return encoder
 
 
@@ -132,15 +136,21 @@ def read_class_sentences(names: Sequence[str]) -> list[list[str]]:
     return [known[name].split("|") if name in known else [name] for name in names]
 
 
+def pooled_texts(tower: TextTower, processor: TextProcessor, texts: Sequence[str]) -> Tensor:
+    """Return one vector for each text before the tower's head: ``(texts, hidden)``."""
+    tokens = words_on(words(processor(texts)), tower.bert.device)
+    return tower.pool(tower.encode_tokens(tokens.ids, tokens.mask), tokens.mask)
+
+
 @torch.inference_mode()
-def _places(tower: TextTower, names: Sequence[str]) -> Tensor:
+def _places(encoder: Encoder, names: Sequence[str]) -> Tensor:
     """Return where each class lies among meanings: ``(classes, hidden)``.
 
     Halfway between its name, which is what many people type, and the mean of its sentences.
     """
 
     def encode(texts: Sequence[str]) -> Tensor:
-        return normalize(tower.pool(*tower.encode_tokens(texts)))
+        return normalize(pooled_texts(encoder.model.text_tower, encoder.text_processor, texts))
 
     described = torch.stack([encode(each).mean(0) for each in read_class_sentences(names)])
     return (encode(names) + described).clone() / 2
@@ -155,7 +165,7 @@ def minilm() -> str | Path:
 
 
 def _untuned(text_model: str | Path, shape: AudioConfig) -> Encoder:
-    bert, tokenizer = load_bert(text_model)
+    bert = load_bert(text_model)
     bert_shape = bert.config.to_diff_dict()
     del bert_shape["transformers_version"]  # would give each of its releases its own version
     text = TextConfig(bert=bert_shape, pooling="mean", head="anchors", max_tokens=METADATA_TOKENS)
@@ -166,4 +176,5 @@ def _untuned(text_model: str | Path, shape: AudioConfig) -> Encoder:
         preprocessing=Preprocessing(silence_s=SILENCE_S),
     )
     with torch.no_grad():
-        return Encoder(config, TextTower(bert, tokenizer, text, config.dim))
+        model = HybridEncoder(config, TextTower(bert, text, config.dim))
+    return Encoder.around(model, load_tokenizer(text_model))

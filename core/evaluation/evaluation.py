@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from audiofuse.core.audio.recording import open_recording
+from audiofuse.core.encoder.embeddings import AudioEmbedding, Floats
 from audiofuse.core.encoder.encoder import Encoder
-from audiofuse.core.encoder.fusion import AudioEmbedding
 from audiofuse.core.errors import ConfigurationError, Rejected
 from audiofuse.core.evaluation.clips import Clip, Query
 from audiofuse.core.items import Metadata
@@ -183,7 +183,7 @@ def judge(
     asked = encode_queries(encoder, queries)
     texts = [clip.metadata.text for clip in gallery.clips]
     systems = {AUDIO: item_vectors(encoder, gallery, [""] * len(texts))}
-    if encoder.places_metadata:
+    if encoder.config.places_metadata:
         systems[METADATA] = _metadata_vectors(encoder, texts)
     systems[HYBRID] = item_vectors(encoder, gallery, texts)
     return {name: _score_cosines(asked, items, relevant, cutoff) for name, items in systems.items()}
@@ -197,19 +197,19 @@ def judge_hybrid(encoder: Encoder, gallery: Gallery, queries: Sequence[Query]) -
 
 
 def encode_queries(encoder: Encoder, queries: Sequence[Query]) -> Tensor:
-    """Return the queries' vectors, of unit length: ``(queries, dim)``, on the CPU."""
+    """Return the queries' vectors, of unit length: ``(queries, dim)``."""
     texts = [query.text for query in queries]
     asked = _in_batches(lambda rows: encoder.encode_text([texts[row] for row in rows]), len(texts))
     return torch.nn.functional.normalize(asked)
 
 
 def item_vectors(encoder: Encoder, gallery: Gallery, texts: Sequence[str]) -> Tensor:
-    """Fuse each clip with its text, "" for none: ``(clips, dim)``, of unit length, on the CPU.
+    """Fuse each clip with its text, "" for none: ``(clips, dim)``, of unit length.
 
     Of an item of which the encoder uses nothing the vector is 0: nothing to find it by.
     """
 
-    def fuse(rows: list[int]) -> Tensor:
+    def fuse(rows: list[int]) -> Floats:
         audio = AudioEmbedding.stack([gallery.embeddings[row] for row in rows])
         return encoder.fuse(audio, [texts[row] for row in rows]).vectors
 
@@ -224,9 +224,10 @@ def _metadata_vectors(encoder: Encoder, texts: Sequence[str]) -> Tensor:
     return words
 
 
-def _in_batches(encode: Callable[[list[int]], Tensor], count: int) -> Tensor:
+def _in_batches(encode: Callable[[list[int]], Floats], count: int) -> Tensor:
     starts = range(0, count, ROWS_PER_BATCH)
-    return torch.cat([encode(list(range(s, min(s + ROWS_PER_BATCH, count)))) for s in starts]).cpu()
+    parts = [encode(list(range(s, min(s + ROWS_PER_BATCH, count)))) for s in starts]
+    return torch.cat([torch.from_numpy(part) for part in parts])
 
 
 def _score_cosines(

@@ -6,11 +6,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from audiofuse.core.audio.recording import Samples
 from audiofuse.core.batcher import Batcher
+from audiofuse.core.encoder.embeddings import Floats, unit
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import QueryError
 from audiofuse.core.index.index import Point
@@ -31,23 +31,24 @@ class LoadedEncoder:
         """Encode with ``encoder``; ``on_batch`` is called with the size of each batch of texts."""
         self._encoder = encoder
         self._on_batch = on_batch
-        self._read = Batcher[str, Tensor](self._read_all, TEXTS_AT_ONCE)
+        self._read = Batcher[str, Floats](self._read_all, TEXTS_AT_ONCE)
         self._listening = threading.Lock()  # one sound at a time: the processors are shared
 
-    def encode_text(self, text: str) -> Tensor:
-        """Return a text's vector ``(dim,)``, of unit length, on the CPU."""
+    def encode_text(self, text: str) -> Floats:
+        """Return a text's vector ``(dim,)``, of unit length."""
         return self._read(text)
 
-    def _read_all(self, texts: list[str]) -> Sequence[Tensor]:
+    def _read_all(self, texts: list[str]) -> Sequence[Floats]:
         self._on_batch(len(texts))
-        return list(torch.nn.functional.normalize(self._encoder.encode_text(texts)).cpu())
+        return list(unit(self._encoder.encode_text(texts)))
 
-    def encode_audio(self, windows: Iterable[Samples]) -> Tensor:
-        """Return the vector ``(dim,)`` that a sound without words has as an item, on the CPU."""
+    def encode_audio(self, windows: Iterable[Samples]) -> Floats:
+        """Return the vector ``(dim,)`` that a sound without words has as an item."""
         decoded = list(windows)  # by now: a slow upload holds up nobody else
         with self._listening:
-            vector = self._encoder.fuse(self._encoder.encode_audio(decoded), [""]).vectors[0].cpu()
-        if not vector.isfinite().all():
+            fused = self._encoder.fuse(self._encoder.encode_audio(decoded), [""])
+        vector: Floats = fused.vectors[0]
+        if not np.isfinite(vector).all():
             raise QueryError("the live encoder encodes no audio: ask by words")
         return vector
 
@@ -56,14 +57,14 @@ class LoadedEncoder:
         """Whether items are sums of audio and metadata, so that scores have parts."""
         return self._encoder.fuses_stored_audio
 
-    def explained(self, points: Sequence[Point], query: Tensor) -> list[Ranked]:
+    def explained(self, points: Sequence[Point], query: Floats) -> list[Ranked]:
         """Return points as they are ranked, with their scores and the parts, if there are any."""
         if not points or not self.is_sum:
             return [(point, point.score, None) for point in points]
         parts: list[float] = (self._projected(points) @ query / _norms(points)).tolist()
         return [(point, point.score, part) for point, part in zip(points, parts, strict=True)]
 
-    def weighed(self, points: Sequence[Point], query: Tensor, balance: float) -> list[Ranked]:
+    def weighed(self, points: Sequence[Point], query: Floats, balance: float) -> list[Ranked]:
         """Fuse points anew, metadata by ``balance``, audio by the rest; return them best first.
 
         Their item vectors are needed. An item of which nothing is left is left out.
@@ -72,24 +73,28 @@ class LoadedEncoder:
             return self.explained(points, query)
         audio, norms = self._projected(points), _norms(points)
         sound = (1 - balance) * audio
-        words = balance * (torch.tensor([point.item for point in points]) * norms[:, None] - audio)
-        lengths = (sound + words).norm(dim=1)
-        scores: list[float] = ((sound + words) @ query / lengths).tolist()
-        parts: list[float] = (sound @ query / lengths).tolist()
+        words = balance * (_array([point.item for point in points]) * norms[:, None] - audio)
+        lengths = np.linalg.norm(sound + words, axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):  # of what is left out below
+            scores: list[float] = ((sound + words) @ query / lengths).tolist()
+            parts: list[float] = (sound @ query / lengths).tolist()
         left: list[bool] = (lengths > NOTHING * norms).tolist()
         ranked = list(zip(points, scores, parts, strict=True))
         return sorted(itertools.compress(ranked, left), key=lambda each: -each[1])
 
-    def _projected(self, points: Sequence[Point]) -> Tensor:
+    def _projected(self, points: Sequence[Point]) -> Floats:
         """Return what audio gave to items, ``(points, dim)``, where they are sums."""
-        audio = torch.tensor([point.audio for point in points], device=self._encoder.device)
-        projected = self._encoder.project_audio(audio)
+        projected = self._encoder.project_audio(_array([point.audio for point in points]))
         assert projected is not None
-        return projected.cpu()
+        return projected
 
 
-def _norms(points: Sequence[Point]) -> Tensor:
-    return torch.tensor([point.payload["item_norm"] for point in points])
+def _norms(points: Sequence[Point]) -> Floats:
+    return _array([point.payload["item_norm"] for point in points])
+
+
+def _array(values: Sequence[object]) -> Floats:
+    return np.array(values, np.float32)
 
 
 class LoadedEncoders:

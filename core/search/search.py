@@ -16,14 +16,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from audiofuse.core.audio.recording import Opener, open_recording
 from audiofuse.core.batcher import Batcher
-from audiofuse.core.bundles.bundle import load_encoder, load_version
 from audiofuse.core.bundles.document import POLL_S
 from audiofuse.core.bundles.registry import Watch, open_registry
+from audiofuse.core.encoder.embeddings import Floats, unit
 from audiofuse.core.errors import AudiofuseError, NotFound, QueryError, Unavailable
 from audiofuse.core.index.index import Generation, GenerationGone, Index, Nearest, Point, open_index
 from audiofuse.core.query import CANDIDATES, Question, check_id, check_words
@@ -166,7 +165,7 @@ class Searcher:
         return Found(generation.version, hits)
 
     def _weighed(
-        self, encoder: LoadedEncoder, points: Sequence[Point], query: Tensor, question: Question
+        self, encoder: LoadedEncoder, points: Sequence[Point], query: Floats, question: Question
     ) -> list[Ranked]:
         if encoder.is_sum:
             return encoder.weighed(points, query, question.weight_of_metadata)
@@ -174,7 +173,7 @@ class Searcher:
             raise QueryError("the live encoder fuses audio and metadata inseparably: no balance")
         return encoder.explained(points, query)
 
-    def _query(self, generation: Generation, encoder: LoadedEncoder, question: Question) -> Tensor:
+    def _query(self, generation: Generation, encoder: LoadedEncoder, question: Question) -> Floats:
         """Return the one vector ``(dim,)`` that a question comes down to, of unit length."""
         vectors = []
         if question.text:
@@ -183,10 +182,11 @@ class Searcher:
             with self._open_sound(question.sound, self._max_sound_s) as recording:
                 vectors.append(encoder.encode_audio(recording.windows()))
         if question.like:
-            vectors.append(torch.tensor(self._get(generation, question.like, vectors=True).item))
-        query = _unit(torch.stack(vectors).sum(0))
+            item = self._get(generation, question.like, vectors=True).item
+            vectors.append(np.array(item, np.float32))
+        query = unit(np.sum(vectors, axis=0))
         if question.without:
-            query = _unit(query - AWAY_FROM * encoder.encode_text(question.without))
+            query = unit(query - AWAY_FROM * encoder.encode_text(question.without))
         return query
 
     def _nearest(self, generation: Generation, asked: Nearest) -> list[Point]:
@@ -301,6 +301,9 @@ def open_searcher(
     seen; unset: as the settings' registry has it.
     Raises ``ConfigurationError`` when an encoder that it needs is nowhere to be had.
     """
+    # Only here is what computes needed, whose import takes seconds.
+    from audiofuse.core.bundles.bundle import load_encoder, load_version  # noqa: PLC0415
+
     watch = watch or Watch(open_registry(settings))
     own = None if _is_open(watch) else load_encoder(settings)
 
@@ -350,10 +353,6 @@ def _by_generation(asked: Iterable[Asked]) -> dict[Generation, list[Asked]]:
     for each in asked:
         groups.setdefault(each[0], []).append(each)
     return groups
-
-
-def _unit(vector: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(vector, dim=0)
 
 
 def _hit(point: Point, score: float, audio: float | None) -> Hit:

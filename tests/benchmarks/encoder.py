@@ -15,15 +15,16 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from audiofuse.core.audio.recording import SAMPLE_RATE, WINDOW_SAMPLES, Samples
-from audiofuse.core.encoder.encoder import TINY, AudioConfig, Encoder, EncoderConfig
-from audiofuse.core.encoder.frontend import (
+from audiofuse.core.encoder.encoder import Encoder
+from audiofuse.core.encoder.inference import prepare
+from audiofuse.core.model.config import TINY, AudioConfig, EncoderConfig
+from audiofuse.core.model.frontend import (
     LOG_OFFSET,
     NORM_SCALE,
     NORM_SHIFT,
     PREEMPHASIS,
     MelFrontEnd,
 )
-from audiofuse.core.encoder.inference import prepare
 from audiofuse.workers.commands.display import metrics_table
 
 Run = Callable[[], object]
@@ -51,7 +52,7 @@ def plain(encoder: Encoder, clips: list[list[Samples]], device: torch.device) ->
         for windows in clips:
             for window in windows:
                 mel = plain_mel(front_end, torch.from_numpy(window)[None]).to(device)
-                encoder.audio_tower.frames(mel).mean(1).cpu()
+                encoder.model.audio_tower.frames(mel).mean(1).cpu()
 
     return run
 
@@ -60,11 +61,9 @@ def batched(encoder: Encoder, clips: list[list[Samples]], size: int) -> Run:
     """Return hearing with windows of all clips in batches of ``size``."""
     windows = [window for clip in clips for window in clip]
 
-    @torch.inference_mode()
     def run() -> None:
         for start in range(0, len(windows), size):
-            frames, valid = encoder._frames(windows[start : start + size])
-            (frames * valid.unsqueeze(-1)).sum(1).cpu()
+            encoder.encode_windows(windows[start : start + size])
 
     return run
 
@@ -85,6 +84,11 @@ def best_times(variants: dict[str, Run], rounds: int) -> dict[str, float]:
     return best
 
 
+def _on(device: torch.device, encoder: Encoder) -> Encoder:
+    encoder.model.to(device)
+    return encoder
+
+
 def measure(
     width: float, seconds: int, count: int, rounds: int, device: torch.device, batches: list[int]
 ) -> dict[str, dict[str, float]]:
@@ -94,9 +98,9 @@ def measure(
     clips = [np.split(clip, range(WINDOW_SAMPLES, clip.size, WINDOW_SAMPLES)) for clip in samples]
     config = EncoderConfig(dim=1024, audio=AudioConfig(width=width), text=TINY.text)
     variants: dict[str, Run] = {
-        "plain": plain(Encoder.random(config, seed=0).to(device), clips, device)
+        "plain": plain(_on(device, Encoder.random(config, seed=0)), clips, device)
     }
-    ours = prepare(Encoder.random(config, seed=0)).to(device)
+    ours = _on(device, prepare(Encoder.random(config, seed=0)))
     variants["ours, clip by clip"] = one_by_one(ours, clips)
     variants |= {f"ours, batches of {size}": batched(ours, clips, size) for size in batches}
     best = best_times(variants, rounds)

@@ -28,7 +28,6 @@ from uuid import uuid4
 import httpx
 import numpy as np
 import onnxruntime
-import torch
 from qdrant_client import QdrantClient
 from rich.console import Console
 from rich.progress import track
@@ -38,6 +37,7 @@ from tokenizers import Tokenizer
 import audiofuse.core.index.index
 from audiofuse.core.bundles.bundle import load_encoder, save_bundle
 from audiofuse.core.bundles.manifest import QUERY
+from audiofuse.core.encoder.embeddings import unit
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.encoder.starting import DEFAULT_NAME, default_card, default_encoder
 from audiofuse.core.index.index import ITEM, Generation, Index, Point, connect
@@ -146,7 +146,7 @@ def bare(encoder: Encoder, client: QdrantClient, generation: Generation) -> Ask:
 
     def ask(text: str) -> object:
         with reading:
-            vector = torch.nn.functional.normalize(encoder.encode_text([text]))[0].tolist()
+            vector = unit(encoder.encode_text([text]))[0].tolist()
         return client.query_points(
             generation.collection, vector, using=ITEM, limit=LIMIT, with_payload=True
         )

@@ -19,10 +19,11 @@ from torch.utils.data import DataLoader
 
 from audiofuse.core.audio.recording import SAMPLE_RATE, open_recording
 from audiofuse.core.encoder.encoder import Encoder
-from audiofuse.core.encoder.fusion import AudioEmbedding
 from audiofuse.core.encoder.starting import default_encoder
+from audiofuse.core.encoder.torch_runtime import words, words_on
 from audiofuse.core.evaluation.clips import Clip
 from audiofuse.core.items import Metadata, is_audio
+from audiofuse.core.model.fusion import AudioTensors
 from audiofuse.trainer.data.batches import Examples, training_rows
 from audiofuse.trainer.data.cache import AudioCache
 from audiofuse.trainer.training.config import FitConfig
@@ -45,14 +46,20 @@ def main() -> None:
         for path in paths[: len(paths) // BATCH * BATCH]
     ]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    plain = min(_plain_epochs(default_encoder().to(device), clips))
-    ours = min(_our_epochs(default_encoder().to(device), clips))
+    plain = min(_plain_epochs(_default(device), clips))
+    ours = min(_our_epochs(_default(device), clips))
     table = Table(
         "loop", "pairs/s", "against plain", title=f"{len(clips)} sounds, mn04 + MiniLM, {device}"
     )
     table.add_row("plain", f"{len(clips) / plain:.1f}", "1.0x")
     table.add_row("audiofuse-train", f"{len(clips) / ours:.1f}", f"{plain / ours:.1f}x")
     Console().print(table)
+
+
+def _default(device: torch.device) -> Encoder:
+    encoder = default_encoder()
+    encoder.model.to(device)
+    return encoder
 
 
 class Decoded(torch.utils.data.Dataset[tuple[Tensor, str, int]]):
@@ -74,16 +81,17 @@ class Decoded(torch.utils.data.Dataset[tuple[Tensor, str, int]]):
 def _plain_epochs(encoder: Encoder, clips: Sequence[Clip]) -> Iterator[float]:
     """Train the plain way; yield each epoch's seconds."""
     loader = DataLoader(Decoded(clips), BATCH, shuffle=True, collate_fn=list)
-    optimizer = torch.optim.AdamW(encoder.parameters(), CONFIG.learning_rate)
-    temperature = torch.tensor(CONFIG.temperature)
+    optimizer = torch.optim.AdamW(encoder.model.parameters(), CONFIG.learning_rate)
+    temperature, model = torch.tensor(CONFIG.temperature), encoder.model
     for _ in range(EPOCHS):
         started = time.monotonic()
         for batch in loader:
             waves, sentences, rows = zip(*batch, strict=True)
-            padded = pad_sequence(list(waves), batch_first=True).to(encoder.device)
-            pooled = encoder.audio_tower.frames(encoder.front_end(padded)).mean(1)
-            items = encoder._items(AudioEmbedding(pooled), list(sentences))
-            loss = nt_xent(items, encoder.text_tower(sentences), torch.tensor(rows), temperature)
+            padded = pad_sequence(list(waves), batch_first=True).to(model.device)
+            pooled = model.audio_tower.frames(model.front_end(padded)).mean(1)
+            tokens = words_on(words(encoder.text_processor(sentences)), model.device)
+            items = model.fuse(AudioTensors(pooled), tokens)
+            loss = nt_xent(items, model.encode_text(tokens), torch.tensor(rows), temperature)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

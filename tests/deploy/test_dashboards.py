@@ -18,7 +18,8 @@ import yaml
 
 from audiofuse.core.bundles.bundle import save_bundle
 from audiofuse.core.bundles.registry import open_registry
-from audiofuse.core.encoder.encoder import TINY, Encoder
+from audiofuse.core.encoder.encoder import Encoder
+from audiofuse.core.model.config import TINY
 from audiofuse.core.settings import Settings
 from audiofuse.workers.deployment.local import LocalDeployment, Part, free_port
 from audiofuse.workers.repair.backfill import reconcile

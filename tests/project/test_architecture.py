@@ -15,6 +15,7 @@ ROOMS = (  # from the ground up: a room imports from those above it in this list
     "core",
     "core/storage",
     "core/audio",
+    "core/model",
     "core/encoder",
     "core/bundles",
     "core/index",
@@ -60,13 +61,18 @@ LIGHT = (  # what intake, index owner, command line and decoding processes reach
     "core/bundles/manifest",
     "core/bundles/registry",
     "core/bundles/document",
+    "core/model/config",
+    "core/encoder/processing",
+    "core/encoder/embeddings",
+    "core/encoder/encoder",
+    "core/search",
     "core/evaluation/clips",
     "workers/telemetry",
     "workers/queue",
     "workers/repair",
     "workers/intake",
     "workers/indexing/decoding",
-    "workers/service/client",
+    "workers/service",
     "workers/rollout/operator",
     "workers/deployment",
     "workers/commands",
@@ -99,9 +105,14 @@ def _room(name: str) -> str:
     return name if (ROOT / name).is_dir() else name.rpartition("/")[0]
 
 
-def _imports(tree: ast.AST) -> Iterator[str]:
-    """Yield every imported module, also those that functions import; not those for types only."""
+def _imports(tree: ast.AST, *, at_once: bool = False) -> Iterator[str]:
+    """Yield every imported module, also those that functions import; not those for types only.
+
+    With ``at_once`` those that functions and methods import are left out.
+    """
     for node in ast.iter_child_nodes(tree):
+        if at_once and isinstance(node, ast.FunctionDef):
+            continue
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             continue
         if isinstance(node, ast.Import):
@@ -110,7 +121,7 @@ def _imports(tree: ast.AST) -> Iterator[str]:
             yield node.module or ""
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         else:
-            yield from _imports(node)
+            yield from _imports(node, at_once=at_once)
 
 
 def _ours(imported: str) -> str:
@@ -121,8 +132,7 @@ def _ours(imported: str) -> str:
 
 def _top_level_imports(tree: ast.Module) -> Iterator[str]:
     """Yield what importing a module imports at once."""
-    statements = [node for node in tree.body if not isinstance(node, ast.FunctionDef)]
-    yield from _imports(ast.Module(statements, []))
+    yield from _imports(tree, at_once=True)
 
 
 def _reached(module: str) -> set[str]:

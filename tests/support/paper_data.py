@@ -16,9 +16,9 @@ from made_sounds import write_wav
 from transformers import BertConfig, BertModel
 
 from audiofuse.core.audio.recording import SAMPLE_RATE
-from audiofuse.core.encoder.encoder import TINY
-from audiofuse.core.encoder.mobilenet import MobileNet
-from audiofuse.core.encoder.text import character_tokenizer
+from audiofuse.core.encoder.processing import character_tokenizer
+from audiofuse.core.model.config import TINY
+from audiofuse.core.model.mobilenet import MobileNet
 
 SHARED_NAME = "City Ambience w_ Car Passing_1-2.wav"  # of development and validation
 SHARED_IDS = {"86163", "130603"}  # on Freesound, of development and validation

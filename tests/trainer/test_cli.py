@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from audiofuse.core.bundles.bundle import load_bundle, save_bundle
-from audiofuse.core.encoder.encoder import TINY, Encoder
+from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.evaluation.evaluation import QueryScores
+from audiofuse.core.model.config import TINY
 from audiofuse.core.settings import Settings
 from audiofuse.trainer import cli
 from audiofuse.trainer.cli import main

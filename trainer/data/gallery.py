@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from audiofuse.core.encoder.embeddings import AudioEmbedding
 from audiofuse.core.encoder.encoder import Encoder
-from audiofuse.core.encoder.fusion import AudioEmbedding
 from audiofuse.core.evaluation.clips import Clip
 from audiofuse.core.evaluation.evaluation import Gallery, QueryScores, judge_hybrid
 from audiofuse.trainer.data.batches import cut
@@ -26,7 +26,7 @@ def encode_cached(
 
 
 def _encode(encoder: Encoder, entry: Entry) -> AudioEmbedding:
-    if not encoder.uses_audio:
+    if not encoder.config.uses_audio:
         return encoder.no_audio(1)
     return encoder.encode_audio(cut(read(entry, 0, entry.samples)))
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.evaluation.clips import TEST, TRAIN, VAL, Clip, ask_for_captions
 from audiofuse.core.evaluation.evaluation import CUTOFF, RECALLS
+from audiofuse.core.model.config import Fusion
 from audiofuse.trainer.data.corpus import Corpus
 from audiofuse.trainer.data.metadata import Captions, Kind, count_sentences, metadata_text
 from audiofuse.trainer.training.config import FitConfig
-from audiofuse.trainer.training.start import Fusion
 
 FUSIONS: tuple[Fusion, ...] = ("audio", "metadata", "late", "mid")
 KINDS = (Kind.CS, Kind.OS, Kind.FS, Kind.OS_CS)

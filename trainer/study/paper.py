@@ -27,6 +27,7 @@ import torch
 
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import ConfigurationError
+from audiofuse.core.model.config import Fusion
 from audiofuse.trainer.data.batches import Examples, training_rows
 from audiofuse.trainer.data.cache import Progress, no_progress
 from audiofuse.trainer.data.corpus import Corpus
@@ -48,7 +49,6 @@ from audiofuse.trainer.study.grid import (
 from audiofuse.trainer.study.tables import as_dict
 from audiofuse.trainer.training.config import MACHINE, FitConfig
 from audiofuse.trainer.training.fit import BEST, Fit, Show, Task, no_batch_progress
-from audiofuse.trainer.training.start import Fusion
 
 CONFIG, CELLS, RUNNING, RESULTS = "config.json", "cells.jsonl", "running", "results.json"
 WEIGHTS, QUERIES = "weights", "queries"

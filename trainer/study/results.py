@@ -23,10 +23,12 @@ def compare_on(
     corpus: Corpus, encoders: Mapping[str, Encoder], device: torch.device
 ) -> dict[str, System]:
     """Embed the clips that none was trained on, by every encoder, which move to ``device``."""
-    return {
-        name: System(encoder.to(device), encode_cached(encoder, corpus.gallery, corpus.entries))
-        for name, encoder in encoders.items()
-    }
+    return {name: _system(encoder, corpus, device) for name, encoder in encoders.items()}
+
+
+def _system(encoder: Encoder, corpus: Corpus, device: torch.device) -> System:
+    encoder.model.to(device)
+    return System(encoder, encode_cached(encoder, corpus.gallery, corpus.entries))
 
 
 def write_results(

@@ -28,17 +28,20 @@ from audiofuse.core.encoder.starting import (
     SHIPPED_CHECKPOINT,
     from_pretrained,
     minilm,
+    pooled_texts,
     read_class_sentences,
 )
-from audiofuse.core.encoder.text import AnchorHead
+from audiofuse.core.encoder.torch_runtime import windows_on
 from audiofuse.core.evaluation.clips import Clip, queries_of
 from audiofuse.core.evaluation.evaluation import evaluate
+from audiofuse.core.model.text import AnchorHead
 from audiofuse.core.settings import Settings
 from audiofuse.trainer.data.batches import Example, Examples, cut, training_rows
 from audiofuse.trainer.data.corpus import Corpus
 from audiofuse.trainer.data.gallery import encode_cached
 from audiofuse.trainer.training.config import FitConfig
 from audiofuse.trainer.training.fit import LAST, Task
+from audiofuse.trainer.training.step import training_windows
 
 LABEL_CLASSES = Path(str(files("audiofuse.trainer.training"))) / "assets" / "label_classes.tsv"
 PERMITTED = ("CC0", "CC-BY", "CC-BY-SA-3.0", "CC-BY-SA-4.0", "CC0/CC-BY (freesound)")
@@ -115,17 +118,17 @@ class ClassAnchorLoss:
         """Encode all sentences once: the text model is frozen."""
         described_by = [[name, name, *own] for name, own in
                         zip(names, read_class_sentences(names), strict=True)]  # fmt: skip
-        tower = encoder.text_tower
+        tower, processor = encoder.model.text_tower, encoder.text_processor
         with torch.inference_mode():
-            pooled = [tower.pool(*tower.encode_tokens(each)) for each in described_by]
+            pooled = [pooled_texts(tower, processor, each) for each in described_by]
         self._texts = normalize(torch.cat(pooled)).clone()
         self._classes = torch.tensor(
             [number for number, each in enumerate(described_by) for _ in each]
-        ).to(encoder.device)
+        ).to(encoder.model.device)
 
     def __call__(self, encoder: Encoder, _examples: Sequence[Example], step: int) -> Tensor:
         """Return the cross-entropy of some of the sentences."""
-        head = encoder.text_tower.project
+        head = encoder.model.text_tower.project
         assert isinstance(head, AnchorHead)
         generator = torch.Generator().manual_seed(step)
         rows = torch.randint(len(self._texts), (SENTENCES_PER_STEP,), generator=generator)
@@ -142,23 +145,30 @@ class SelfDistillationLoss:
 
     def __init__(self, encoder: Encoder) -> None:
         """Remember the encoder as it is: it is the teacher."""
-        self._teacher = prepare(copy.deepcopy(encoder)).eval()
+        self._teacher = prepare(copy.deepcopy(encoder))
+        self._teacher.model.eval()
         self._taught: dict[bytes, Tensor] = {}  # sounds this short are never cut: tagged once
 
     def __call__(self, encoder: Encoder, examples: Sequence[Example], _step: int) -> Tensor:
         """Return the cross-entropy of the augmented sound's tags to the mean of the versions."""
         clips = [example.windows for example in examples]
         target = torch.stack([self._target(clip) for clip in clips])
-        return TEACHER_WEIGHT * binary_cross_entropy_with_logits(encoder.tag(clips), target)
+        return TEACHER_WEIGHT * binary_cross_entropy_with_logits(tags(encoder, clips), target)
 
     @torch.no_grad()
     def _target(self, clip: Sequence[Samples]) -> Tensor:
         """Return the mean probability of each class: ``(527,)``."""
         key = hashlib.sha256(b"".join(window.tobytes() for window in clip)).digest()
         if key not in self._taught:
-            tags = [self._teacher.tag([_changed(clip, *version)]) for version in VERSIONS]
-            self._taught[key] = torch.cat(tags).sigmoid().mean(0)
+            tagged = [tags(self._teacher, [_changed(clip, *version)]) for version in VERSIONS]
+            self._taught[key] = torch.cat(tagged).sigmoid().mean(0)
         return self._taught[key]
+
+
+def tags(encoder: Encoder, clips: Sequence[Sequence[Samples]]) -> Tensor:
+    """Return the audio tower's class logits ``(clips, 527)``, with gradients."""
+    windows = windows_on(training_windows(encoder, clips), encoder.model.device)
+    return encoder.model.tag(windows, len(clips))
 
 
 def _changed(windows: Sequence[Samples], rate: int, gain: float) -> list[Samples]:

@@ -23,9 +23,9 @@ from torch import Tensor, distributed, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from audiofuse.core.encoder.encoder import Encoder
-from audiofuse.core.encoder.frontend import MelFrontEnd
 from audiofuse.core.encoder.inference import keep_freed_memory
 from audiofuse.core.errors import ConfigurationError
+from audiofuse.core.model.frontend import MelFrontEnd
 from audiofuse.trainer.data.batches import BatchPlan, Example, Examples, batches
 from audiofuse.trainer.training.augment import AugmentedFrontEnd
 from audiofuse.trainer.training.config import FitConfig
@@ -97,14 +97,15 @@ class Fit:
                 f"a batch of {config.batch_size} cannot be divided among {processes} processes"
             )
         self._batch_plan = BatchPlan(config.batch_size, rank, processes, config.workers)
-        device = encoder.device.type
+        device = encoder.device
         self._precision = Precision(
             device, bf16=device == "cuda" if config.bf16 is None else config.bf16
         )
         self._chunk = config.chunk
         self._learner = Learner(encoder, config.temperature, learned=config.learn_temperature)
-        self._learner.to(encoder.device)
-        encoder.audio_tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._encoder, self._model = encoder, encoder.model
+        self._learner.to(self._model.device)
+        self._model.audio_tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         keep_freed_memory()
         freeze_parts(encoder, task.frozen)
         self._optimizer = torch.optim.AdamW(self._groups(), weight_decay=config.weight_decay)
@@ -115,26 +116,26 @@ class Fit:
     @property
     def encoder(self) -> Encoder:
         """What is trained."""
-        return self._learner.encoder
+        return self._encoder
 
     def run(self, *, resume: bool) -> Mapping[str, float]:
         """Train to the end; leave the encoder with its best weights and return their scores.
 
         With ``resume`` it goes on from the folder's checkpoint, if there is one.
         """
-        front_end = self.encoder.front_end
+        front_end = self._model.front_end
         assert isinstance(front_end, MelFrontEnd)
         self._begin(resume=resume)
-        self.encoder.front_end = AugmentedFrontEnd(front_end, self._config.augmentation)
+        self._model.front_end = AugmentedFrontEnd(front_end, self._config.augmentation)
         try:
             with _writer(self._run) as writer:
                 for epoch in range(self._step // self._steps, self._config.epochs):
                     self._train_epoch(epoch, writer)
         finally:
-            self.encoder.front_end = front_end
-            self.encoder.eval()
+            self._model.front_end = front_end
+            self._model.eval()
         _barrier()
-        self.encoder.load_state_dict(load_file(self._run / BEST, str(self.encoder.device)))
+        self._model.load_state_dict(load_file(self._run / BEST, str(self._model.device)))
         lines = [json.loads(line) for line in (self._run / LOG).read_text().splitlines()]
         return max(lines, key=lambda line: float(line[self._task.criterion]))
 
@@ -170,7 +171,7 @@ class Fit:
             if writer and time.monotonic() - self._saved > CHECKPOINT_S:
                 self._save()
         self._refuse_nan(torch.stack(losses).mean(), epoch)
-        self.encoder.eval()
+        self._model.eval()
         if writer is None:
             _barrier()
             return
@@ -202,8 +203,8 @@ class Fit:
         Statistics of the batch would make a vector depend on its neighbours, and the gradient of
         chunks differ from that of the whole batch.
         """
-        self.encoder.train()
-        for module in self.encoder.modules():
+        self._model.train()
+        for module in self._model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
 
@@ -247,9 +248,9 @@ class Fit:
     def _chunk_that_fits(self, examples: Sequence[Example]) -> int:
         def encode(some: Sequence[Example]) -> object:
             with self._precision.autocast():
-                return self._learner(some)
+                return self._learner(self._learner.inputs(some))
 
-        return pairs_that_fit(encode, examples, self.encoder.device)
+        return pairs_that_fit(encode, examples, self._model.device)
 
     def _rate(self, step: int) -> float:
         """Return the learning rate: linear up over the warm-up, then a cosine down to the end."""
@@ -279,7 +280,7 @@ class Fit:
         """Keep an epoch's line, its weights if they are the best, and the run's state."""
         if line[self._task.criterion] > self._best:
             self._best = line[self._task.criterion]
-            state = {name: value.contiguous() for name, value in self.encoder.state_dict().items()}
+            state = {name: value.contiguous() for name, value in self._model.state_dict().items()}
             save_file(state, self._run / (BEST + ".part"))
             (self._run / (BEST + ".part")).replace(self._run / BEST)
         with (self._run / LOG).open("a", encoding="utf-8") as log:
@@ -302,7 +303,7 @@ class Fit:
 
     def _restore(self) -> None:
         state = torch.load(
-            self._run / CHECKPOINT, map_location=self.encoder.device, weights_only=True
+            self._run / CHECKPOINT, map_location=self._model.device, weights_only=True
         )
         self._learner.load_state_dict(state["learner"])
         self._optimizer.load_state_dict(state["optimizer"])
@@ -319,9 +320,9 @@ def freeze_parts(encoder: Encoder, names: Iterable[str]) -> None:
     """
     for name in names:
         try:
-            encoder.get_submodule(name).requires_grad_(requires_grad=False)
+            encoder.model.get_submodule(name).requires_grad_(requires_grad=False)
         except AttributeError:
-            parts = ", ".join(part for part, _ in encoder.named_children())
+            parts = ", ".join(part for part, _ in encoder.model.named_children())
             raise ConfigurationError(f"the encoder has no part {name!r}; it has {parts}") from None
 
 

@@ -2,18 +2,19 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from audiofuse.core.bundles.bundle import load_bundle
-from audiofuse.core.encoder.encoder import AudioConfig, Encoder, EncoderConfig
+from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.encoder.pretrained import find_checkpoint
+from audiofuse.core.encoder.processing import load_tokenizer
 from audiofuse.core.encoder.starting import default_encoder
-from audiofuse.core.encoder.text import TextConfig, load_bert
+from audiofuse.core.model.config import AudioConfig, EncoderConfig, Fusion, TextConfig
+from audiofuse.core.model.hybrid import HybridEncoder
+from audiofuse.core.model.text import load_bert
 from audiofuse.core.settings import Settings
 
-Fusion = Literal["late", "mid", "audio", "metadata"]
 TEXT_DROPOUT = 0.2  # authors' code default, in BERT and its attention
 
 
@@ -43,7 +44,7 @@ def paper_encoder(settings: Settings, paper: PaperShape, seed: int) -> Encoder:
     """
     folder = settings.pretrained or settings.home / "pretrained"
     shape, checkpoint = find_checkpoint(paper.audio, folder)
-    bert, tokenizer = load_bert(paper.text)
+    bert, tokenizer = load_bert(paper.text), load_tokenizer(paper.text)
     described = bert.config.to_diff_dict()
     del described["transformers_version"]  # would give each of its releases its own version
     if "hidden_dropout_prob" in described:
@@ -60,9 +61,9 @@ def paper_encoder(settings: Settings, paper: PaperShape, seed: int) -> Encoder:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = Encoder.build(config, tokenizer)
-    encoder.audio_tower.load_state_dict(checkpoint)
-    for each in (encoder.text_tower, encoder.separate_metadata_tower):
+        model = HybridEncoder.build(config)
+    model.audio_tower.load_state_dict(checkpoint)
+    for each in (model.text_tower, model.separate_metadata_tower):
         if each is not None:
             each.bert.load_state_dict(bert.state_dict())
-    return encoder
+    return Encoder.around(model, tokenizer)

@@ -8,27 +8,63 @@ exactly that of the whole batch. Across processes only the vectors travel, and t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, distributed, nn
 
+from audiofuse.core.audio.recording import Samples
 from audiofuse.core.encoder.encoder import Encoder
+from audiofuse.core.encoder.processing import WINDOWS_PER_BATCH
+from audiofuse.core.encoder.torch_runtime import windows_of, windows_on, words, words_on
+from audiofuse.core.model.hybrid import Windows, Words
 from audiofuse.trainer.data.batches import Example
 from audiofuse.trainer.training.loss import nt_xent
 
 
+class Inputs(NamedTuple):
+    """Examples as tensors, on the CPU."""
+
+    windows: list[Windows]
+    metadata: Words
+    sentences: Words
+
+
 class Learner(nn.Module):
-    """What is trained: an encoder and, if it is learned, the temperature."""
+    """What is trained: an encoder's model and, if it is learned, the temperature."""
 
     def __init__(self, encoder: Encoder, temperature: float, *, learned: bool) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder = encoder.model
         self.temperature = nn.Parameter(torch.tensor(temperature), requires_grad=learned)
+        self._processors = encoder
 
-    def forward(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+    def inputs(self, examples: Sequence[Example]) -> Inputs:
+        """Return what the model takes of examples."""
+        by = self._processors
+        return Inputs(
+            training_windows(by, [each.windows for each in examples]),
+            words(by.metadata_processor([each.metadata for each in examples])),
+            words(by.text_processor([each.sentence for each in examples])),
+        )
+
+    def forward(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """Encode items and sentences of examples: twice ``(examples, dim)``."""
-        items = self.encoder([each.windows for each in examples], [e.metadata for e in examples])
-        return items, self.encoder.text_tower([each.sentence for each in examples])
+        device = self.encoder.device
+        items = self.encoder(windows_on(inputs.windows, device), words_on(inputs.metadata, device))
+        return items, self.encoder.encode_text(words_on(inputs.sentences, device))
+
+
+def training_windows(encoder: Encoder, clips: Sequence[Sequence[Samples]]) -> list[Windows]:
+    """Return the windows of clips, as many together as the encoder's device is fastest with.
+
+    A CPU is fastest on what fits its caches, a GPU on as much as there is. Encoders that use no
+    audio need none.
+    """
+    if not encoder.config.uses_audio:
+        return []
+    at_once = WINDOWS_PER_BATCH if encoder.device == "cpu" else sum(map(len, clips))
+    return windows_of(clips, encoder.audio_processor, at_once)
 
 
 @dataclass(frozen=True)
@@ -58,7 +94,7 @@ def contrastive_step(
     Each process brings the same number of ``examples``. At most ``chunk`` of them are encoded at a
     time; ``seed`` makes a chunk's dropout and augmentation the same both times.
     """
-    chunks = [examples[at : at + chunk] for at in range(0, len(examples), chunk)]
+    chunks = [learner.inputs(examples[at : at + chunk]) for at in range(0, len(examples), chunk)]
     rank, _ = world()
     identities = torch.tensor([e.identity for e in examples], device=learner.temperature.device)
 

@@ -5,11 +5,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import torch
-
 from audiofuse.core.audio.recording import Opener, Samples, open_recording
-from audiofuse.core.encoder.encoder import Fused
-from audiofuse.core.encoder.fusion import AudioEmbedding
+from audiofuse.core.encoder.embeddings import AudioEmbedding, Fused
 from audiofuse.core.errors import Rejected
 from audiofuse.core.index.index import Generation, Point
 from audiofuse.core.storage.store import Store
@@ -18,10 +15,6 @@ from audiofuse.workers.queue.dead_letters import DeadLetter
 
 class AudioEncoder(Protocol):
     """What encodes and fuses: an ``Encoder``, or the device that many threads share."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where vectors are."""
 
     @property
     def fuses_stored_audio(self) -> bool:

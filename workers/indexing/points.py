@@ -5,8 +5,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from audiofuse.core.encoder.encoder import Fused
-from audiofuse.core.encoder.fusion import AudioEmbedding
+from audiofuse.core.encoder.embeddings import AudioEmbedding, Fused
 from audiofuse.core.errors import Reason, Rejected
 from audiofuse.core.index.index import VERSION_KEY, Point
 from audiofuse.core.items import Item, Metadata, point_id, user_metadata_hash

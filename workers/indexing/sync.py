@@ -35,9 +35,9 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-import torch
+import numpy as np
 
-from audiofuse.core.encoder.fusion import AudioEmbedding
+from audiofuse.core.encoder.embeddings import AudioEmbedding
 from audiofuse.core.errors import ObjectChanged, Reason, Rejected, Unavailable
 from audiofuse.core.index.index import Point
 from audiofuse.core.items import (
@@ -245,7 +245,7 @@ class Syncer:
     def _stored(self, item: Item, point: Point | None) -> Sound | None:
         if point is None or point.payload["etag"] != item.audio.etag:
             return None
-        audio = torch.tensor([point.audio], device=self._encoder.device)
+        audio = np.array([point.audio], np.float32)
         return Sound(AudioEmbedding(audio), {name: point.payload[name] for name in FACTS})
 
     def _encode_audio(self, item: Item, known: Point | None) -> Sound:

@@ -163,10 +163,10 @@ class Worker:
                     self._consumption.look(waiting, self._threads.in_hand())
 
 
-def tell_device(device: torch.device, asked: str) -> None:
+def tell_device(device: str, asked: str) -> None:
     """Tell what computes, and what was ``asked`` for."""
-    metrics.DEVICE_INFO.labels(device.type, asked).set(1)
-    if device.type == "cuda":
+    metrics.DEVICE_INFO.labels(device, asked).set(1)
+    if device == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
         metrics.DEVICE_MEMORY.labels("total").set(total)
         for memory, ask in (

@@ -14,7 +14,6 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from audiofuse.core.audio.recording import SAMPLE_RATE
 from audiofuse.core.encoder.encoder import Encoder
@@ -56,7 +55,7 @@ def try_out(encoder: Encoder, version: str) -> None:
     second = np.zeros(SAMPLE_RATE, np.float32)
     second[0] = 1.0
     fused = encoder.fuse(encoder.encode_audio([second]), ["a click"])
-    if not torch.isfinite(fused.vectors).all():
+    if not np.isfinite(fused.vectors).all():
         raise BundleError(f"the encoder {version} gives no finite vectors")
 
 

@@ -11,9 +11,7 @@ from fastapi import FastAPI, Security
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.security import HTTPBearer
 
-from audiofuse.core.bundles.bundle import locate
-from audiofuse.core.bundles.registry import Watch, open_registry
-from audiofuse.core.encoder.inference import use_cpus
+from audiofuse.core.bundles.registry import Watch, locate, open_registry
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.search.search import Searcher, open_searcher
 from audiofuse.core.settings import Settings
@@ -74,6 +72,8 @@ def _begin(name: str, run: Callable[[], None]) -> None:
 
 def build_searcher(settings: Settings, watch: Watch | None = None) -> Searcher:
     """Return a searcher that decodes in other processes what it is sent; see ``open_searcher``."""
+    from audiofuse.core.encoder.inference import use_cpus  # noqa: PLC0415 - imports what computes
+
     use_cpus()
     decoders = cache(partial(Decoders, DECODERS, settings.decode_timeout_s))
     starting = threading.Lock()

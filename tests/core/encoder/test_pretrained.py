@@ -17,8 +17,6 @@ import pytest
 import torch
 
 from audiofuse.core.encoder import pretrained
-from audiofuse.core.encoder.encoder import AudioConfig
-from audiofuse.core.encoder.mobilenet import AUDIOSET_CLASSES, MobileNet
 from audiofuse.core.encoder.pretrained import (
     CLASS_NAMES,
     RELEASE,
@@ -32,6 +30,8 @@ from audiofuse.core.encoder.pretrained import (
     read_class_names,
 )
 from audiofuse.core.errors import ConfigurationError
+from audiofuse.core.model.config import AudioConfig
+from audiofuse.core.model.mobilenet import AUDIOSET_CLASSES, MobileNet
 
 CONTENT = b"released weights"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -26,10 +26,14 @@ from transformers import BertTokenizer
 from audiofuse.core.bundles.bundle import load_bundle, save_bundle
 from audiofuse.core.bundles.manifest import QUERY
 from audiofuse.core.bundles.registry import open_registry
-from audiofuse.core.encoder.encoder import TINY, Encoder
+from audiofuse.core.encoder.embeddings import unit
+from audiofuse.core.encoder.encoder import Encoder
+from audiofuse.core.encoder.processing import character_tokenizer
 from audiofuse.core.encoder.query_tower import export_query_tower
-from audiofuse.core.encoder.text import character_tokenizer
+from audiofuse.core.encoder.torch_runtime import words
 from audiofuse.core.index.index import Index, connect
+from audiofuse.core.model.config import TINY
+from audiofuse.core.model.hybrid import HybridEncoder
 from audiofuse.core.query import Question, normalise
 from audiofuse.core.search.loaded import LoadedEncoders
 from audiofuse.core.search.search import Searcher
@@ -64,7 +68,7 @@ TEXTS = (
 def _shaped(pooling: str, head: str) -> Encoder:
     text = TINY.text.model_copy(update={"pooling": pooling, "head": head})
     dim = TINY.text.bert["hidden_size"] if head == "none" else 40
-    return Encoder.random(TINY.model_copy(update={"text": text, "dim": dim}), seed=0)
+    return Encoder.random(TINY.model_copy(update={"text": text, "dim": dim}), 0)
 
 
 ENCODERS: dict[str, Callable[[], Encoder]] = {
@@ -73,7 +77,7 @@ ENCODERS: dict[str, Callable[[], Encoder]] = {
     "mean, anchors": lambda: _shaped("mean", "anchors"),
     "mean, projected": lambda: _shaped("mean", "linear"),
     "mean": lambda: _shaped("mean", "none"),
-    "cased": lambda: Encoder.build(TINY, _cased_tokenizer()),
+    "cased": lambda: Encoder.around(HybridEncoder.build(TINY), _cased_tokenizer()),
 }
 
 
@@ -84,8 +88,8 @@ def _cased_tokenizer() -> BertTokenizer:
     return BertTokenizer(vocab=vocabulary | capitals, do_lower_case=False)
 
 
-def _read(encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
-    return torch.nn.functional.normalize(encoder.encode_text(texts)).numpy()
+def _export(encoder: Encoder, folder: Path) -> None:
+    export_query_tower(encoder.model.text_tower, encoder.text_processor, folder)
 
 
 class Exported:
@@ -116,14 +120,14 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Encoder, Expor
         bundle: Path = request.getfixturevalue("default_bundle")
         return load_bundle(bundle), Exported(bundle / QUERY)
     encoder = ENCODERS[request.param]()
-    export_query_tower(encoder.text_tower, tmp_path / "query")
+    _export(encoder, tmp_path / "query")
     return encoder, Exported(tmp_path / "query")
 
 
 def test_onnx_equals_torch(pair: tuple[Encoder, Exported]) -> None:
     """Each text alone, and all in one padded batch, has the vector that torch gives it."""
     encoder, exported = pair
-    expected = _read(encoder, TEXTS)
+    expected = unit(encoder.encode_text(TEXTS))
     assert exported.encode_text(TEXTS) == pytest.approx(expected, abs=1e-4)
     for text, vector in zip(TEXTS, expected, strict=True):
         assert exported.encode_text([text])[0] == pytest.approx(vector, abs=1e-4), text
@@ -142,16 +146,15 @@ def test_the_graph_is_what_fastembed_feeds(pair: tuple[Encoder, Exported]) -> No
 def test_the_exported_tokenizer_reads_as_the_tower_does(default_bundle: Path) -> None:
     """Every text becomes the same tokens, cut off at the same place, brackets or not."""
     exported = Tokenizer.from_file(str(default_bundle / QUERY / "tokenizer.json"))
-    tower = load_bundle(default_bundle).text_tower
+    processor = load_bundle(default_bundle).text_processor
     for text in TEXTS:
-        known = tower.tokenizer(normalise(text), truncation=True, max_length=tower.max_tokens)
-        assert exported.encode(text).ids == known["input_ids"], text
+        assert exported.encode(text).ids == processor([text]).ids[0].tolist(), text
 
 
 def test_every_common_character_is_normalised_alike(default_bundle: Path) -> None:
     """Up to the end of the general punctuation, no character inside a word is read otherwise."""
     exported = Tokenizer.from_file(str(default_bundle / QUERY / "tokenizer.json")).normalizer
-    own = load_bundle(default_bundle).text_tower.tokenizer.backend_tokenizer.normalizer
+    own = load_bundle(default_bundle).text_processor.tokenizer.backend_tokenizer.normalizer
     for text in (f"A{chr(code)}B" for code in range(0x2070)):
         if category(text[1]) != "Cn":  # what is not assigned yet differs with the age of the tables
             assert exported.normalize_str(text) == own.normalize_str(normalise(text)), ascii(text)
@@ -159,9 +162,9 @@ def test_every_common_character_is_normalised_alike(default_bundle: Path) -> Non
 
 def test_the_folder_tells_fastembed_its_limits(tmp_path: Path) -> None:
     """The files that fastembed reads name the token limit and the padding token."""
-    tower = ENCODERS["mean"]().text_tower
-    tower.max_tokens = 7
-    export_query_tower(tower, tmp_path / "query")
+    encoder = ENCODERS["mean"]()
+    encoder.text_processor.max_tokens = 7
+    _export(encoder, tmp_path / "query")
     config = json.loads((tmp_path / "query" / "tokenizer_config.json").read_text())
     assert (config["model_max_length"], config["pad_token"]) == (7, "[PAD]")
     assert json.loads((tmp_path / "query" / "special_tokens_map.json").read_text()) == {}
@@ -173,7 +176,7 @@ def test_exporting_is_deterministic(tmp_path: Path) -> None:
     encoders = [ENCODERS["mean, projected"]() for _ in range(2)]
     encoders[1].encode_text(["a dog", "some longer text"])
     for name, encoder in zip("ab", encoders, strict=True):
-        export_query_tower(encoder.text_tower, tmp_path / name)
+        _export(encoder, tmp_path / name)
     names = [path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*")]
     assert len(names) == 5
     assert filecmp.cmpfiles(tmp_path / "a", tmp_path / "b", names, shallow=False)[0] == names
@@ -186,8 +189,9 @@ def test_exporting_leaves_the_tower_alone(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A tower in training keeps mode, weights, gradients, attention and tokenizer; all is quiet."""
-    tower = ENCODERS["mean, projected"]().text_tower.train()
-    tower(["a dog", "longer than that"]).sum().backward()
+    encoder = ENCODERS["mean, projected"]()
+    tower, processor = encoder.model.text_tower.train(), encoder.text_processor
+    tower(*words(processor(["a dog", "longer than that"]))[:2]).sum().backward()
 
     def state() -> tuple[object, ...]:
         return (
@@ -195,12 +199,12 @@ def test_exporting_leaves_the_tower_alone(
             [(p.requires_grad, p.tolist(), p.grad.tolist()) for p in tower.parameters()],
             tower.bert.config.to_dict(),
             tower.bert.config._attn_implementation,
-            tower.tokenizer.backend_tokenizer.to_str(),
+            processor.tokenizer.backend_tokenizer.to_str(),
             torch.get_rng_state().tolist(),
         )
 
     before = state()
-    export_query_tower(tower, tmp_path / "query")
+    _export(encoder, tmp_path / "query")
     assert state() == before
     assert capfd.readouterr() == ("", "")
 
@@ -323,7 +327,7 @@ def test_fastembed_asks_as_we_do(
         assert len(expected) == len(SOUNDS)
         assert [name for name, _ in hits] == [hit.key for hit in expected]
         assert [score for _, score in hits] == pytest.approx([h.score for h in expected], abs=1e-4)
-    assert np.array(answer["vectors"]) == pytest.approx(_read(encoder, TEXTS), abs=1e-4)
+    assert np.array(answer["vectors"]) == pytest.approx(unit(encoder.encode_text(TEXTS)), abs=1e-4)
 
 
 FOLLOWING = """

@@ -4,11 +4,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
 from audiofuse.core.audio.recording import open_recording
+from audiofuse.core.encoder.embeddings import unit
 from audiofuse.core.encoder.encoder import Encoder
-from audiofuse.core.encoder.mobilenet import AUDIOSET_CLASSES
 from audiofuse.core.encoder.starting import (
     CLASS_SENTENCES,
     TRAINED,
@@ -20,6 +19,7 @@ from audiofuse.core.encoder.starting import (
 from audiofuse.core.evaluation.clips import read_manifest, select_queries
 from audiofuse.core.evaluation.evaluation import Gallery, blank_metadata, encode_clips, evaluate
 from audiofuse.core.items import Metadata
+from audiofuse.core.model.mobilenet import AUDIOSET_CLASSES
 from audiofuse.core.settings import Settings
 
 SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"
@@ -76,7 +76,7 @@ def _assert_nearer(encoder: Encoder, name: str, right: str, wrong: str) -> None:
     with open_recording(SOUNDS / name, max_duration_s=60) as recording:
         embedding = encoder.encode_audio(recording.windows())
     item = encoder.fuse(embedding, [""]).vectors[0]
-    near, far = torch.nn.functional.normalize(encoder.encode_text([right, wrong])) @ item
+    near, far = unit(encoder.encode_text([right, wrong])) @ item
     assert near > far + 0.2
 
 
@@ -86,9 +86,7 @@ def test_tags_behind_a_long_description_are_read(encoder: Encoder) -> None:
     whale, drum = (
         Metadata(description=description, keywords=(tag,)).text for tag in ("whale", "drum")
     )
-    whales, drums, asked = torch.nn.functional.normalize(
-        encoder.encode_text([whale, drum, "whales singing"])
-    )
+    whales, drums, asked = unit(encoder.encode_text([whale, drum, "whales singing"]))
     assert asked @ whales > asked @ drums + 0.05
 
 

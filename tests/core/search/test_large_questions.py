@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
 
 from audiofuse.core.index.index import Generation, Nearest, Point
 from audiofuse.core.query import MAX_LIMIT, Question
@@ -46,11 +46,11 @@ class Tower:
         """Return it."""
         return self
 
-    def encode_text(self, _: str) -> torch.Tensor:
+    def encode_text(self, _: str) -> np.ndarray:
         """Return a vector."""
-        return torch.ones(4)
+        return np.ones(4, np.float32)
 
-    def explained(self, points: Sequence[Point], _: torch.Tensor) -> Sequence[Point]:
+    def explained(self, points: Sequence[Point], _: np.ndarray) -> Sequence[Point]:
         """Explain nothing."""
         return points
 

@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from audiofuse.core.audio.recording import open_recording
+from audiofuse.core.encoder.embeddings import unit
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import ConfigurationError, NotFound, QueryError, Rejected
 from audiofuse.core.index.index import Generation, Index
@@ -46,13 +48,11 @@ def test_the_metadata_part_is_what_the_words_give(
     searcher: Searcher, tiny_encoder: Encoder
 ) -> None:
     """The metadata part is the query times the item's metadata vector over the item's length."""
-    import torch
-
     from audiofuse.core.items import Metadata
 
     hit = next(h for h in searcher.search(Question("a gong", limit=3)).hits if h.key == "gong.ogg")
     sidecar = Metadata.from_json((SOUNDS / "music/gong.json").read_bytes())
-    query = torch.nn.functional.normalize(tiny_encoder.encode_text(["a gong"]))[0]
+    query = unit(tiny_encoder.encode_text(["a gong"]))[0]
     words = tiny_encoder.encode_text([sidecar.text])[0] @ query / hit.payload["item_norm"]
     assert hit.metadata == pytest.approx(float(words), abs=1e-5)
 
@@ -83,18 +83,14 @@ def test_a_sound_finds_itself_whatever_its_metadata(searcher: Searcher) -> None:
 
 def test_a_sound_may_be_asked_for_with_words(searcher: Searcher, tiny_encoder: Encoder) -> None:
     """Words and sound weigh alike: the query is the sum of both unit vectors."""
-    import torch
-
     sound = SOUNDS / "music/piano.wav"
     hits = searcher.search(Question("a gong", sound=sound)).hits
     tower = LoadedEncoder(tiny_encoder)
     with open_recording(sound, 60) as recording:
         query = tower.encode_text("a gong") + tower.encode_audio(recording.windows())
     for hit in hits:
-        item = torch.tensor(
-            searcher._index.get(*_where(searcher, hit.id), vectors=True)[hit.id].item
-        )
-        assert hit.score == pytest.approx(float(item @ query / query.norm()), abs=1e-5)
+        item = np.array(searcher._index.get(*_where(searcher, hit.id), vectors=True)[hit.id].item)
+        assert hit.score == pytest.approx(float(item @ query / np.linalg.norm(query)), abs=1e-5)
 
 
 def _where(searcher: Searcher, id_: str) -> tuple[Generation, list[str]]:
@@ -118,8 +114,6 @@ def test_a_balance_fuses_anew_exactly(
     searcher: Searcher, tiny_encoder: Encoder, balance: float
 ) -> None:
     """Scores are the cosines that the items would have, had the encoder weighed them so."""
-    import torch
-
     from audiofuse.core.items import Metadata
 
     query = LoadedEncoder(tiny_encoder).encode_text("a gong")
@@ -132,14 +126,14 @@ def test_a_balance_fuses_anew_exactly(
             heard = tiny_encoder.encode_audio(recording.windows()).pooled
         audio = (1 - balance) * tiny_encoder.project_audio(heard)[0]
         item = audio + balance * tiny_encoder.encode_metadata([text])[0]
-        expected = torch.stack([item, audio]) @ query / item.norm()
+        expected = np.stack([item, audio]) @ query / np.linalg.norm(item)
         assert (hits[key].score, hits[key].audio) == pytest.approx(expected.tolist(), abs=1e-4)
 
 
 def test_words_that_are_not_wanted_push_away(searcher: Searcher, tiny_encoder: Encoder) -> None:
     """Each score falls by half of how near the item is to what is not wanted."""
     encode = LoadedEncoder(tiny_encoder).encode_text
-    length = float((encode("a gong") - AWAY_FROM * encode("piano")).norm())
+    length = float(np.linalg.norm(encode("a gong") - AWAY_FROM * encode("piano")))
     plain = {hit.key: hit.score for hit in searcher.search("a gong").hits}
     away = {h.key: h.score for h in searcher.search(Question("a gong", without="piano")).hits}
     like = {hit.key: hit.score for hit in searcher.search("piano").hits}
@@ -225,7 +219,7 @@ def test_texts_that_wait_are_one_batch(
     assert len(sizes) < 20
     for text, vector in zip(texts, vectors, strict=True):
         alone = encode_text([text])[0]
-        assert vector.tolist() == pytest.approx((alone / alone.norm()).tolist(), abs=1e-5)
+        assert vector.tolist() == pytest.approx(unit(alone).tolist(), abs=1e-5)
 
 
 def test_it_can_be_asked_from_an_event_loop(searcher: Searcher) -> None:

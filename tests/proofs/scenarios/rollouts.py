@@ -7,7 +7,8 @@ from stage import Stage
 
 from audiofuse.core.bundles.bundle import save_bundle
 from audiofuse.core.bundles.registry import open_registry
-from audiofuse.core.encoder.encoder import TINY, Encoder
+from audiofuse.core.encoder.encoder import Encoder
+from audiofuse.core.model.config import TINY
 
 COMMAND_S = 300
 UPLOAD_S = 2

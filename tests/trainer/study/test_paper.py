@@ -11,11 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from audiofuse.core.encoder.encoder import TINY, Encoder
+from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.evaluation.clips import Clip, Query
 from audiofuse.core.evaluation.evaluation import Gallery, evaluate
 from audiofuse.core.items import Metadata
+from audiofuse.core.model.config import TINY
 from audiofuse.trainer.data.cache import AudioCache
 from audiofuse.trainer.data.corpus import Corpus
 from audiofuse.trainer.data.gallery import encode_cached
@@ -80,14 +81,12 @@ def _with(corpus: Corpus, **change: Any) -> Corpus:
 
 
 def _make(fusion: Any, separate: bool, seed: int) -> Encoder:  # noqa: FBT001 - as it is called
-    config = TINY.model_copy(
-        update={"fusion": fusion, "absent": "empty", "metadata": TINY.text if separate else None}
-    )
-    encoder = Encoder.random(config, seed)
-    tower, texts = encoder.text_tower, [*NAMES, *KEYWORDS]
+    update = {"fusion": fusion, "absent": "empty", "metadata": TINY.text if separate else None}
+    encoder = Encoder.random(TINY.model_copy(update=update), seed)
+    project, texts = encoder.model.text_tower.project, [*NAMES, *KEYWORDS]
     with torch.no_grad():  # an untrained tower says nearly the same of all: spread that out
-        tower.project.weight /= tower(texts).std(0).mean()
-        tower.project.bias -= tower(texts).mean(0)
+        project.weight /= float(encoder.encode_text(texts).std(0).mean())
+        project.bias -= torch.from_numpy(encoder.encode_text(texts).mean(0))
     return encoder
 
 
@@ -174,7 +173,7 @@ def test_what_was_tested_is_kept(corpus: Corpus, tmp_path: Path) -> None:
     run_grid(_plan([OS]), corpus, _make, tmp_path, QUIET)
     (file,) = (tmp_path / WEIGHTS).iterdir()
     assert file.name == "late-os-shared-real-0.safetensors"
-    _make("late", separate=False, seed=1).load_state_dict(load_file(file))
+    _make("late", separate=False, seed=1).model.load_state_dict(load_file(file))
 
 
 def test_every_cell_is_run_once(corpus: Corpus, tmp_path: Path) -> None:

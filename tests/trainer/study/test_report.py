@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from audiofuse.core.audio.recording import open_recording
-from audiofuse.core.encoder.encoder import TINY, Encoder
+from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.evaluation.clips import Clip, Query, queries_of
 from audiofuse.core.evaluation.evaluation import Gallery, QueryScores, encode_clips
 from audiofuse.core.items import Metadata
+from audiofuse.core.model.config import TINY
 from audiofuse.trainer.study import report
 from audiofuse.trainer.study.assessment import Assessment, Slice, System, assess
 from audiofuse.trainer.study.report import Story, place_in_plane, write_report
@@ -212,11 +213,7 @@ def test_hits_and_misses_are_those_of_the_first_system(page: Page, story: Story)
     ).vectors
     assert len(page.articles) == 5
     for query in story.assessment.queries:
-        order = (
-            (vectors @ system.encoder.encode_text([query.text])[0])
-            .argsort(descending=True)
-            .tolist()
-        )
+        order = (-vectors @ system.encoder.encode_text([query.text])[0]).argsort().tolist()
         right = [CLIPS[row].identity == query.identity for row in order]
         (article,) = [each for each in page.articles if each.startswith(f"“{query.text}”")]
         shown = [*range(3)] if right.index(True) < 3 else [0, 1, 2, right.index(True)]

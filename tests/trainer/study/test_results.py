@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from audiofuse.core.encoder.encoder import TINY, Encoder
+from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.evaluation.clips import Clip, ask_for_captions
 from audiofuse.core.items import Metadata
+from audiofuse.core.model.config import TINY
 from audiofuse.trainer.data.cache import AudioCache
 from audiofuse.trainer.data.corpus import Corpus
 from audiofuse.trainer.study.results import (

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from audiofuse.core.encoder.frontend import MelFrontEnd
+from audiofuse.core.model.frontend import MelFrontEnd
 from audiofuse.trainer.training.augment import Augmentation, AugmentedFrontEnd
 
 SILENCE_IN_LOG = (0.0 + 4.5) / 5.0  # a log of 0, then EfficientAT's normalisation

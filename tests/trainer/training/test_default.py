@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from audiofuse.core.encoder.encoder import TINY, Encoder
+from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.encoder.starting import CLASS_SENTENCES
 from audiofuse.core.evaluation.clips import Clip
 from audiofuse.core.items import Metadata
+from audiofuse.core.model.config import TINY
 from audiofuse.trainer.data.batches import Example, cut
 from audiofuse.trainer.training.default import (
     LABEL_CLASSES,
@@ -17,6 +18,7 @@ from audiofuse.trainer.training.default import (
     SelfDistillationLoss,
     described,
     permitted,
+    tags,
 )
 
 SENTENCES = {name: ["a kitten begs"] for name in ("Meow", "Cat")}
@@ -68,7 +70,7 @@ def anchored() -> Encoder:
 def test_sentences_teach_the_anchors(anchored: Encoder) -> None:
     """Learning which class each sentence speaks of lowers the loss of doing so."""
     lesson = ClassAnchorLoss(anchored, NAMES)
-    optimizer = torch.optim.Adam(anchored.text_tower.project.parameters(), 0.5)
+    optimizer = torch.optim.Adam(anchored.model.text_tower.project.parameters(), 0.5)
     first = lesson(anchored, [], 0)
     for step in range(30):
         optimizer.zero_grad()
@@ -83,7 +85,7 @@ def test_the_teacher_stays_as_it_was(anchored: Encoder) -> None:
     example = Example(cut(noise), "", "a noise", 0)
     lesson = SelfDistillationLoss(anchored)
     before = lesson._target(example.windows)
-    bias = anchored.audio_tower.classifier[-1].bias
+    bias = anchored.model.audio_tower.classifier[-1].bias
     with torch.no_grad():
         bias += 1
     optimizer = torch.optim.SGD([bias], 1e-3)  # in it alone the lesson is convex
@@ -95,4 +97,4 @@ def test_the_teacher_stays_as_it_was(anchored: Encoder) -> None:
     assert lesson(anchored, [example], 0) < first
     lesson._taught.clear()
     torch.testing.assert_close(lesson._target(example.windows), before)
-    assert not torch.allclose(before, anchored.tag([example.windows])[0].sigmoid(), atol=1e-4)
+    assert not torch.allclose(before, tags(anchored, [example.windows])[0].sigmoid(), atol=1e-4)

@@ -12,10 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from audiofuse.core.encoder.encoder import TINY, Encoder
+from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.evaluation.clips import Clip
 from audiofuse.core.items import Metadata
+from audiofuse.core.model.config import TINY
 from audiofuse.trainer.data.batches import Example, Examples, training_rows
 from audiofuse.trainer.data.cache import AudioCache
 from audiofuse.trainer.training.augment import AugmentedFrontEnd
@@ -85,14 +86,15 @@ def test_dropout_and_masks_are_on_while_it_learns(cache: Path, tmp_path: Path) -
     states: list[list[bool]] = []
 
     def look(encoder: Encoder) -> None:
-        norms = [m for m in encoder.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-        assert isinstance(encoder.front_end, AugmentedFrontEnd)
-        parts = (encoder, encoder.front_end, encoder.text_tower.bert)
+        model = encoder.model
+        norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        assert isinstance(model.front_end, AugmentedFrontEnd)
+        parts = (model, model.front_end, model.text_tower.bert)
         states.append([*(each.training for each in parts), any(each.training for each in norms)])
 
     def watch(encoder: Encoder, _examples: object, _step: int) -> torch.Tensor:
         look(encoder)
-        return 0 * encoder.audio_head.weight.sum()
+        return 0 * encoder.model.audio_head.weight.sum()
 
     def score(encoder: Encoder) -> dict[str, float]:
         look(encoder)
@@ -118,10 +120,12 @@ def test_the_temperature_is_the_one_asked_for(cache: Path, tmp_path: Path) -> No
 def test_each_part_learns_at_its_own_rate(cache: Path, tmp_path: Path, part: str) -> None:
     """A relative rate of 0 leaves audio tower, BERT or heads as they are; the others move."""
     fit = _fit(cache, tmp_path, PLAIN.model_copy(update={f"{part}_rate": 0.0}))
-    before = {name: value.clone() for name, value in fit.encoder.named_parameters()}
+    before = {name: value.clone() for name, value in fit.encoder.model.named_parameters()}
     fit._train(_batch(fit))
     moved = {
-        _part_of(n) for n, v in fit.encoder.named_parameters() if not torch.equal(v, before[n])
+        _part_of(n)
+        for n, v in fit.encoder.model.named_parameters()
+        if not torch.equal(v, before[n])
     }
     assert moved == {"audio", "text", "head"} - {part}
 
@@ -171,12 +175,12 @@ def test_the_best_weights_are_kept(cache: Path, tmp_path: Path) -> None:
     states = []
 
     def score(encoder: Encoder) -> dict[str, float]:
-        states.append({name: value.clone() for name, value in encoder.state_dict().items()})
+        states.append({name: value.clone() for name, value in encoder.model.state_dict().items()})
         return {"found": next(scores)}
 
     fit = _fit(cache, tmp_path, score=score, criterion="found")
     assert fit.run(resume=False)["epoch"] == 2
-    for name, value in fit.encoder.state_dict().items():
+    for name, value in fit.encoder.model.state_dict().items():
         torch.testing.assert_close(value, states[1][name], rtol=0, atol=0)
 
 
@@ -229,8 +233,8 @@ def test_a_run_inside_an_epoch_resumes_there(
     resumed, whole = _fit(cache, tmp_path / "stopped"), _fit(cache, tmp_path / "whole")
     resumed.run(resume=True)
     whole.run(resume=False)
-    for name, value in whole.encoder.state_dict().items():
-        torch.testing.assert_close(resumed.encoder.state_dict()[name], value, rtol=0, atol=0)
+    for name, value in whole.encoder.model.state_dict().items():
+        torch.testing.assert_close(resumed.encoder.model.state_dict()[name], value, rtol=0, atol=0)
 
 
 def test_a_run_is_not_overwritten(cache: Path, tmp_path: Path) -> None:
@@ -246,9 +250,9 @@ def test_a_run_is_not_overwritten(cache: Path, tmp_path: Path) -> None:
 def test_what_is_frozen_stays(cache: Path, tmp_path: Path) -> None:
     """A frozen part keeps its weights, and batch norms keep their statistics; the rest moves."""
     fit = _fit(cache, tmp_path, frozen=frozenset({"text_tower.bert"}))
-    before = {name: value.clone() for name, value in fit.encoder.state_dict().items()}
+    before = {name: value.clone() for name, value in fit.encoder.model.state_dict().items()}
     fit.run(resume=False)
-    moved = {n for n, v in fit.encoder.state_dict().items() if not torch.equal(v, before[n])}
+    moved = {n for n, v in fit.encoder.model.state_dict().items() if not torch.equal(v, before[n])}
     assert not [n for n in moved if n.startswith("text_tower.bert.") or "running_" in n]
     assert {"audio_head.weight", "text_tower.project.weight"} <= moved
 
@@ -283,7 +287,7 @@ def test_a_loss_that_is_no_number_ends_the_run(
     monkeypatch.setattr("audiofuse.trainer.training.fit.NAN_CHECK_STEPS", 1)
     fit = _fit(cache, tmp_path, score=lambda _: pytest.fail("NaN was evaluated"))
     with torch.no_grad():
-        fit.encoder.audio_head.weight.copy_(torch.tensor(float("nan")))
+        fit.encoder.model.audio_head.weight.copy_(torch.tensor(float("nan")))
     with pytest.raises(ConfigurationError, match="step 1, is nan: lower the learning rate"):
         fit.run(resume=False)
     assert not (tmp_path / BEST).exists()

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from audiofuse.core.encoder.encoder import TINY, Encoder
+from audiofuse.core.encoder.encoder import Encoder
+from audiofuse.core.model.config import TINY
 from audiofuse.trainer.data.batches import Example
 from audiofuse.trainer.training import memory
-from audiofuse.trainer.training.memory import free_bytes, kept_bytes, pairs_that_fit
+from audiofuse.trainer.training.memory import Encode, free_bytes, kept_bytes, pairs_that_fit
 from audiofuse.trainer.training.step import Learner
 
 CPU = torch.device("cpu")
@@ -20,32 +21,33 @@ def _example(seconds: int) -> Example:
 
 
 @pytest.fixture(scope="module")
-def learner() -> Learner:
-    """Return a small encoder to train."""
-    return Learner(Encoder.random(TINY, seed=0), 0.05, learned=False)
+def encode() -> Encode:
+    """Return what encodes as a small encoder is trained."""
+    learner = Learner(Encoder.random(TINY, seed=0), 0.05, learned=False)
+    return lambda examples: learner(learner.inputs(examples))
 
 
-def test_a_longer_sound_keeps_more(learner: Learner) -> None:
+def test_a_longer_sound_keeps_more(encode: Encode) -> None:
     """What is kept for the gradient grows with the sound, is none without, and holds no weights."""
-    short, long = (kept_bytes(learner, _example(seconds)) for seconds in (2, 8))
+    short, long = (kept_bytes(encode, _example(seconds)) for seconds in (2, 8))
     assert 3 < long / short < 5
     with torch.no_grad():
-        assert kept_bytes(learner, _example(2)) == 0
+        assert kept_bytes(encode, _example(2)) == 0
     linear = torch.nn.Linear(1000, 1000)
     assert kept_bytes(lambda _: linear(torch.ones(1, 1000)), _example(1)) == 0
 
 
-def test_as_many_pairs_as_fit(learner: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_many_pairs_as_fit(encode: Encode, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of what is free is used, by the longest sound; one pair at least, and no more than all.
 
     Nothing random is drawn for it.
     """
     examples = [_example(1), _example(4), _example(1)]
-    kept, before = kept_bytes(learner, examples[1]), torch.random.get_rng_state()
+    kept, before = kept_bytes(encode, examples[1]), torch.random.get_rng_state()
     for free, fitting in ((4.1 * kept, 2), (kept, 1), (100 * kept, 3), (None, 3)):
         found = None if free is None else int(free)
         monkeypatch.setattr(memory, "free_bytes", lambda _device, found=found: found)
-        assert pairs_that_fit(learner, examples, CPU) == fitting
+        assert pairs_that_fit(encode, examples, CPU) == fitting
     assert torch.equal(torch.random.get_rng_state(), before)
 
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from audiofuse.core.encoder.encoder import TINY, Encoder
-from audiofuse.core.encoder.mobilenet import MobileNet
-from audiofuse.core.encoder.text import character_tokenizer
+from audiofuse.core.encoder.encoder import Encoder
+from audiofuse.core.encoder.processing import character_tokenizer
+from audiofuse.core.model.config import TINY
+from audiofuse.core.model.mobilenet import MobileNet
 from audiofuse.core.settings import Settings
 from audiofuse.trainer.training.start import PaperShape, paper_encoder
 
@@ -49,7 +50,7 @@ def test_the_audio_tower_starts_with_the_checkpoint(
 ) -> None:
     """Every audio weight is that of the pretrained checkpoint."""
     known = torch.load(pretrained / CHECKPOINT, weights_only=True)
-    found = make().audio_tower.state_dict()
+    found = make().model.audio_tower.state_dict()
     assert all(torch.equal(found[name], value) for name, value in known.items())
 
 
@@ -60,8 +61,8 @@ def test_both_text_towers_start_with_the_bert(
     """The queries' tower and a separate metadata tower begin with the same pretrained weights."""
     encoder = make(fusion, separate=True)
     known = BertModel.from_pretrained(pretrained / "bert", add_pooling_layer=False).state_dict()
-    assert encoder.separate_metadata_tower is not None
-    for tower in (encoder.text_tower, encoder.separate_metadata_tower):
+    assert encoder.model.separate_metadata_tower is not None
+    for tower in (encoder.model.text_tower, encoder.model.separate_metadata_tower):
         found = tower.bert.state_dict()
         assert all(torch.equal(found[name], value) for name, value in known.items())
 
@@ -79,7 +80,7 @@ def test_it_is_shaped_as_the_authors_do(make: Callable[..., Encoder]) -> None:
 def test_the_seed_makes_the_heads(make: Callable[..., Encoder]) -> None:
     """What is not pretrained is drawn by the seed, without moving torch's own generator."""
     before = torch.random.get_rng_state()
-    first, again, other = (make(seed=seed).audio_head.weight for seed in (0, 0, 1))
+    first, again, other = (make(seed=seed).model.audio_head.weight for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert torch.equal(torch.random.get_rng_state(), before)

@@ -9,11 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from audiofuse.core.encoder.encoder import TINY, Encoder
+from audiofuse.core.encoder.encoder import Encoder
+from audiofuse.core.model.config import TINY
 from audiofuse.trainer.data.batches import Example, cut
 from audiofuse.trainer.training.augment import Augmentation, AugmentedFrontEnd
 from audiofuse.trainer.training.loss import nt_xent
-from audiofuse.trainer.training.step import Learner, Precision, contrastive_step, sum_gradients
+from audiofuse.trainer.training.step import (
+    Inputs,
+    Learner,
+    Precision,
+    contrastive_step,
+    sum_gradients,
+)
 
 FLOAT32 = Precision("cpu", bf16=False)
 SENTENCES = ("a dog barks", "rain", "someone types", "a bell", "wind", "a cat", "thunder", "steps")
@@ -67,7 +74,7 @@ def test_the_step_gives_the_gradient_of_the_plain_loss() -> None:
     learner, examples = _learner(), _examples()
     cached = _gradients(learner, examples, 3)
     learner.zero_grad()
-    items, sentences = learner(examples)
+    items, sentences = learner(learner.inputs(examples))
     identities = torch.tensor([example.identity for example in examples])
     nt_xent(items, sentences, identities, learner.temperature).backward()
     for name, parameter in learner.named_parameters():
@@ -87,8 +94,8 @@ def test_a_chunk_is_augmented_the_same_way_both_times(monkeypatch: pytest.Monkey
     encoded: list[torch.Tensor] = []
     forward = Learner.forward
 
-    def remember(self: Learner, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
-        both = forward(self, examples)
+    def remember(self: Learner, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
+        both = forward(self, inputs)
         encoded.append(torch.cat([each.detach() for each in both]))
         return both
 

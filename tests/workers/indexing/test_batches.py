@@ -6,7 +6,6 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-import torch
 
 from audiofuse.core.audio.recording import SAMPLE_RATE, Samples
 from audiofuse.core.encoder.accumulator import AudioAccumulator
@@ -126,7 +125,7 @@ def test_the_bound_shrinks_and_grows() -> None:
 class Paced:
     """An encoder that takes a set time for each size of batch, and longer now and then."""
 
-    device = torch.device("cpu")
+    device = "cpu"
     seconds: ClassVar = {1: 0.01, 2: 0.012, 4: 0.016, 8: 0.036, 16: 0.08}
 
     def __init__(self) -> None:

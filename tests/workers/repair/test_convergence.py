@@ -17,11 +17,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from redis import Redis
 
 from audiofuse.core.audio.recording import Samples
-from audiofuse.core.encoder.fusion import AudioEmbedding
+from audiofuse.core.encoder.embeddings import AudioEmbedding
 from audiofuse.core.errors import Reason, Rejected, Unavailable
 from audiofuse.core.index.index import Generation, Index, connect_embedded
 from audiofuse.core.items import Metadata, point_id, sidecar_keys
@@ -50,25 +49,25 @@ BAD = b"no sound"
 class Fused:
     """What fusing gives; see ``core.encoder.encoder.Fused``, whose module takes long to import."""
 
-    vectors: torch.Tensor
-    norms: torch.Tensor
+    vectors: np.ndarray
+    norms: np.ndarray
 
 
 class Numbers:
     """An encoder that costs nothing: a sound is a number, and so are the words."""
 
     dim = audio_dim = 2
-    device = torch.device("cpu")
     fuses_stored_audio = True
 
     def encode_audio(self, windows: Iterable[Samples]) -> AudioEmbedding:
         """Hear the number."""
-        return AudioEmbedding(torch.tensor([[float(next(iter(windows))[0]), 1.0]]))
+        return AudioEmbedding(np.array([[float(next(iter(windows))[0]), 1.0]], np.float32))
 
     def fuse(self, heard: AudioEmbedding, metadata: list[str]) -> Fused:
         """Point where the sound's and the words' numbers do."""
-        vector = heard.pooled + torch.tensor([[0.0, float(zlib.crc32(metadata[0].encode()) % 97)]])
-        return Fused(vector / vector.norm(), vector.norm().unsqueeze(0))
+        vector = heard.pooled + np.array([[0, zlib.crc32(metadata[0].encode()) % 97]], np.float32)
+        norm = np.linalg.norm(vector)
+        return Fused(vector / norm, np.array([norm]))
 
 
 class Recording:

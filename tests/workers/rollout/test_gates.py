@@ -152,7 +152,7 @@ def test_an_encoder_that_gives_no_vectors_is_not_started(tiny_encoder: Encoder) 
     """What is not even finite for a click is refused before anything is built."""
     broken = Encoder.random(tiny_encoder.config, seed=0)
     gates.try_out(broken, "tiny-000000")
-    for weights in broken.parameters():
+    for weights in broken.model.parameters():
         weights.data.fill_(float("nan"))
     with pytest.raises(BundleError, match="no finite vectors"):
         gates.try_out(broken, "tiny-000000")

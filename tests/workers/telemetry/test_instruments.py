@@ -169,7 +169,7 @@ def test_the_memory_of_a_gpu_is_told() -> None:
 
     if not torch.cuda.is_available():
         pytest.skip("needs a GPU")
-    tell_device(torch.device("cuda"), "cuda")
+    tell_device("cuda", "cuda")
     told = generate_latest(REGISTRIES[Process.WORKER]).decode()
     for memory in ("allocated", "reserved", "total"):
         assert f'audiofuse_device_memory_bytes{{memory="{memory}"}}' in told

@@ -18,13 +18,13 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Protocol, TypeVar
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from audiofuse.core.audio.recording import SAMPLE_RATE, Samples
 from audiofuse.core.encoder.accumulator import AudioAccumulator
-from audiofuse.core.encoder.encoder import Encoder, Fused
-from audiofuse.core.encoder.fusion import AudioEmbedding
+from audiofuse.core.encoder.embeddings import AudioEmbedding, Floats, Fused
+from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import Reason, Rejected, Unavailable
 from audiofuse.core.threads import vital_thread
 from audiofuse.workers.indexing.device.batches import Batches
@@ -136,8 +136,8 @@ class Device:
             clip.settle()
         return self._await(clip.embedding)
 
-    def fuse(self, embedding: AudioEmbedding, text: str) -> tuple[Tensor, Tensor]:
-        """Fuse one sound with its text; return its vector ``(dim,)`` and norm ``()``."""
+    def fuse(self, embedding: AudioEmbedding, text: str) -> tuple[Floats, np.float32]:
+        """Fuse one sound with its text; return its vector ``(dim,)`` and norm."""
         with self._changed:
             if self._closed:
                 raise Unavailable(CLOSED)
@@ -245,17 +245,15 @@ class Device:
 
     def _fuse_all(self, texts: list[Text]) -> None:
         shortest_first = sorted(texts, key=lambda text: len(text.text))
-        at_once = TEXTS_AT_ONCE[self.encoder.device.type]
+        at_once = TEXTS_AT_ONCE[self.encoder.device]
         for start in range(0, len(texts), at_once):
             self._by_halves(self._fuse, shortest_first[start : start + at_once])
 
     def _fuse(self, texts: list[Text]) -> None:
         embeddings = AudioEmbedding.stack([text.embedding for text in texts])
         with metrics.timed(Stage.FUSE):
-            fused = self.encoder.fuse(
-                _moved(embeddings, self.encoder.device), [t.text for t in texts]
-            )
-            results = zip(fused.vectors.cpu(), fused.norms.cpu(), strict=True)
+            fused = self.encoder.fuse(embeddings, [each.text for each in texts])
+        results = zip(fused.vectors, fused.norms, strict=True)
         for text, result in zip(texts, results, strict=True):
             text.fused.set_result(result)
         self.stats.texts += len(texts)
@@ -296,7 +294,6 @@ class DeviceLane:
         self._device = device
         self._lane = lane
         self.fuses_stored_audio = device.encoder.fuses_stored_audio
-        self.device = torch.device("cpu")  # where embeddings are kept until they are fused
 
     def encode_audio(self, windows: Iterable[Samples]) -> AudioEmbedding:
         """Encode one clip; see ``Encoder.encode_audio``."""
@@ -308,7 +305,7 @@ class DeviceLane:
         (text,) = metadata
         with span("fuse"):
             vector, norm = self._device.fuse(embedding, text)
-        return Fused(vector.unsqueeze(0), norm.unsqueeze(0))
+        return Fused(vector[None], np.array([norm]))
 
 
 def _error_of(work: Callable[[list[Waiting]], None], things: list[Waiting]) -> Exception | None:
@@ -322,10 +319,3 @@ def _error_of(work: Callable[[list[Waiting]], None], things: list[Waiting]) -> E
 
 def _why_split(error: Exception) -> Split:
     return Split.OUT_OF_MEMORY if isinstance(error, torch.OutOfMemoryError) else Split.ERROR
-
-
-def _moved(embedding: AudioEmbedding, device: torch.device) -> AudioEmbedding:
-    rest = (
-        None if part is None else part.to(device) for part in (embedding.frames, embedding.valid)
-    )
-    return AudioEmbedding(embedding.pooled.to(device), *rest)

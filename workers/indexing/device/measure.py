@@ -28,7 +28,7 @@ def best_batch_s(encoder: Encoder) -> float:
     encoder.encode_windows([noise])  # warms up
     deadline = time.monotonic() + MEASURE_S
     rates: dict[int, float] = {}  # windows a second, by windows in a batch
-    for size in SIZES[encoder.device.type] * REPEATS:
+    for size in SIZES[encoder.device] * REPEATS:
         started = time.monotonic()
         if rates and started + size / max(rates.values()) > deadline:
             continue

@@ -3,11 +3,11 @@
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from torch import Tensor
+import numpy as np
 
 from audiofuse.core.audio.recording import Samples
 from audiofuse.core.encoder.accumulator import AudioAccumulator
-from audiofuse.core.encoder.fusion import AudioEmbedding
+from audiofuse.core.encoder.embeddings import AudioEmbedding, Floats
 from audiofuse.workers.telemetry import metrics
 from audiofuse.workers.telemetry.metrics import Stage
 from audiofuse.workers.telemetry.names import Lane
@@ -53,12 +53,12 @@ class Window:
 
 @dataclass(frozen=True)
 class Text:
-    """A sound that waits to be fused with its text: vector ``(dim,)`` and norm ``()``."""
+    """A sound that waits to be fused with its text: vector ``(dim,)`` and norm."""
 
     embedding: AudioEmbedding
     text: str
     since: int  # window batches that had begun when it came
-    fused: Future[tuple[Tensor, Tensor]] = field(default_factory=Future)
+    fused: Future[tuple[Floats, np.float32]] = field(default_factory=Future)
 
     def fail(self, error: Exception) -> None:
         """Let whoever waits know."""

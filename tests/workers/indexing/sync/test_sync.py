@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from audiofuse.core.encoder.fusion import AudioEmbedding
+from audiofuse.core.encoder.embeddings import AudioEmbedding
 from audiofuse.core.errors import Reason, Rejected
 from audiofuse.core.items import point_id
 from audiofuse.workers.telemetry.names import Outcome

@@ -153,7 +153,7 @@ def encoders(tiny_encoder: Encoder) -> dict[str, Encoder]:
     """Return three encoders, of which two have the same ears and other words."""
     other = Encoder.random(tiny_encoder.config, seed=1)
     same = copy.deepcopy(other)
-    same.audio_tower.load_state_dict(tiny_encoder.audio_tower.state_dict())
+    same.model.audio_tower.load_state_dict(tiny_encoder.model.audio_tower.state_dict())
     return {OLD: tiny_encoder, SAME_EARS: same, OTHER_EARS: other}
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from audiofuse.core.encoder.encoder import Encoder, Fused
+from audiofuse.core.encoder.embeddings import Fused
+from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import Rejected, Unavailable
 from audiofuse.core.index.index import Generation, Point
 from audiofuse.workers.telemetry.names import Lane, Outcome

@@ -36,7 +36,7 @@ def test_the_fingerprint_is_of_the_audio_tower_and_nothing_else(
         != audio_fingerprint(encoders[OTHER_EARS])
     )
     changed = copy.deepcopy(encoders[OLD])
-    next(changed.audio_tower.parameters()).data.view(-1)[0] += 1e-6
+    next(changed.model.audio_tower.parameters()).data.view(-1)[0] += 1e-6
     assert audio_fingerprint(changed) != audio_fingerprint(encoders[OLD])
 
 

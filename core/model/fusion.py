@@ -5,32 +5,17 @@ not normalised. Items without metadata take part too: ``TextTokens.present`` tel
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
-MAX_FRAMES = 192  # 60 s; the authors' longest sequence. Longer sounds are averaged down to it
+from audiofuse.core.model.config import MAX_FRAMES, MidShape
+
 AUDIO_TOKEN_STD = 0.04  # authors' code default
 
 
-class MidShape(BaseModel):
-    """Shape of the mid-level transformer."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    layers: int = Field(default=2, ge=1)
-    width: int = Field(default=768, gt=0, multiple_of=2)
-    heads: int = Field(default=12, ge=1)
-    feedforward: int = Field(default=2048, gt=0)
-    dropout: float = Field(default=0.1, ge=0, lt=1)
-
-
-@dataclass(frozen=True)
-class AudioEmbedding:
+class AudioTensors(NamedTuple):
     """Sounds of a batch: pooled ``(items, channels)``, and for mid fusion their frames.
 
     ``frames`` is ``(items, steps, channels)``; ``valid`` tells steps from padding.
@@ -40,19 +25,8 @@ class AudioEmbedding:
     frames: Tensor | None = None
     valid: Tensor | None = None
 
-    @classmethod
-    def stack(cls, sounds: Sequence[Self]) -> Self:
-        """Join batches, their frames padded to the longest."""
-        pooled = torch.cat([sound.pooled for sound in sounds])
-        frames = [row for sound in sounds if sound.frames is not None for row in sound.frames]
-        valid = [row for sound in sounds if sound.valid is not None for row in sound.valid]
-        if not frames:
-            return cls(pooled)
-        return cls(pooled, pad_sequence(frames, True), pad_sequence(valid, True))  # noqa: FBT003
 
-
-@dataclass(frozen=True)
-class TextTokens:
+class TextTokens(NamedTuple):
     """Metadata of a batch: ``tokens`` ``(items, length, hidden)``, ``valid``, ``present``."""
 
     tokens: Tensor
@@ -60,41 +34,16 @@ class TextTokens:
     present: Tensor
 
 
-class FramePooler:
-    """Keeps at most ``MAX_FRAMES`` of a growing sequence, each the mean of as many steps.
+def averaged_down(steps: Tensor) -> Tensor:
+    """Return at most ``MAX_FRAMES`` of a sequence ``(steps, channels)``, each the mean of as many.
 
-    When it is full, neighbours are averaged in pairs. What is kept does not depend on how the
-    sequence arrives, and memory not on how long it is.
+    The last steps, which fill no whole frame, are left out.
     """
-
-    def __init__(self, channels: int, device: torch.device) -> None:
-        """Begin with nothing."""
-        self._channels = channels
-        self._kept = torch.zeros(0, channels, device=device)
-        self._waiting = self._kept
-        self._steps_each = 1
-
-    def add(self, steps: Tensor) -> None:
-        """Append time steps ``(steps, channels)``."""
-        self._waiting = torch.cat([self._waiting, steps])
-        while len(self._waiting) >= self._steps_each:
-            if len(self._kept) == MAX_FRAMES:
-                self._kept = self._kept.view(-1, 2, self._channels).mean(1)
-                self._steps_each *= 2
-            else:
-                self._take()
-
-    def _take(self) -> None:
-        room = MAX_FRAMES - len(self._kept)
-        groups = min(room, len(self._waiting) // self._steps_each)
-        count = groups * self._steps_each
-        taken = self._waiting[:count].view(groups, -1, self._channels).mean(1)
-        self._kept = torch.cat([self._kept, taken])
-        self._waiting = self._waiting[count:]
-
-    def frames(self) -> Tensor:
-        """Return the sequence; what waits at the end and fills no whole frame is left out."""
-        return self._kept
+    each = 1
+    while len(steps) // each > MAX_FRAMES:
+        each *= 2
+    count = len(steps) // each
+    return steps[: count * each].view(count, each, -1).mean(1)
 
 
 class MidFusion(nn.Module):
@@ -122,7 +71,7 @@ class MidFusion(nn.Module):
         self.layers = nn.TransformerEncoder(layer, shape.layers, enable_nested_tensor=False)
         self.project = nn.Linear(shape.width, dim)
 
-    def forward(self, audio: AudioEmbedding, text: TextTokens) -> Tensor:
+    def forward(self, audio: AudioTensors, text: TextTokens) -> Tensor:
         """Return item vectors ``(items, dim)``."""
         assert audio.frames is not None
         assert audio.valid is not None

@@ -5,10 +5,12 @@ and unchanged (https://github.com/fschmid56/EfficientAT, release v0.0.1).
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from audiofuse.core.model.config import Classifier
 
 AUDIOSET_CLASSES = 527
 STEM_CHANNELS = 16
@@ -17,9 +19,6 @@ HIDDEN_CHANNELS = 1280  # of the classifier, before scaling by the width
 SQUEEZE_FACTOR = 4
 CHANNEL_DIVISOR = 8
 DROPOUT = 0.2
-
-
-Classifier = Literal["mlp", "fully_convolutional"]
 
 
 class BlockShape(NamedTuple):

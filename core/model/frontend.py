@@ -1,7 +1,7 @@
 """EfficientAT's mel front end: a 32 kHz waveform becomes the log-mel picture the audio tower sees.
 
 The numbers are those of EfficientAT's ``AugmentMelSTFT`` in evaluation mode (models/preprocess.py);
-``tests/core/encoder/test_frontend.py`` holds them against tensors that code produced.
+``tests/core/model/test_frontend.py`` holds them against tensors that code produced.
 """
 
 import torch
@@ -9,11 +9,10 @@ from torch import Tensor, nn
 from torchaudio.compliance.kaldi import get_mel_banks
 
 from audiofuse.core.audio.recording import SAMPLE_RATE
+from audiofuse.core.model.config import HOP_SAMPLES, MEL_BANDS
 
 N_FFT = 1024  # samples
 WIN_LENGTH = 800  # samples, 25 ms
-HOP_LENGTH = 320  # samples, 10 ms
-MEL_BANDS = 128
 F_MIN = 0.0  # Hz
 F_MAX = SAMPLE_RATE / 2 - 1000  # Hz
 PREEMPHASIS = 0.97
@@ -41,7 +40,7 @@ class MelFrontEnd(nn.Module):
     window: Tensor
     mel_basis: Tensor
 
-    def __init__(self, mel_bands: int = MEL_BANDS, hop_samples: int = HOP_LENGTH) -> None:
+    def __init__(self, mel_bands: int = MEL_BANDS, hop_samples: int = HOP_SAMPLES) -> None:
         """Build the front end of a released variant: 40 to 256 bands, a hop of 5 to 25 ms."""
         super().__init__()
         self.hop_samples = hop_samples

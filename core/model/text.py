@@ -1,44 +1,17 @@
-"""The text tower: a BERT for queries and metadata alike, with the paper's normalisation."""
+"""The text tower: a BERT for queries and metadata alike."""
 
-import string
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoTokenizer,
-    BertTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from audiofuse.core.errors import ConfigurationError
-from audiofuse.core.query import normalise
-
-Pooling = Literal["cls", "mean"]
-Head = Literal["linear", "anchors", "none"]
+from audiofuse.core.model.config import Head, TextConfig
 
 HAVE_NO_POOLER = frozenset({"deberta-v2", "distilbert", "electra"})
-
-
-class TextConfig(BaseModel):
-    """Shape of the text tower; ``bert`` is its Hugging Face configuration.
-
-    ``head`` brings its vector into the shared space: a linear projection, ``anchors``
-    (``AnchorHead``), or none at all.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    bert: dict[str, Any]
-    pooling: Pooling = "cls"
-    max_tokens: int = Field(default=32, ge=3, le=512)
-    head: Head = "linear"
 
 
 class AnchorHead(nn.Module):
@@ -63,39 +36,34 @@ class AnchorHead(nn.Module):
 class TextTower(nn.Module):
     """BERT, pooled to one vector and brought into the shared space by its head."""
 
-    def __init__(
-        self,
-        bert: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        shape: TextConfig,
-        dim: int,
-    ) -> None:
-        """Wrap a BERT and its tokenizer; ``dim`` is the width of the shared space."""
+    def __init__(self, bert: PreTrainedModel, shape: TextConfig, dim: int) -> None:
+        """Wrap a BERT; ``dim`` is the width of the shared space."""
         super().__init__()
         hidden: int = bert.config.hidden_size
         self.bert = bert
-        self.tokenizer = tokenizer
         self.pooling = shape.pooling
-        self.max_tokens = shape.max_tokens
         self.project = _head(shape.head, hidden, dim)
         self.hidden = hidden
         self.dim = hidden if shape.head == "none" else dim
 
-    def forward(self, texts: Sequence[str]) -> Tensor:
-        """Embed texts: ``(len(texts), dim)``, not normalised to unit length."""
-        return self.embed(*self.encode_tokens(texts))
+    @classmethod
+    def build(cls, shape: TextConfig, dim: int) -> Self:
+        """Build from the configuration alone; all weights are random."""
+        config = AutoConfig.for_model(**shape.bert)
+        bert = AutoModel.from_config(config, **without_pooler(config.model_type))  # type: ignore[no-untyped-call]
+        return cls(bert, shape, dim)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Embed tokens ``(texts, tokens)``: ``(texts, dim)``, not normalised to unit length."""
+        return self.embed(self.encode_tokens(ids, mask), mask)
 
     def embed(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Pool and project what ``encode_tokens`` returns."""
         return self.project(self.pool(hidden, mask))  # type: ignore[no-any-return]
 
-    def encode_tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return BERT's last hidden states ``(texts, tokens, hidden)`` and which are no padding."""
-        tokens = self.tokenizer(
-            [normalise(text) for text in texts],
-            padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt",
-        ).to(self.bert.device)  # fmt: skip
-        return self.bert(**tokens).last_hidden_state, tokens["attention_mask"].bool()
+    def encode_tokens(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Return BERT's last hidden states ``(texts, tokens, hidden)``; padding has a mask of 0."""
+        return self.bert(input_ids=ids, attention_mask=mask).last_hidden_state  # type: ignore[no-any-return]
 
     def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Return one vector for each text, ``(texts, hidden)``, before the head."""
@@ -111,8 +79,8 @@ def _head(head: Head, hidden: int, dim: int) -> nn.Module:
     return nn.Linear(hidden, dim) if head == "linear" else AnchorHead(hidden, dim - hidden)
 
 
-def load_bert(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a pretrained BERT and its tokenizer by Hugging Face id or folder.
+def load_bert(source: str | Path) -> PreTrainedModel:
+    """Load a pretrained BERT by Hugging Face id or folder.
 
     Weights are read from safetensors only, so no code comes with them. Raises
     ``ConfigurationError`` when there is no such model or the hub cannot be reached.
@@ -121,14 +89,13 @@ def load_bert(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
         family = AutoConfig.from_pretrained(source).model_type
-        bert = AutoModel.from_pretrained(
+        bert: PreTrainedModel = AutoModel.from_pretrained(
             source, use_safetensors=True, dtype=torch.float32, **without_pooler(family)
         )
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"cannot load the text model {source}: {error}") from error
-    return bert, tokenizer
+    return bert
 
 
 def without_pooler(family: str) -> dict[str, bool]:
@@ -137,11 +104,3 @@ def without_pooler(family: str) -> dict[str, bool]:
     Families that have none do not take the option.
     """
     return {} if family in HAVE_NO_POOLER else {"add_pooling_layer": False}
-
-
-def character_tokenizer() -> PreTrainedTokenizerBase:
-    """Return a WordPiece tokenizer that knows single characters: the words of random encoders."""
-    characters = string.ascii_lowercase + string.digits
-    special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-    pieces = (*special, *characters, *(f"##{character}" for character in characters))
-    return BertTokenizer(vocab={piece: number for number, piece in enumerate(pieces)})

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from audiofuse.core.encoder.frontend import MelFrontEnd
-from audiofuse.core.encoder.mobilenet import MobileNet
 from audiofuse.core.encoder.pretrained import load_checkpoint
+from audiofuse.core.model.frontend import MelFrontEnd
+from audiofuse.core.model.mobilenet import MobileNet
 
 WIDTHS = {"mn01": 0.1, "mn04": 0.4, "mn05": 0.5, "mn10": 1.0, "mn20": 2.0, "mn30": 3.0, "mn40": 4.0}
 

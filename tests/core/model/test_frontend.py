@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from audiofuse.core.encoder.frontend import (
+from audiofuse.core.model.config import HOP_SAMPLES, MEL_BANDS
+from audiofuse.core.model.frontend import (
     F_MAX,
-    HOP_LENGTH,
-    MEL_BANDS,
     MIN_SAMPLES,
     N_FFT,
     NORM_SCALE,
@@ -75,7 +74,7 @@ def _rounding(signal: Tensor, mel: Tensor, basis: Tensor) -> Tensor:
     power = (mel * NORM_SCALE - NORM_SHIFT).exp()  # with the offset
     half = N_FFT // 2
     frames = nn.functional.pad(signal[:, 1:], (half, half), mode="reflect")
-    length = frames.unfold(-1, N_FFT, HOP_LENGTH).norm(dim=-1).unsqueeze(1)
+    length = frames.unfold(-1, N_FFT, HOP_SAMPLES).norm(dim=-1).unsqueeze(1)
     d = math.log2(N_FFT) * EPS * length
     weights = basis.sum(1, keepdim=True)
     moved = 2 * d * (power * weights).sqrt() + d.square() * weights

@@ -2,7 +2,8 @@
 
 import torch
 
-from audiofuse.core.encoder.fusion import AudioEmbedding, MidFusion, MidShape, TextTokens
+from audiofuse.core.model.config import MidShape
+from audiofuse.core.model.fusion import AudioTensors, MidFusion, TextTokens
 
 SHAPE = MidShape(layers=1, width=8, heads=2, feedforward=28)
 
@@ -15,7 +16,7 @@ def _sequence(frames: torch.Tensor, valid: torch.Tensor) -> tuple[MidFusion, tor
     fusion.layers.register_forward_pre_hook(lambda _module, inputs: given.append(inputs[0]))
     there = torch.ones(len(frames), 3, dtype=torch.bool)
     text = TextTokens(torch.randn(len(frames), 3, 5), there, there[:, 0])
-    fusion(AudioEmbedding(frames.mean(1), frames, valid), text)
+    fusion(AudioTensors(frames.mean(1), frames, valid), text)
     return fusion, given[0]
 
 

@@ -1,0 +1,39 @@
+"""The seam between what asks and what computes: arrays on both sides, whatever the framework."""
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from audiofuse.core.audio.recording import Samples
+from audiofuse.core.encoder.embeddings import AudioEmbedding, Floats, WindowEmbedding
+from audiofuse.core.encoder.processing import Tokens
+
+
+class Runtime(Protocol):
+    """Runs one model. Every vector is float32, and of whatever length the model gives it."""
+
+    @property
+    def device(self) -> str:
+        """What computes: "cpu" or "cuda"."""
+
+    @property
+    def audio_dim(self) -> int:
+        """Width of the audio vector, the pooled output of the audio tower."""
+
+    def encode_windows(
+        self, waveforms: Samples, lengths: NDArray[np.int32]
+    ) -> list[WindowEmbedding]:
+        """Embed windows ``(windows, samples)``, of which ``lengths`` are heard, as one batch."""
+
+    def encode_text(self, tokens: Tokens) -> Floats:
+        """Embed queries in the shared space: ``(texts, dim)``."""
+
+    def encode_metadata(self, tokens: Tokens) -> Floats:
+        """Embed metadata in the shared space: ``(texts, dim)``."""
+
+    def fuse(self, audio: AudioEmbedding, metadata: Tokens) -> Floats:
+        """Fuse sounds with one metadata text each: ``(items, dim)``."""
+
+    def project_audio(self, pooled: Floats) -> Floats:
+        """Return what audio vectors ``(items, audio_dim)`` add to their items: ``(items, dim)``."""
