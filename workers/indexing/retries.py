@@ -95,8 +95,7 @@ class RetryPolicy:
         self._dispatcher = dispatcher
         self._stopping = stopping
         self._single_flight = SingleFlight()
-        letters = syncers[Lane.BACKFILL].letters
-        self._breaker = Breaker(partial(take_back, letters, dispatcher, Reason.BUG))
+        self._breaker = Breaker(self._take_back)
         self._causes = Causes()
 
     def settle(self, key: str, lane: Lane, sent: float | None = None) -> bool:
@@ -196,6 +195,9 @@ class RetryPolicy:
         except Exception:
             log.exception("%s: it is as it was in the index: not even that can be changed", key)
             syncer.letters.add(key, verdict)
+
+    def _take_back(self, keys: Collection[str]) -> None:
+        take_back(self._syncers[Lane.BACKFILL].letters, self._dispatcher, Reason.BUG, keys)
 
 
 def take_back(
