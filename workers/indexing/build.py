@@ -201,7 +201,8 @@ class Equipment:
         elsewhere = partial(self._versions.stored_elsewhere, version, fingerprint)
         side = IndexSide(points, generation, letters, elsewhere)
         syncers = {lane: Syncer(self._bucket_side(lane), side, device.on(lane)) for lane in Lane}
-        return Loaded(generation, fingerprint, device, points, syncers)
+        make = partial(around.index.create, version, encoder)
+        return Loaded(generation, fingerprint, device, points, syncers, make)
 
     def _bucket_side(self, lane: Lane) -> BucketSide:
         around, settings = self._around, self._around.settings

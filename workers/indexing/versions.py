@@ -28,7 +28,7 @@ from redis import RedisError
 
 from audiofuse.core.bundles.document import POLL_S
 from audiofuse.core.errors import Reason, Rejected, Unavailable
-from audiofuse.core.index.index import Generation, Point
+from audiofuse.core.index.index import Generation, GenerationGone, Point
 from audiofuse.core.memory import give_back_freed
 from audiofuse.core.retrying import BackOff, retry
 from audiofuse.core.storage.store import Store
@@ -53,13 +53,17 @@ DRAINED_AT_ONCE = 500  # keys that one look hands over at most; raised, the lane
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """One version as a worker uses it. Equal fingerprints: their audio vectors agree."""
+    """One version as a worker uses it. Equal fingerprints: their audio vectors agree.
+
+    ``make`` makes what is lacking of its collection.
+    """
 
     generation: Generation
     audio_fingerprint: str
     device: Device
     points: Points
     syncers: Mapping[Lane, Syncer]
+    make: Callable[[], object]
     breaker: Breaker = field(default_factory=Breaker)
 
 
@@ -224,6 +228,17 @@ class MultiVersionSyncer:
             return loaded.syncers[self._lane].sync(key)
         except Rejected as verdict:
             return verdict
+        except GenerationGone:
+            self._make_anew(version, loaded)
+            raise
+
+    def _make_anew(self, version: str, loaded: Loaded) -> None:
+        """Make the collection of the live version, which nobody drops: the index was emptied."""
+        self._versions.look()
+        self._versions.check()
+        if self._versions.wanted[0] == version:
+            log.warning("the collection of %s is gone: it is made anew, empty", version)
+            loaded.make()
 
     def _sync_other(self, key: str, version: str, loaded: Loaded | None) -> None:
         """Sync into a version that is not live; leave what it fails at to its backfill."""

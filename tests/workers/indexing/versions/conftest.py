@@ -140,7 +140,8 @@ class World:
         )
         bucket = BucketSide(self.store, Limits(60, 10**7), open_sound, pause=lambda _: None)
         syncers = {lane: Syncer(bucket, index, device.on(lane)) for lane in Lane}
-        return Loaded(generation, same, device, points, syncers)
+        make = partial(self.index.create, version, encoder)
+        return Loaded(generation, same, device, points, syncers, make)
 
     def close(self) -> None:
         """End the devices' threads."""

@@ -14,6 +14,7 @@ from audiofuse.core.bundles.bundle import audio_fingerprint
 from audiofuse.core.bundles.document import Rollout
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import Unavailable
+from audiofuse.core.index.index import GenerationGone
 from audiofuse.core.items import point_id
 from audiofuse.core.retrying import BackOff
 from audiofuse.workers.indexing.versions import (
@@ -147,6 +148,25 @@ def test_a_dropped_generation_is_no_error(world: Any) -> None:
     assert world.versions.wanted == (OLD,)
     world.drain.step()
     assert world.sent == []
+
+
+def test_the_live_generation_is_made_anew_once_the_index_was_emptied(world: Any) -> None:
+    """Qdrant began with an empty disk: the worker that runs on indexes into it, as a new one does.
+
+    A version that is no longer live may have been dropped: nothing is made of it.
+    """
+    world.put("a.wav", "animals/crickets.wav")
+    world.index.drop(world.index.generation(OLD))
+    with pytest.raises(GenerationGone):
+        world.settle("a.wav")
+    assert world.settle("a.wav") is Outcome.CREATED
+    assert set(world.points(OLD)) == {"a.wav"}
+    world.open(SAME_EARS)
+    world.write(world.registry.rollout()[0].promote("me"))  # which this worker has not read yet
+    world.index.drop(world.index.generation(OLD))
+    with pytest.raises(GenerationGone):
+        world.settle("a.wav")
+    assert world.index.generation(OLD) not in world.index.generations()
 
 
 def test_versions_come_and_go_with_the_document(
