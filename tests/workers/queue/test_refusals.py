@@ -235,7 +235,7 @@ def test_a_worker_outlives_a_password_that_was_changed(  # noqa: PLR0913, PLR091
             before = _errors(other)
             try:
                 other.client_kill_filter(_type="normal", skipme=True)
-                eventually(lambda: _errors(other) > before + 3)
+                eventually(lambda: _errors(other) > before + 12)
             finally:
                 other.config_set("requirepass", "")
         send("after.wav")
