@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from celery import Celery
@@ -50,6 +50,8 @@ from audiofuse.workers.telemetry.names import Lane
 from audiofuse.workers.telemetry.tracing import happened
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Backfill messages at work while live ones come; more if a batch holds more. Raised, a backfill is
 # faster; lowered, live messages wait less.
@@ -97,10 +99,9 @@ def build_worker(
     )
     outages = Outages(redis, bucket_name(settings))
     report = OutageReport(outages, follower_name("worker"))
-    encoder, version = retry(
-        partial(_load_live, settings, index, watch),
-        (Unavailable,), STARTING, partial(_tell_waiting, report), pause,
-    )  # fmt: skip
+    wait_for = partial(_wait_for, report, pause)
+    encoder, version = wait_for(partial(_load_live, settings, watch))
+    wait_for(partial(_begin, index, version, encoder, is_first=watch.tag is None))
     report.works()
     dispatcher = Dispatcher(celery)
     around = _surroundings(settings, redis, index, watch, dispatcher)
@@ -143,6 +144,11 @@ def build_worker(
             "watchdog": around.watchdog.run,
         },
     )
+
+
+def _wait_for(report: OutageReport, pause: Callable[[float], object], work: Callable[[], T]) -> T:
+    """Return what ``work`` returns, once what it needs is there."""
+    return retry(work, (Unavailable,), STARTING, partial(_tell_waiting, report), pause)
 
 
 def _tell_waiting(report: OutageReport, error: Exception, _: float) -> None:
@@ -230,18 +236,20 @@ def _multi_version_syncers(
     }
 
 
-def _load_live(settings: Settings, index: Index, watch: Watch) -> tuple[Encoder, str]:
+def _load_live(settings: Settings, watch: Watch) -> tuple[Encoder, str]:
     """Load the live version; without a rollout that is AUDIOFUSE_ENCODER."""
     rollout = watch.look()
-    index.live()  # before what takes long: it may be away
     if rollout is None:
-        encoder, version = load_encoder(settings)
+        return load_encoder(settings)
+    return load_version(settings, rollout.live), rollout.live
+
+
+def _begin(index: Index, version: str, encoder: Encoder, *, is_first: bool) -> None:
+    """Make the live version's collection; ``is_first`` if no rollout says which that is."""
+    if is_first:
         live_generation(index, version, encoder)
     else:
-        version = rollout.live
-        encoder = load_version(settings, version)
         index.create(version, encoder)
-    return encoder, version
 
 
 def live_generation(index: Index, version: str, encoder: Encoder) -> Generation:
