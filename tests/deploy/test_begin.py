@@ -1,11 +1,11 @@
 """deploy/begin.py: the buckets of an empty deployment, wherever they are and whoever owns them."""
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from scripts import load_script
 
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import s3_client
@@ -16,12 +16,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def begin() -> Any:
     """Return the script as a module."""
-    spec = importlib.util.spec_from_file_location("begin", ROOT / "deploy" / "begin.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("begin")
 
 
 @pytest.mark.parametrize("region", ["us-east-1", "eu-central-1"])

@@ -1,6 +1,5 @@
 """Docker alone: the image is clean, ./audiofuse says what it lacks, upload.py puts a folder."""
 
-import importlib.util
 import os
 import re
 import shutil
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripts import load_script
 
 from audiofuse.core.errors import Unavailable
 from audiofuse.core.settings import Settings
@@ -33,12 +33,7 @@ esac
 @pytest.fixture(scope="module")
 def script() -> Any:
     """Return the script as a module."""
-    spec = importlib.util.spec_from_file_location("upload", SCRIPT)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("upload")
 
 
 def test_what_is_whole_and_not_hidden_is_uploaded(

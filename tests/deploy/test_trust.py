@@ -1,7 +1,6 @@
 """What deploy/threats.md says is withstood, where no other test holds it; and that each line is."""
 
 import ast
-import importlib.util
 import json
 import os
 import re
@@ -21,6 +20,7 @@ from fastapi import FastAPI
 from kombu import Producer
 from pydantic import SecretStr
 from redis import Redis
+from scripts import load_script
 
 from audiofuse.core.audio.recording import SAMPLE_RATE, open_recording
 from audiofuse.core.bundles.bundle import save_bundle
@@ -294,7 +294,7 @@ def test_an_operator_may_do_what_it_does_and_no_more(
     """What publishing, rollouts and the first start need beyond is in the operator's policy."""
     bucket = aws_settings.bucket.removeprefix("s3://")
     calls.clear()
-    begin = _begin()
+    begin = load_script("begin")
     begin.make_bucket(aws_settings, f"{bucket}-more")
     files = S3Files(bucket, "encoders", s3_client(aws_settings))
     files.put("rollout.json", b"{}", None)
@@ -303,16 +303,6 @@ def test_an_operator_may_do_what_it_does_and_no_more(
     files.upload(tmp_path / "large", "v/large")
     beyond = {ACTIONS[name] for name in calls} - _allowed("reader")
     assert beyond == _allowed("operator") - NEVER_SEEN_TO_FAIL
-
-
-def _begin() -> Any:
-    path = ROOT / "deploy" / "begin.py"
-    spec = importlib.util.spec_from_file_location("begin", path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_every_call_to_aws_is_among_those_that_were_looked_at() -> None:

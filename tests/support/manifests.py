@@ -1,5 +1,6 @@
 """What kustomize builds of deploy/kubernetes, and how to find one's way in it."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,16 @@ def build(overlay: Path) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def foreign_kinds(built: str, folder: Path) -> list[str]:
+    """Have Kubernetes' schemas judge what was built; return the kinds that are not its own."""
+    path = folder / "built.yaml"
+    path.write_text(built)
+    command = [BIN / "kubernetes-validate", "--strict", path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return re.findall(r"find schema for kind (\w+)", done.stdout + done.stderr)
 
 
 def parse(built: str) -> list[Manifest]:

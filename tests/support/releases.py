@@ -12,6 +12,13 @@ CLOTHO_HEAD = "file_name,caption_1,caption_2,caption_3,caption_4,caption_5\n"
 CLOTHO_METADATA_HEAD = (
     "file_name,keywords,sound_id,sound_link,start_end_samples,manufacturer,license\n"
 )
+SEGMENTS = (
+    "# Segments csv created Sun Mar  5 10:54:31 2017\n"
+    "# num_ytids=2, num_segs=2, num_unique_labels=2, num_positive_labels=3\n"
+    "# YTID, start_seconds, end_seconds, positive_labels\n"
+    'r1nicOVtvkQ, 130.000, 140.000, "/m/02jz0l,/m/09x0r"\n'
+    'not_in_it_x, 30.000, 40.000, "/m/unheard_of"\n'
+)
 AUDIOCAPS_HEAD = "audiocap_id,youtube_id,start_time,caption\n"
 
 

@@ -21,6 +21,7 @@ from redis import Redis, RedisError
 from audiofuse.core.bundles.document import LEASE_S, Rollout
 from audiofuse.core.bundles.registry import Watch
 from audiofuse.core.errors import Unavailable
+from audiofuse.workers.queue.lanes import server_time
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class Followers:
 
         It is to be repeated every second or so: after ``GONE_S`` the process is taken to be gone.
         """
-        self._redis.hset(self._tags, name, f"{self._now():.3f} {tag or ''}")
+        self._redis.hset(self._tags, name, f"{server_time(self._redis):.3f} {tag or ''}")
 
     def leave(self, name: str) -> None:
         """Say that the process ``name`` ends."""
@@ -57,7 +58,7 @@ class Followers:
 
     def behind(self, tag: str | None) -> list[str]:
         """Return the names of the processes that do not follow the document with ``tag``."""
-        now = self._now()
+        now = server_time(self._redis)
         entries: dict[str, str] = self._redis.hgetall(self._tags)  # type: ignore[assignment]
         said = {name: entry.split(" ", 1) for name, entry in entries.items()}
         ages = {name: now - float(at) for name, (at, _) in said.items()}
@@ -65,11 +66,6 @@ class Followers:
             self._redis.hdel(self._tags, *forgotten)
         alive = (name for name, age_s in ages.items() if age_s < GONE_S)
         return sorted(name for name in alive if said[name][1] != (tag or ""))
-
-    def _now(self) -> float:
-        """Return Redis's time in seconds: the machines' own clocks may differ."""
-        seconds, microseconds = self._redis.time()
-        return float(seconds + microseconds / 1e6)
 
 
 class Follower:

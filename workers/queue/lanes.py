@@ -38,6 +38,12 @@ def key_prefix(index_name: str) -> str:
     return f"{index_name}:"
 
 
+def server_time(redis: Redis) -> float:
+    """Return Redis's time in seconds since 1970: the machines' own clocks may differ."""
+    seconds, microseconds = redis.time()
+    return float(seconds + microseconds / 1e6)
+
+
 def held_key(lane: str) -> str:
     """Return the key, without its prefix, of the tags that workers hold of a lane."""
     return f"held:{lane}"
@@ -122,8 +128,7 @@ class Lanes:
         """
         names = list(tags)
         if names:
-            seconds, microseconds = self._redis.time()
-            now = seconds + microseconds / 1e6
+            now = server_time(self._redis)
             self._redis.zadd(self._prefix + UNACKED_INDEX, dict.fromkeys(names, now), xx=True)
 
 

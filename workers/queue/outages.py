@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 from redis import Redis, RedisError
 
+from audiofuse.workers.queue.lanes import server_time
+
 log = logging.getLogger(__name__)
 
 # Seconds after its last error for which an outage stands, as long as nothing has worked. It must
@@ -40,13 +42,12 @@ class Outages:
     def __init__(self, redis: Redis, bucket: str) -> None:
         """Keep them in ``redis``, for the bucket of this name."""
         self._redis = redis
-        self._name = (
-            f"audiofuse:outages:{bucket}"  # worker -> [until, by Redis's clock; since; error]
-        )
+        # worker -> [until when, by Redis's clock; since when, a Unix time; what]
+        self._name = f"audiofuse:outages:{bucket}"
 
     def stands(self, outage: Outage) -> None:
         """Note that a worker waits; that stands for a while."""
-        entry = [self._now() + STANDS_S, outage.since, outage.error]
+        entry = [server_time(self._redis) + STANDS_S, outage.since, outage.error]
         with self._redis.pipeline() as pipe:
             pipe.hset(self._name, outage.worker, json.dumps(entry))
             pipe.expire(self._name, math.ceil(STANDS_S))
@@ -58,7 +59,7 @@ class Outages:
 
     def current(self) -> list[Outage]:
         """Return the outages that stand, by their workers' names."""
-        now = self._now()
+        now = server_time(self._redis)
         entries: dict[str, str] = self._redis.hgetall(self._name)  # type: ignore[assignment]
         found = {worker: json.loads(entry) for worker, entry in sorted(entries.items())}
         return [
@@ -66,11 +67,6 @@ class Outages:
             for worker, (until, since, error) in found.items()
             if until > now
         ]
-
-    def _now(self) -> float:
-        """Return Redis's time in seconds: the machines' own clocks may differ."""
-        seconds, microseconds = self._redis.time()
-        return float(seconds + microseconds / 1e6)
 
 
 class OutageReport:

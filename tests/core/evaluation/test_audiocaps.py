@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from releases import SEGMENTS
 
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.evaluation.audiocaps import read_audiocaps
@@ -11,13 +12,6 @@ from audiofuse.core.items import Metadata
 
 SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"
 OWL, CROW = SOUNDS / "animals/owl.wav", SOUNDS / "animals/crow.flac"
-SEGMENTS = (
-    "# Segments csv created Sun Mar  5 10:54:31 2017\n"
-    "# num_ytids=2, num_segs=2, num_unique_labels=2, num_positive_labels=3\n"
-    "# YTID, start_seconds, end_seconds, positive_labels\n"
-    'r1nicOVtvkQ, 130.000, 140.000, "/m/02jz0l,/m/09x0r"\n'
-    'not_in_it_x, 30.000, 40.000, "/m/unheard_of"\n'
-)
 CLASSES = 'index,mid,display_name\n0,/m/09x0r,"Speech"\n1,/m/02jz0l,"Water tap, faucet"\n'
 
 
