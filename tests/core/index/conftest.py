@@ -7,7 +7,7 @@ are deleted.
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from uuid import uuid4
 
 import pytest
@@ -37,10 +37,10 @@ def embedded_url(
         yield url
 
 
-def _client(request: pytest.FixtureRequest) -> QdrantClient:
-    if request.param == "memory":
+def _client(kind: str, request: pytest.FixtureRequest) -> QdrantClient:
+    if kind == "memory":
         return connect_embedded()
-    if request.param == "server":
+    if kind == "server":
         assert SERVER_URL
         return connect(SERVER_URL, SERVER_KEY)
     return connect(request.getfixturevalue("embedded_url"), API_KEY)
@@ -49,14 +49,30 @@ def _client(request: pytest.FixtureRequest) -> QdrantClient:
 @pytest.fixture(params=["memory", *SPEAKING_REST])
 def client(request: pytest.FixtureRequest) -> Iterator[QdrantClient]:
     """Return each kind of client that an index may be given."""
-    with closing(_client(request)) as client:
+    with closing(_client(request.param, request)) as client:
         yield client
+
+
+@pytest.fixture
+def processes(
+    client: QdrantClient, request: pytest.FixtureRequest
+) -> Iterator[Callable[[int], list[QdrantClient]]]:
+    """Return what gives the clients of so many processes: one each, where it speaks over HTTP."""
+    kind = request.node.callspec.params["client"]
+    with ExitStack() as stack:
+
+        def clients(number: int) -> list[QdrantClient]:
+            if kind == "memory":
+                return [client] * number
+            return [stack.enter_context(closing(_client(kind, request))) for _ in range(number)]
+
+        yield clients
 
 
 @pytest.fixture(params=SPEAKING_REST)
 def rest(request: pytest.FixtureRequest) -> Iterator[QdrantClient]:
     """Return a client of each kind of Qdrant that is spoken to over HTTP."""
-    with closing(_client(request)) as client:
+    with closing(_client(request.param, request)) as client:
         yield client
 
 

@@ -1,6 +1,7 @@
 """Making collections: at once by many, after a kill, and of an older release."""
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
@@ -85,31 +86,35 @@ def test_what_is_as_it_should_be_is_left_alone(
     assert index.create("late-aaa", Sizes()) == generation
 
 
-def test_all_of_many_that_start_at_once_succeed(client: QdrantClient, alias: str) -> None:
+def test_all_of_many_that_start_at_once_succeed(
+    client: QdrantClient, processes: Callable[[int], list[QdrantClient]], alias: str
+) -> None:
     """Whoever finds that another was first goes on with what that one made."""
     together = threading.Barrier(AT_ONCE)
 
-    def start(_: int) -> Generation:
+    def start(client: QdrantClient) -> Generation:
         together.wait()
         return Index(client, alias).create("late-aaa", Sizes())
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        made = set(pool.map(start, range(AT_ONCE)))
+        made = set(pool.map(start, processes(AT_ONCE)))
     assert made == {Index(client, alias).live()}
 
 
-def test_of_two_encoders_that_begin_one_goes_live(client: QdrantClient, alias: str) -> None:
+def test_of_two_encoders_that_begin_one_goes_live(
+    client: QdrantClient, processes: Callable[[int], list[QdrantClient]], alias: str
+) -> None:
     """Any number of versions may begin on an empty deployment; the first stays live."""
     together = threading.Barrier(VERSIONS)
 
-    def start(number: int) -> Generation | None:
+    def start(number: int, client: QdrantClient) -> Generation | None:
         together.wait()
         index = Index(client, alias)
         index.create(f"late-{number}", Sizes())
         return index.live()
 
     with ThreadPoolExecutor(VERSIONS) as pool:
-        (live,) = set(pool.map(start, range(VERSIONS)))
+        (live,) = set(pool.map(start, range(VERSIONS), processes(VERSIONS)))
     assert live == Index(client, alias).live()
     assert {each.name for each in client.get_collections().collections} >= {live.collection}
     assert not client.collection_exists(f"{alias}.begins")
