@@ -18,7 +18,6 @@ from audiofuse.core.errors import AudiofuseError
 from audiofuse.core.index.index import Index, open_index
 from audiofuse.core.items import is_audio, point_id
 from audiofuse.core.settings import Settings
-from audiofuse.core.storage.store import bucket_name
 from audiofuse.workers.commands.display import drops_table, hits_table
 from audiofuse.workers.deployment.local import LocalDeployment
 from audiofuse.workers.queue.broker import connect_redis
@@ -50,7 +49,7 @@ class Bucket:
         """Watch through the same index and dead letters that the deployment writes."""
         self.root = Path(settings.bucket)
         self._index: Index = open_index(settings)
-        self._letters = DeadLetters(connect_redis(settings), bucket_name(settings))
+        self._letters = DeadLetters(connect_redis(settings), settings.index_name)
 
     def drop(self, sound: Path) -> None:
         """Copy a sound's sidecars, then the sound, into the bucket."""

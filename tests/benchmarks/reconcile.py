@@ -125,7 +125,7 @@ def main() -> None:
         redis = Redis(port=port, decode_responses=True)
         while not Path(temporary, "log").read_text().count("Ready to accept"):
             time.sleep(0.05)
-        letters = DeadLetters(redis, BUCKET)
+        letters = DeadLetters(redis, "audiofuse")
         for number in range(REJECTED, options.objects, 100):
             verdict = Rejected(Reason.SILENT, "all is silent")
             verdict.etag = f"{number:032x}"

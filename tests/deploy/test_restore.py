@@ -17,7 +17,7 @@ from audiofuse.core.errors import Rejected
 from audiofuse.core.index.index import Index, Point, connect_embedded, open_index
 from audiofuse.core.items import is_audio
 from audiofuse.core.settings import Settings
-from audiofuse.core.storage.store import bucket_name, open_store, s3_client
+from audiofuse.core.storage.store import open_store, s3_client
 from audiofuse.workers.deployment.local import LocalDeployment, free_port
 from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
 from audiofuse.workers.indexing.sync import Syncer
@@ -77,7 +77,7 @@ def _state(index: Index, letters: DeadLetters) -> State:
 def _synced(settings: Settings, encoder: Encoder, redis: Redis) -> State:
     """Sync each sound here; return what that makes."""
     store, index = open_store(settings), Index(connect_embedded(), "before")
-    letters = DeadLetters(redis, store.bucket)
+    letters = DeadLetters(redis, settings.index_name)
     generation = index.create("tiny-aaa", encoder)
     syncer = Syncer(
         BucketSide(store, Limits(60, 10**7)), IndexSide(index, generation, letters=letters), encoder
@@ -93,7 +93,7 @@ def _rebuilt(settings: Settings, home: Path, eventually: Eventually) -> State:
     with LocalDeployment(settings.model_copy(update={"home": home})) as deployment:
         index = open_index(deployment.settings)
         lanes = open_lanes(deployment.settings)
-        letters = DeadLetters(connect_redis(deployment.settings), bucket_name(deployment.settings))
+        letters = DeadLetters(connect_redis(deployment.settings), deployment.settings.index_name)
 
         def done() -> bool:
             points, rejected = _state(index, letters)

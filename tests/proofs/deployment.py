@@ -21,7 +21,7 @@ from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.index.index import open_index
 from audiofuse.core.model.config import TINY
 from audiofuse.core.settings import Settings, environment
-from audiofuse.core.storage.store import bucket_name, s3_client
+from audiofuse.core.storage.store import s3_client
 from audiofuse.workers.deployment.local import Part, free_port
 from audiofuse.workers.queue.broker import connect_redis, open_lanes
 from audiofuse.workers.queue.dead_letters import DeadLetters
@@ -84,7 +84,7 @@ class Deployment:
         self.redis: Redis = connect_redis(self.settings)
         self.lanes = open_lanes(self.settings)
         self.index = open_index(self.settings)
-        self.letters = DeadLetters(self.redis, bucket_name(self.settings))
+        self.letters = DeadLetters(self.redis, self.settings.index_name)
         self.encodes_by(load_bundle(bundle))
         for name in ("valkey", "index", *(["store"] if s3 else [])):
             self.start(name)

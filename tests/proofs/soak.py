@@ -41,7 +41,7 @@ from audiofuse.core.index.index import open_index
 from audiofuse.core.items import Metadata, point_id
 from audiofuse.core.model.config import TINY
 from audiofuse.core.settings import Settings, environment
-from audiofuse.core.storage.store import bucket_name, s3_client
+from audiofuse.core.storage.store import s3_client
 from audiofuse.workers.commands.display import Bars
 from audiofuse.workers.deployment.local import Part, free_port
 from audiofuse.workers.queue.broker import Dispatcher, create_celery, open_lanes
@@ -278,7 +278,7 @@ class Soak:
         faults += [f"no object: {key}" for key in points.keys() - self.good.keys()]
         if self.rig.index.count(live) != len(points):
             faults.append("a key has several points")
-        letters = DeadLetters(self.rig.redis, bucket_name(self.rig.settings))
+        letters = DeadLetters(self.rig.redis, self.rig.settings.index_name)
         found = {key: letter.reason for key, letter in letters.get(letters.keys()).items()}
         if found != self.letters:
             faults.append(f"letters differ: {found.items() ^ self.letters.items()}")

@@ -129,12 +129,11 @@ def purge(
 
 
 def _letters() -> "DeadLetters":
-    from audiofuse.core.storage.store import bucket_name
     from audiofuse.workers.queue.broker import connect_redis
     from audiofuse.workers.queue.dead_letters import DeadLetters
 
     current = Settings()
-    return DeadLetters(connect_redis(current), bucket_name(current))
+    return DeadLetters(connect_redis(current), current.index_name)
 
 
 def _chosen(

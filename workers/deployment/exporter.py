@@ -97,9 +97,9 @@ class Deployment:
         self._index = open_index(settings)
         self._store = open_store(settings)
         self._registry = open_registry(settings)
-        self._letters = DeadLetters(self._redis, self._store.bucket)
-        self._last_run = LastRun(self._redis, self._store.bucket)
-        self._brake = Brake(self._redis, self._store.bucket)
+        self._letters = DeadLetters(self._redis, settings.index_name)
+        self._last_run = LastRun(self._redis, settings.index_name)
+        self._brake = Brake(self._redis, settings.index_name)
         self._rollout: Rollout | None = None  # as it was seen last
 
     def queue(self) -> Iterator[Metric]:

@@ -6,7 +6,6 @@ from typing import Any
 from audiofuse.core.errors import Unavailable
 from audiofuse.core.index.index import open_index
 from audiofuse.core.settings import Settings
-from audiofuse.core.storage.store import bucket_name
 from audiofuse.workers.queue.broker import connect_redis, open_lanes
 from audiofuse.workers.queue.dead_letters import DeadLetter, DeadLetters
 from audiofuse.workers.queue.outages import Outage, Outages
@@ -49,22 +48,22 @@ class Status:
 def read_status(settings: Settings) -> Status:
     """Ask queue and index; raises ``RedisError`` when the queue is away."""
     redis, lanes = connect_redis(settings), open_lanes(settings)
-    bucket = bucket_name(settings)
-    letters = DeadLetters(redis, bucket)
+    name = settings.index_name
+    letters = DeadLetters(redis, name)
     version, items, index_away = _read_index(settings)
     return Status(
-        outages=Outages(redis, bucket).current(),
+        outages=Outages(redis, name).current(),
         index_away=index_away,
         queue=lanes.lengths(),
-        waiting=WaitingKeys(redis, bucket).counts(),
+        waiting=WaitingKeys(redis, name).counts(),
         broken=lanes.broken(),
         version=version,
         items=items,
         dead_letters=letters.count(),
         reasons={str(reason): count for reason, count in letters.reasons().items()},
         latest=letters.latest(LETTERS_SHOWN),
-        reconciled=LastRun(redis, bucket).read(),
-        held_back=Brake(redis, bucket).held(),
+        reconciled=LastRun(redis, name).read(),
+        held_back=Brake(redis, name).held(),
     )
 
 

@@ -21,7 +21,7 @@ from audiofuse.core.errors import ConfigurationError, Reason, Unavailable
 from audiofuse.core.index.index import Generation, Index, open_index
 from audiofuse.core.retrying import BackOff, retry
 from audiofuse.core.settings import Settings
-from audiofuse.core.storage.store import bucket_name, open_store
+from audiofuse.core.storage.store import open_store
 from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
 from audiofuse.workers.indexing.decoding.pool import Decoders
 from audiofuse.workers.indexing.device.device import Device
@@ -97,7 +97,7 @@ def build_worker(
         open_index(settings),
         Watch(open_registry(settings)),
     )
-    outages = Outages(redis, bucket_name(settings))
+    outages = Outages(redis, settings.index_name)
     report = OutageReport(outages, follower_name("worker"))
     wait_for = partial(_wait_for, report, pause)
     encoder, version = wait_for(partial(_load_live, settings, watch))
@@ -114,7 +114,7 @@ def build_worker(
         "batches of %.0f s of audio on %s, %d decoders, %d messages in hand",
         first.device.batch_s, first.device.encoder.device, settings.decoders, settings.in_hand,
     )  # fmt: skip
-    waiting = WaitingKeys(around.redis, around.store.bucket)
+    waiting = WaitingKeys(around.redis, settings.index_name)
     bound_s = message_bound_s(settings.max_duration_s)
     policy = RetryPolicy(
         _multi_version_syncers(around, versions, waiting),
@@ -162,7 +162,7 @@ def _surroundings(
     settings: Settings, redis: Redis, index: Index, watch: Watch, dispatcher: Dispatcher
 ) -> Surroundings:
     watchdog, bucket = Watchdog(), open_store(settings)
-    letters = DeadLetters(redis, bucket.bucket)
+    letters = DeadLetters(redis, settings.index_name)
     give_back = partial(take_back, letters, dispatcher, Reason.UNREADABLE)
     store = BoundedStore(bucket, settings.fetch_bytes, watchdog, give_back)
     return Surroundings(
@@ -171,8 +171,8 @@ def _surroundings(
         index=index,
         store=store,
         decoders=Decoders(settings.decoders, settings.decode_timeout_s, tell=_decoded),
-        follower=Follower(watch, Followers(redis, store.bucket), follower_name("worker")),
-        deliveries=Deliveries(redis, store.bucket, settings.redelivery_s / DEAD_AFTER),
+        follower=Follower(watch, Followers(redis, settings.index_name), follower_name("worker")),
+        deliveries=Deliveries(redis, settings.index_name, settings.redelivery_s / DEAD_AFTER),
         watchdog=watchdog,
     )
 
@@ -200,7 +200,7 @@ class Equipment:
         device = Device(encoder, batch_s, partial(self._may_ask, version), around.device_lock)
         points = BatchedIndex(around.index, generation, around.watchdog)
         letters = VersionDeadLetters(
-            DeadLetters(around.redis, around.store.bucket, version),
+            DeadLetters(around.redis, around.settings.index_name, version),
             version,
             lambda: self._versions.wanted[0] == version,
         )
@@ -230,7 +230,7 @@ class Equipment:
 def _multi_version_syncers(
     around: Surroundings, versions: Versions, waiting: WaitingKeys
 ) -> dict[Lane, MultiVersionSyncer]:
-    letters = DeadLetters(around.redis, around.store.bucket)
+    letters = DeadLetters(around.redis, around.settings.index_name)
     return {
         lane: MultiVersionSyncer(versions, lane, around.store, letters, waiting) for lane in Lane
     }

@@ -11,8 +11,10 @@ from itertools import islice
 from redis import Redis
 
 from audiofuse.core.errors import Reason, Rejected
+from audiofuse.workers.queue.lanes import key_prefix
 from audiofuse.workers.telemetry.metrics import REJECTIONS
 
+DEAD = "dead-letters"  # what their keys in Redis begin with, after the index's name
 PAGE = 500  # letters that are asked for at once
 
 
@@ -36,11 +38,11 @@ class DeadLetter:
 class DeadLetters:
     """At most one letter for each key of a bucket, newest verdict wins; held in Redis."""
 
-    def __init__(self, redis: Redis, bucket: str, encoder: str = "") -> None:
-        """Keep the letters of the bucket of this name; ``encoder`` is whose verdicts are added."""
+    def __init__(self, redis: Redis, index_name: str, encoder: str = "") -> None:
+        """Keep the letters of an index's bucket; ``encoder`` is whose verdicts are added."""
         self._redis = redis
         self._encoder = encoder
-        name = f"audiofuse:dead:{bucket}"
+        name = key_prefix(index_name) + DEAD
         self._letters, self._counts = f"{name}:letters", f"{name}:counts"
         self._times = {reason: f"{name}:{reason}" for reason in Reason}
 

@@ -13,8 +13,8 @@ from uuid import uuid4
 from redis import Redis, RedisError
 
 from audiofuse.core.batcher import Batcher
+from audiofuse.workers.queue.lanes import key_prefix
 
-TAGS, ALIVE = "audiofuse:deliveries:", "audiofuse:alive:"
 AT_ONCE = 128
 """Tags that go to Redis together. Higher: fewer round trips when many begin at once."""
 TAGS_TTL_S = 24 * 3600
@@ -37,14 +37,15 @@ class Deliveries:
     All methods raise ``RedisError`` while Redis is away.
     """
 
-    def __init__(self, redis: Redis, bucket: str, alive_s: float) -> None:
-        """Keep tags for the objects of a bucket.
+    def __init__(self, redis: Redis, index_name: str, alive_s: float) -> None:
+        """Keep tags for the objects of an index's bucket.
 
         A worker of which nothing was heard for ``alive_s`` seconds, less than a redelivery takes,
         is dead.
         """
         self._redis = redis
-        self._tags = f"{TAGS}{bucket}:"
+        prefix = key_prefix(index_name)
+        self._tags, self._alive = f"{prefix}deliveries:", f"{prefix}alive:"
         self._worker = uuid4().hex
         self._alive_ms = int(1000 * alive_s)
         self._say = Batcher[tuple[str, str, bool], set[str]](
@@ -66,7 +67,7 @@ class Deliveries:
 
     def stay_alive(self) -> None:
         """Say that this worker is there; ``begin`` says it, too."""
-        self._redis.set(ALIVE + self._worker, 1, px=self._alive_ms)
+        self._redis.set(self._alive + self._worker, 1, px=self._alive_ms)
 
     def _deaths(self, tags: set[str]) -> int:
         """Count the tags of workers that are not there any more."""
@@ -76,7 +77,7 @@ class Deliveries:
             return 0
         with self._redis.pipeline() as pipe:
             for worker in counts:
-                pipe.exists(ALIVE + worker)
+                pipe.exists(self._alive + worker)
             alive = pipe.execute()
         return sum(
             count for count, is_alive in zip(counts.values(), alive, strict=True) if not is_alive
@@ -85,7 +86,7 @@ class Deliveries:
     def _say_all(self, said: list[tuple[str, str, bool]]) -> list[set[str]]:
         """Leave the tags of what begins, take away the others; return each key's tags."""
         with self._redis.pipeline() as pipe:
-            pipe.set(ALIVE + self._worker, 1, px=self._alive_ms)
+            pipe.set(self._alive + self._worker, 1, px=self._alive_ms)
             for key, tag, begins in said:
                 (pipe.sadd if begins else pipe.srem)(self._tags + key, tag)
             for key, _, begins in said:

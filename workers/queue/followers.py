@@ -21,7 +21,7 @@ from redis import Redis, RedisError
 from audiofuse.core.bundles.document import LEASE_S, Rollout
 from audiofuse.core.bundles.registry import Watch
 from audiofuse.core.errors import Unavailable
-from audiofuse.workers.queue.lanes import server_time
+from audiofuse.workers.queue.lanes import key_prefix, server_time
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +38,13 @@ def follower_name(process: str) -> str:
 
 
 class Followers:
-    """The processes that follow the document of one bucket's index. Raises what Redis does."""
+    """The processes that follow the document of one index. Raises what Redis does."""
 
-    def __init__(self, redis: Redis, bucket: str) -> None:
-        """Keep them in ``redis``, for the bucket of this name."""
+    def __init__(self, redis: Redis, index_name: str) -> None:
+        """Keep them in ``redis``, for the index of this name."""
         self._redis = redis
-        self._tags = f"audiofuse:followers:{bucket}"  # name -> when it said so (Redis's clock), tag
+        # name -> when it said so (Redis's clock), tag
+        self._tags = f"{key_prefix(index_name)}followers"
 
     def follow(self, name: str, tag: str | None) -> None:
         """Say that the process ``name`` follows the document with ``tag``; ``None``: there is none.

@@ -8,6 +8,9 @@ share one Redis. ``NAME`` stands for it:
     NAME:unacked, NAME:unacked_index    what workers hold, by delivery tag: message, and since when
     NAME:held:live, NAME:held:backfill  the same tags by lane, ordered by when they were sent
     NAME:broken                         what stood in a lane and is no message of ours
+
+So do the records that other modules keep beside them: dead letters, deliveries, waiting keys,
+followers, outages, the brake, the last comparison.
 """
 
 import json

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from redis import Redis, RedisError
 
-from audiofuse.workers.queue.lanes import server_time
+from audiofuse.workers.queue.lanes import key_prefix, server_time
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +37,13 @@ class Outage:
 
 
 class Outages:
-    """The outages of all workers of one bucket's index. Raises what Redis does."""
+    """The outages of all workers of one index. Raises what Redis does."""
 
-    def __init__(self, redis: Redis, bucket: str) -> None:
-        """Keep them in ``redis``, for the bucket of this name."""
+    def __init__(self, redis: Redis, index_name: str) -> None:
+        """Keep them in ``redis``, for the index of this name."""
         self._redis = redis
         # worker -> [until when, by Redis's clock; since when, a Unix time; what]
-        self._name = f"audiofuse:outages:{bucket}"
+        self._name = f"{key_prefix(index_name)}outages"
 
     def stands(self, outage: Outage) -> None:
         """Note that a worker waits; that stands for a while."""

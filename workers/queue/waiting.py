@@ -11,6 +11,7 @@ from uuid import uuid4
 from redis import Redis
 
 from audiofuse.workers.queue.broker import Dispatcher
+from audiofuse.workers.queue.lanes import key_prefix
 from audiofuse.workers.telemetry.names import Lane
 
 # Seconds after which what waits is forgotten, when nobody has added to it since: the version is
@@ -32,11 +33,11 @@ end
 class WaitingKeys:
     """The keys of one bucket that wait, by version. Raises what Redis does."""
 
-    def __init__(self, redis: Redis, bucket: str) -> None:
-        """Keep them in ``redis``, for the bucket of this name."""
+    def __init__(self, redis: Redis, index_name: str) -> None:
+        """Keep them in ``redis``, for the index of this name."""
         self._redis = redis
-        self._bucket = bucket
-        self._versions = f"audiofuse:waited-for:{bucket}"  # those that keys waited for, lately
+        self._prefix = key_prefix(index_name)
+        self._versions = f"{self._prefix}waited-for"  # those that keys waited for, lately
 
     def add(self, version: str, key: str) -> None:
         """Note that a version does not have the item of a key as it is now."""
@@ -74,4 +75,4 @@ class WaitingKeys:
         return len(keys)
 
     def _name(self, version: str) -> str:
-        return f"audiofuse:waiting:{self._bucket}:{version}"
+        return f"{self._prefix}waiting:{version}"

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field
 
 from redis import Redis
 
+from audiofuse.workers.queue.lanes import key_prefix
+
 # More lost items than either bound are held back. Raising one lets a larger part of the index go
 # without a word; lowering it stops more clearings that somebody meant.
 LOST_ITEMS = 100
@@ -49,10 +51,10 @@ class Removals:
 class Brake:
     """What comparisons of a bucket held back, kept in Redis for whoever asks."""
 
-    def __init__(self, redis: Redis, bucket: str) -> None:
-        """Keep it for the bucket of this name."""
+    def __init__(self, redis: Redis, index_name: str) -> None:
+        """Keep it for the index of this name."""
         self._redis = redis
-        self._name = f"audiofuse:brake:{bucket}"
+        self._name = f"{key_prefix(index_name)}brake"
 
     def hold(self, removals: Removals) -> None:
         """Record what is held back."""

@@ -6,6 +6,8 @@ from enum import StrEnum
 
 from redis import Redis
 
+from audiofuse.workers.queue.lanes import key_prefix
+
 
 class Finding(StrEnum):
     """What a sound is to the index."""
@@ -45,10 +47,10 @@ class Run:
 class LastRun:
     """The last comparison of a whole bucket, kept in Redis for whoever asks how it stands."""
 
-    def __init__(self, redis: Redis, bucket: str) -> None:
-        """Keep it for the bucket of this name."""
+    def __init__(self, redis: Redis, index_name: str) -> None:
+        """Keep it for the index of this name."""
         self._redis = redis
-        self._name = f"audiofuse:reconciled:{bucket}"
+        self._name = f"{key_prefix(index_name)}reconciled"
 
     def write(self, run: Run) -> None:
         """Record a comparison."""

@@ -21,19 +21,20 @@ log = logging.getLogger(__name__)
 
 def open_reconciler(settings: Settings) -> "Reconciler":
     """Open what compares the bucket and the index that the settings name; nothing is asked yet."""
-    return Reconciler(open_store(settings), open_index(settings), connect_redis(settings))
+    redis = connect_redis(settings)
+    return Reconciler(open_store(settings), open_index(settings), redis, settings.index_name)
 
 
 class Reconciler:
     """Compares a bucket with its live index, and records what was found."""
 
-    def __init__(self, store: Store, index: Index, redis: Redis) -> None:
-        """Compare ``store`` with ``index``; letters and records are in ``redis``."""
+    def __init__(self, store: Store, index: Index, redis: Redis, index_name: str) -> None:
+        """Compare ``store`` with the index of this name; letters and records are in ``redis``."""
         self._store = store
         self._index = index
-        self._letters = DeadLetters(redis, store.bucket)
-        self._last_run = LastRun(redis, store.bucket)
-        self._brake = Brake(redis, store.bucket)
+        self._letters = DeadLetters(redis, index_name)
+        self._last_run = LastRun(redis, index_name)
+        self._brake = Brake(redis, index_name)
 
     @contextmanager
     def compare(

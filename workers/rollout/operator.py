@@ -22,7 +22,7 @@ from audiofuse.core.bundles.registry import Registry, open_registry
 from audiofuse.core.errors import AudiofuseError, ConfigurationError, ObjectChanged, Unavailable
 from audiofuse.core.index.index import Generation, GenerationGone, Index, VectorSizes, open_index
 from audiofuse.core.settings import Settings
-from audiofuse.core.storage.store import bucket_name, open_store
+from audiofuse.core.storage.store import open_store
 from audiofuse.workers.queue.broker import connect_redis
 from audiofuse.workers.queue.dead_letters import DeadLetters
 from audiofuse.workers.queue.followers import Followers
@@ -116,7 +116,7 @@ class Operator:
         self.registry = open_registry(settings)
         self.index = open_index(settings)
         self._rollouts = Rollouts(self.registry, self.index)
-        self._followers = Followers(connect_redis(settings), bucket_name(settings))
+        self._followers = Followers(connect_redis(settings), settings.index_name)
         self._seen = self._rollouts.look()
         self._by = _user()
         self._clean()
@@ -230,7 +230,7 @@ class Operator:
     def agreement(self, version: str) -> Agreement:
         """Return how the bucket and the generation of a version agree."""
         store = open_store(self.settings)
-        letters = DeadLetters(connect_redis(self.settings), store.bucket)
+        letters = DeadLetters(connect_redis(self.settings), self.settings.index_name)
         return Agreement(store, self.index, self.index.generation(version), letters)
 
     def points(self, version: str) -> int:

@@ -15,7 +15,7 @@ from audiofuse.core.bundles.registry import Watch, locate, open_registry
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.search.search import Searcher, open_searcher
 from audiofuse.core.settings import Settings
-from audiofuse.core.storage.store import bucket_name, open_store
+from audiofuse.core.storage.store import open_store
 from audiofuse.workers.indexing.decoding.pool import DecodedRecording, Decoders
 from audiofuse.workers.queue.broker import connect_redis
 from audiofuse.workers.queue.followers import Followers, follower_name
@@ -62,7 +62,7 @@ def _announcer(settings: Settings) -> Announcer | None:
     """Return who tells rollouts of this service; they concern a bucket's."""
     if not settings.bucket:
         return None
-    followers = Followers(connect_redis(settings), bucket_name(settings))
+    followers = Followers(connect_redis(settings), settings.index_name)
     return Announcer(followers, follower_name("search"))
 
 

@@ -54,7 +54,6 @@ def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
         (["reconcile", "--every", "6h", "--dry-run"], "--dry-run"),
         (["dead", "list", "--reason", "odd"], "not_audio"),
         (["dead", "list", "--older-than", "soon"], "soon"),
-        (["dead", "list"], "AUDIOFUSE_BUCKET"),
     ],
 )
 def test_wrong_usage_is_one_clear_error(arguments: list[str], message: str) -> None:
@@ -130,7 +129,7 @@ def letters(
     """Return the letters of a bucket: two of today, one of three days ago."""
     monkeypatch.setenv("AUDIOFUSE_BUCKET", str(tmp_path / "sounds"))
     monkeypatch.setenv("AUDIOFUSE_BROKER_URL", valkey_url)
-    letters, now = DeadLetters(redis, "sounds", "tiny-000000"), time.time()
+    letters, now = DeadLetters(redis, "audiofuse", "tiny-000000"), time.time()
     ages = {"a/old.wav": 3 * 86400, "a/new.wav": 60, "b/new.wav": 10}
     for key, age in ages.items():
         reason = Reason.SILENT if key.startswith("b") else Reason.DAMAGED

@@ -30,9 +30,9 @@ def test_status_tells_what_is_set_aside_and_rejected(
     bucket = Path("sounds").absolute()
     bucket.mkdir()
     redis.lpush("audiofuse:broken", "no message of ours")
-    DeadLetters(redis, "sounds").add("dog.wav", Rejected(Reason.SILENT, "nothing is in it"))
-    WaitingKeys(redis, "sounds").add("next-222222", "owl.wav")
-    report = OutageReport(Outages(redis, "sounds"), "worker a:1")
+    DeadLetters(redis, "audiofuse").add("dog.wav", Rejected(Reason.SILENT, "nothing is in it"))
+    WaitingKeys(redis, "audiofuse").add("next-222222", "owl.wav")
+    report = OutageReport(Outages(redis, "audiofuse"), "worker a:1")
     report.meets(Unavailable("the bucket is away: [Errno 111]"))
     key = "a key of the test"
     with serving(create_app(engine, key)) as url:

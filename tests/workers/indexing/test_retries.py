@@ -21,7 +21,7 @@ from audiofuse.workers.indexing.retries import (
 from audiofuse.workers.indexing.sync import Synced
 from audiofuse.workers.indexing.watchdog import Consumption, Watchdog
 from audiofuse.workers.queue.dead_letters import DeadLetter
-from audiofuse.workers.queue.deliveries import ALIVE, Deliveries
+from audiofuse.workers.queue.deliveries import Deliveries
 from audiofuse.workers.telemetry.names import Lane, Outcome
 
 KEY = "owl.wav"
@@ -343,9 +343,9 @@ def test_a_sidecar_named_like_a_sound_stands_for_that_sound_too(bench: Bench) ->
 def test_an_object_that_kills_its_worker_is_given_up(redis: Redis) -> None:
     """Decodings are counted before they begin: after three that never ended it is not tried."""
     for _ in range(MAX_DELIVERIES):
-        Deliveries(redis, "bucket", 60).begin(KEY)
-    redis.delete(*redis.keys(f"{ALIVE}*"))  # as of workers that died at once
-    guard = quarantine(Deliveries(redis, "bucket", 60))
+        Deliveries(redis, "audiofuse", 60).begin(KEY)
+    redis.delete(*redis.keys("audiofuse:alive:*"))  # as of workers that died at once
+    guard = quarantine(Deliveries(redis, "audiofuse", 60))
     with pytest.raises(Rejected, match="died 3 times") as caught:
         list(guard(KEY, iter([])))
     assert caught.value.reason is Reason.BUG
@@ -360,7 +360,7 @@ def test_a_decoding_is_counted_before_it_begins(redis: Redis) -> None:
         counted.append(len(redis.keys("audiofuse:deliveries:*")))  # type: ignore[arg-type]
         yield "a window"
 
-    guard = quarantine(Deliveries(redis, "bucket", 60))
+    guard = quarantine(Deliveries(redis, "audiofuse", 60))
     assert list(guard(KEY, windows())) == ["a window"]  # type: ignore[arg-type]
     assert counted == [1]
     assert redis.keys("audiofuse:deliveries:*") == []
@@ -368,7 +368,7 @@ def test_a_decoding_is_counted_before_it_begins(redis: Redis) -> None:
 
 def test_what_ends_is_not_counted(redis: Redis) -> None:
     """Neither success nor failure of a decoding brings an object nearer to being given up."""
-    guard = quarantine(Deliveries(redis, "bucket", 60))
+    guard = quarantine(Deliveries(redis, "audiofuse", 60))
 
     def fails() -> Iterator[object]:
         raise Rejected(Reason.DAMAGED, "cut off")

@@ -64,7 +64,7 @@ class Rig:
         self.settings = settings
         self.bucket = Path(settings.bucket)
         self.index = open_index(settings)
-        self.letters = DeadLetters(redis, "bucket")
+        self.letters = DeadLetters(redis, settings.index_name)
         self._dispatcher = Dispatcher(create_celery(settings))
         self._parts: list[Part] = []
 
@@ -352,11 +352,11 @@ def test_a_worker_whose_index_is_away_waits_for_it(
     stopped, waiting = rig.start(), rig.start()
 
     def told() -> set[str]:
-        return set(redis.hgetall("audiofuse:outages:bucket").values())  # type: ignore[arg-type, union-attr]
+        return set(redis.hgetall("audiofuse:outages").values())  # type: ignore[arg-type, union-attr]
 
     first = eventually(lambda: len(told()) == 2 and told(), moves=rig.progress)
     eventually(lambda: not first & told())  # each has tried again
-    outages = Outages(redis, "bucket")
+    outages = Outages(redis, "audiofuse")
     assert all("Qdrant does not answer" in each.error for each in outages.current())
     stopped.process.terminate()
     assert stopped.process.wait(60) == 0

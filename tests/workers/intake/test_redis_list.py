@@ -226,7 +226,7 @@ def test_a_batch_delete_of_which_nobody_tells_is_found_by_reconcile(
     s3.meta.events.register("before-call.s3.DeleteObjects", _with_md5)
     s3.delete_objects(Bucket=store.bucket, Delete={"Objects": [{"Key": ODD}]})
     assert client.llen(LIST) == 1  # the put
-    letters = DeadLetters(redis, store.bucket)
+    letters = DeadLetters(redis, "audiofuse")
     with compare(store, index, generation, letters) as comparison:
         assert list(comparison.keys()) == [ODD]
 

@@ -15,7 +15,7 @@ ODD_KEYS = ["a b/räin+1%.wav", "雨.wav", 'quo"te\\s.wav', "line\nbreak.wav", "
 @pytest.fixture
 def letters(redis: Redis) -> DeadLetters:
     """Return an empty set of letters."""
-    return DeadLetters(redis, "sounds", "tiny-000000")
+    return DeadLetters(redis, "audiofuse", "tiny-000000")
 
 
 @pytest.fixture
@@ -125,13 +125,13 @@ def test_no_letters_are_no_error(letters: DeadLetters) -> None:
 def test_letters_outlive_the_process(letters: DeadLetters, redis: Redis) -> None:
     """Another process sees them, and they never expire by themselves."""
     letters.add("rain.wav", _verdict("cut off"))
-    assert DeadLetters(redis, "sounds").latest(1) == letters.latest(1)
+    assert DeadLetters(redis, "audiofuse").latest(1) == letters.latest(1)
     assert {redis.ttl(name) for name in redis.scan_iter()} == {-1}
 
 
-def test_buckets_do_not_mix(letters: DeadLetters, redis: Redis) -> None:
-    """Two buckets may share a Redis, and the names of their objects."""
-    other = DeadLetters(redis, "sounds:letters")
+def test_indexes_do_not_mix(letters: DeadLetters, redis: Redis) -> None:
+    """Two indexes may share a Redis, and the names of their objects, also those of one bucket."""
+    other = DeadLetters(redis, "audiofuse-2")
     letters.add("rain.wav", _verdict("cut off"))
     assert (other.count(), list(other.keys()), other.reasons()) == (0, [], {})
     other.add("rain.wav", _verdict("other"))

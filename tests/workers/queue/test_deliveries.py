@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from redis import Redis
 
-from audiofuse.workers.queue.deliveries import ALIVE, TAGS_TTL_S, Deliveries
+from audiofuse.workers.queue.deliveries import TAGS_TTL_S, Deliveries
 
 Worker = Callable[[], Deliveries]
 KEYS = ["rain.wav", "a b/ü.wav", "%s:*.wav", "new\nline.wav"]
@@ -15,12 +15,12 @@ KEYS = ["rain.wav", "a b/ü.wav", "%s:*.wav", "new\nline.wav"]
 @pytest.fixture
 def worker(redis: Redis) -> Worker:
     """Return what makes the deliveries of one more worker."""
-    return lambda: Deliveries(redis, "bucket", alive_s=60)
+    return lambda: Deliveries(redis, "audiofuse", alive_s=60)
 
 
 def _die(redis: Redis, *workers: Deliveries) -> None:
     for each in workers:
-        redis.delete(ALIVE + each._worker)
+        redis.delete("audiofuse:alive:" + each._worker)
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -75,14 +75,14 @@ def test_who_says_so_is_alive(redis: Redis, worker: Worker) -> None:
     slow.begin("rain.wav")
     _die(redis, slow)
     slow.stay_alive()
-    assert 0 < redis.pttl(ALIVE + slow._worker) <= 60_000
+    assert 0 < redis.pttl("audiofuse:alive:" + slow._worker) <= 60_000
     assert worker().begin("rain.wav").deaths == 0
 
 
 def test_a_death_is_held_against_an_object_for_a_day(redis: Redis, worker: Worker) -> None:
     """Each new decoding renews the time; without any all is forgotten."""
     worker().begin("rain.wav")
-    name = "audiofuse:deliveries:bucket:rain.wav"
+    name = "audiofuse:deliveries:rain.wav"
     redis.expire(name, 100)
     worker().begin("rain.wav")
     assert 100 < redis.ttl(name) <= TAGS_TTL_S
@@ -95,5 +95,5 @@ def test_deliveries_of_many_threads_are_each_counted(redis: Redis, worker: Worke
         begun = list(threads.map(busy.begin, keys))
         for key, each in list(zip(keys, begun, strict=True))[:-1]:
             busy.finish(key, each.tag)
-    assert redis.smembers("audiofuse:deliveries:bucket:7.wav") == {begun[-1].tag}
+    assert redis.smembers("audiofuse:deliveries:7.wav") == {begun[-1].tag}
     assert len(redis.keys("audiofuse:deliveries:*")) == 1

@@ -38,7 +38,7 @@ def _follower(document: Document, followers: Followers) -> Follower:
 
 def test_who_follows_another_document_is_behind(redis: Redis) -> None:
     """Those that follow the very document, and those of other buckets, are not waited for."""
-    followers = Followers(redis, "bucket")
+    followers = Followers(redis, "audiofuse")
     assert followers.behind("tag-2") == []
     followers.follow("worker b:1", "tag-1")
     followers.follow("worker a:1", None)
@@ -54,13 +54,13 @@ def test_who_says_nothing_for_a_while_is_gone(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that was killed holds nobody up for long, and is forgotten in the end."""
-    followers = Followers(redis, "bucket")
+    followers = Followers(redis, "audiofuse")
     followers.follow("worker a:1", "tag-1")
     monkeypatch.setattr(module, "GONE_S", -1.0)  # what is said is rounded, perhaps up
     assert followers.behind("tag-2") == []
     monkeypatch.setattr(module, "FORGOTTEN_S", -1.0)
     assert followers.behind("tag-2") == []
-    assert redis.keys("audiofuse:followers:*") == []
+    assert redis.keys("audiofuse:followers*") == []
 
 
 def test_a_process_is_gone_only_after_it_settles_nothing_any_more() -> None:
@@ -70,7 +70,7 @@ def test_a_process_is_gone_only_after_it_settles_nothing_any_more() -> None:
 
 def test_a_document_is_announced_before_it_is_followed(redis: Redis) -> None:
     """One that was replaced while it was announced is never followed: it is read once more."""
-    document, followers = Document(), Followers(redis, "bucket")
+    document, followers = Document(), Followers(redis, "audiofuse")
     follower = _follower(document, followers)
 
     def replace() -> None:
@@ -88,7 +88,7 @@ def test_what_was_not_read_for_too_long_is_not_acted_on(
 ) -> None:
     """The document is a lease: it ends when the registry is away, and begins anew after that."""
     monkeypatch.setattr(module, "LEASE_S", 0.05)
-    document, followers = Document(), Followers(redis, "bucket")
+    document, followers = Document(), Followers(redis, "audiofuse")
     follower = _follower(document, followers)
     with pytest.raises(Unavailable, match="could not be read"):
         follower.check()
@@ -108,7 +108,7 @@ def test_a_document_that_cannot_be_announced_is_not_followed(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While Redis is away the process stays with the document that the operator knows it has."""
-    document, followers = Document(), Followers(redis, "bucket")
+    document, followers = Document(), Followers(redis, "audiofuse")
     follower = _follower(document, followers)
     before = follower.look()
 

@@ -14,7 +14,7 @@ LOCKED = Unavailable("Qdrant is locked for writing: unlock it")
 
 def test_an_outage_is_shown_from_its_first_error_until_something_works(redis: Redis) -> None:
     """Whoever looks sees the worker, its error and since when; of other buckets nothing."""
-    outages, before = Outages(redis, "bucket"), time.time()
+    outages, before = Outages(redis, "audiofuse"), time.time()
     report = OutageReport(outages, "worker a:1")
     OutageReport(Outages(redis, "other"), "worker b:1").meets(LOCKED)
     assert outages.current() == []
@@ -31,7 +31,7 @@ def test_an_outage_began_with_its_first_error(
 ) -> None:
     """Later errors are told, in their own words, and change nothing about when it began."""
     monkeypatch.setattr(module, "SAY_EVERY_S", 0.0)
-    outages = Outages(redis, "bucket")
+    outages = Outages(redis, "audiofuse")
     report = OutageReport(outages, "worker a:1")
     report.meets(LOCKED)
     (first,) = outages.current()
@@ -47,7 +47,7 @@ def test_many_threads_that_wait_do_not_flood_the_broker(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is met again within a second is not said again."""
-    outages, said = Outages(redis, "bucket"), []
+    outages, said = Outages(redis, "audiofuse"), []
     monkeypatch.setattr(outages, "stands", said.append)
     report = OutageReport(outages, "worker a:1")
     for _ in range(50):
@@ -63,13 +63,13 @@ def test_a_worker_that_says_nothing_more_waits_no_more(
 ) -> None:
     """One that was killed, or whose messages others took, is shown for a while only."""
     monkeypatch.setattr(module, "STANDS_S", 0.0)
-    outages = Outages(redis, "bucket")
+    outages = Outages(redis, "audiofuse")
     outages.stands(Outage("worker a:1", "locked", 0.0))
     assert outages.current() == []
     monkeypatch.setattr(module, "STANDS_S", 30.0)
     outages.stands(Outage("worker b:1", "locked", 0.0))
     assert [outage.worker for outage in outages.current()] == ["worker b:1"]
-    assert 0 < redis.ttl("audiofuse:outages:bucket") <= 30  # type: ignore[operator]
+    assert 0 < redis.ttl("audiofuse:outages") <= 30  # type: ignore[operator]
 
 
 def test_a_broker_that_is_away_too_is_no_further_error(
@@ -80,7 +80,7 @@ def test_a_broker_that_is_away_too_is_no_further_error(
     def away(*_: object) -> None:
         raise RedisError("away")
 
-    outages = Outages(redis, "bucket")
+    outages = Outages(redis, "audiofuse")
     monkeypatch.setattr(outages, "stands", away)
     monkeypatch.setattr(outages, "over", away)
     report = OutageReport(outages, "worker a:1")

@@ -14,6 +14,8 @@ from audiofuse.core.storage.store import FolderStore, Store
 from audiofuse.workers.queue.dead_letters import DeadLetters
 from audiofuse.workers.repair.comparison import compare
 
+INDEX_NAME = "audiofuse"
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -30,10 +32,10 @@ class World:
         self.root = root
         self.store: Store = FolderStore(root)
         self.new = World
-        self.index = Index(connect_embedded(), "audiofuse")
+        self.index = Index(connect_embedded(), INDEX_NAME)
         self.generation: Generation | None = self.index.create("tiny-000000", Sizes())
         self.redis = redis
-        self.letters = DeadLetters(redis, root.name)
+        self.letters = DeadLetters(redis, INDEX_NAME)
         self.ticks = 0
 
     def put(self, *keys: str) -> None:

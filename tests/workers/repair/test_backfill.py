@@ -46,7 +46,7 @@ class World:
         self.bucket = self.settings.bucket.removeprefix("s3://")
         self.redis = connect_redis(self.settings)
         self.lanes = open_lanes(self.settings)
-        self.letters = DeadLetters(self.redis, self.bucket)
+        self.letters = DeadLetters(self.redis, self.settings.index_name)
         self.dispatcher = Dispatcher(create_celery(self.settings))
         self._s3 = s3_client(self.settings)
         self._index = open_index(self.settings)

@@ -25,13 +25,13 @@ def test_the_brake_holds_beyond_both_bounds(lost: int, items: int, *, held: bool
 def reconciler(world: World, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> Reconciler:
     """Return what compares the world, with a brake that holds from the second lost item on."""
     monkeypatch.setattr(brake, "LOST_ITEMS", 1)
-    return Reconciler(world.store, world.index, redis)
+    return Reconciler(world.store, world.index, redis, "audiofuse")
 
 
 @pytest.fixture
-def held(world: World, redis: Redis) -> Brake:
+def held(redis: Redis) -> Brake:
     """Return the record of what is held back."""
-    return Brake(redis, world.store.bucket)
+    return Brake(redis, "audiofuse")
 
 
 def _empty(world: World) -> None:

@@ -337,7 +337,7 @@ def world(tmp_path: Path, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> Worl
     (tmp_path / "bucket").mkdir()
     index = Index(connect_embedded(), "audiofuse")
     generation = index.create("numbers", Numbers())
-    return World(tmp_path / "bucket", index, generation, DeadLetters(redis, "bucket"))
+    return World(tmp_path / "bucket", index, generation, DeadLetters(redis, "audiofuse"))
 
 
 def _play(world: World, seed: int, kind: type[Syncer]) -> list[str]:

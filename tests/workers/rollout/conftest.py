@@ -98,7 +98,9 @@ def _syncer(settings: Settings, version: str) -> Syncer:
     return Syncer(
         BucketSide(store, Limits(60, 10**7)),
         IndexSide(
-            index, index.generation(version), letters=DeadLetters(redis, store.bucket, version)
+            index,
+            index.generation(version),
+            letters=DeadLetters(redis, settings.index_name, version),
         ),
         _encoder(settings.home / "encoders" / version),
     )

@@ -97,9 +97,9 @@ def test_a_rejected_object_is_counted_apart(
     store = open_store(settings)
     info = store.head(KEYS[0])
     assert info
-    letters = DeadLetters(redis, store.bucket, versions[1])
+    letters = DeadLetters(redis, settings.index_name, versions[1])
     reject(letters, KEYS[0], info.etag)
-    reject(DeadLetters(redis, store.bucket, versions[0]), KEYS[1], info.etag)
+    reject(DeadLetters(redis, settings.index_name, versions[0]), KEYS[1], info.etag)
     coverage = gates.coverage(agreement)
     assert coverage.passed
     assert "1 rejected" in coverage.found

@@ -17,7 +17,6 @@ from audiofuse.core.bundles.registry import Registry
 from audiofuse.core.errors import AudiofuseError, ConfigurationError, Unavailable
 from audiofuse.core.index.index import Generation, open_index
 from audiofuse.core.settings import PREFIX, Settings, environment
-from audiofuse.core.storage.store import open_store
 from audiofuse.workers.commands.rollout import rollout_cli
 from audiofuse.workers.indexing.sync import Syncer
 from audiofuse.workers.queue.dead_letters import DeadLetters
@@ -205,7 +204,7 @@ def test_steps_wait_until_all_follow(
 ) -> None:
     """A worker that follows an older document is named, and nothing is built or deleted."""
     _, new = versions
-    followers = Followers(redis, open_store(settings).bucket)
+    followers = Followers(redis, settings.index_name)
     followers.follow("worker a:1", None)
     operator = start(new)
     with pytest.raises(AudiofuseError, match="not followed by: worker a:1"):
@@ -352,9 +351,7 @@ def test_an_aborted_version_leaves_nothing(
     """Its collection goes, and what it alone rejected is forgotten, but nothing else."""
     old, new = versions
     operator = start(new)
-    letters = {
-        version: DeadLetters(redis, open_store(settings).bucket, version) for version in versions
-    }
+    letters = {version: DeadLetters(redis, settings.index_name, version) for version in versions}
     etag = operator.agreement(old)._store.head(KEYS[0]).etag
     reject(letters[new], KEYS[0], etag)
     reject(letters[old], "other.wav", "1")

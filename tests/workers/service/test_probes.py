@@ -88,7 +88,7 @@ def _refused(answer: httpx.Response) -> httpx.Response | None:
 
 def test_a_rollout_hears_which_document_the_service_follows(redis: Redis) -> None:
     """It is behind until all is loaded that the document names; once it ends nobody waits."""
-    followers = Followers(redis, "sounds")
+    followers = Followers(redis, "audiofuse")
     announcer = Announcer(followers, "search here:1")
     announcer.tell()
     assert followers.behind("new") == ["search here:1"]
@@ -104,7 +104,7 @@ def test_a_rollout_hears_which_document_the_service_follows(redis: Redis) -> Non
 def test_a_broker_that_is_away_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     """Searching goes on without it, and the log is not filled."""
     away = Redis.from_url("redis://127.0.0.1:9", socket_connect_timeout=1)
-    announcer = Announcer(Followers(away, "sounds"), "search here:1")
+    announcer = Announcer(Followers(away, "audiofuse"), "search here:1")
     for _ in range(3):
         announcer.tell()
     assert caplog.text.count("rollouts do not know of this service") == 1

@@ -59,7 +59,7 @@ def test_no_label_knows_a_key(
     dispatcher: Dispatcher, redis: Redis, tiny_encoder: Encoder, tmp_path: Path
 ) -> None:
     """A thousand odd keys, in events and in work, make no series more than the first did."""
-    letters = DeadLetters(redis, "bucket")
+    letters = DeadLetters(redis, "audiofuse")
     handover = Handover("bucket", dispatcher, Source.WEBHOOK)
     index = Index(connect_embedded(), "test")
     generation = index.create("tiny-1", tiny_encoder)

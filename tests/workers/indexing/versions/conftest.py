@@ -49,7 +49,7 @@ class World:
         self.store = FolderStore(root / "bucket")
         self.index = Index(connect_embedded(), "audiofuse")
         self.registry = open_registry(Settings(home=root / "home"))
-        self.letters = DeadLetters(redis, "bucket")
+        self.letters = DeadLetters(redis, "audiofuse")
         self.sent: list[tuple[str, Lane]] = []
         self.decoded: list[str] = []
         self.loads: list[str] = []
@@ -57,12 +57,12 @@ class World:
         self._redis = redis
         self._encoders = encoders
         self.index.create(OLD, encoders[OLD])
-        followers = Followers(redis, "bucket")
+        followers = Followers(redis, "audiofuse")
         self.follower = Follower(Watch(self.registry), followers, "worker a:1")
         self.versions = Versions(self.follower, OLD)
         self.versions.put(self._equip(OLD))
         self.versions.look()
-        self.waiting = WaitingKeys(redis, "bucket")
+        self.waiting = WaitingKeys(redis, "audiofuse")
         self.drain = Drain(self.versions, self.waiting, self)  # type: ignore[arg-type]
 
     def put(self, key: str, source: str) -> None:
@@ -126,7 +126,7 @@ class World:
         generation, same = self.index.generation(version), audio_fingerprint(encoder)
         device, points = Device(encoder, 40), BatchedIndex(self.index, generation)
         letters = VersionDeadLetters(
-            DeadLetters(self._redis, "bucket", version),
+            DeadLetters(self._redis, "audiofuse", version),
             version,
             lambda: self.versions.wanted[0] == version,
         )
