@@ -10,8 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-CGROUPS = Path("sys/fs/cgroup")
-V1_CONTROLLERS = ("cpu", "cpu,cpuacct")  # the names under which kernels mount them
+from audiofuse.core.cgroups import groups, numbers
 
 
 def usable_cpus(root: Path = Path("/")) -> int:
@@ -26,10 +25,12 @@ def usable_cpus(root: Path = Path("/")) -> int:
 def cpu_quota(root: Path = Path("/")) -> float:
     """Return how many CPUs the control groups of this process grant it; infinity if none limits.
 
-    A group has no more than those above it, so all of them are asked. Inside a container a path may
-    be one that only the host sees; then those of its parts that exist are asked.
+    A group has no more than those above it, so all of them are asked.
     """
-    return min((quota for group in _groups(root) for quota in _quotas(group)), default=math.inf)
+    return min(
+        (quota for group in groups(root, "cpu", "cpu,cpuacct") for quota in _quotas(group)),
+        default=math.inf,
+    )
 
 
 def thread_limits(threads: int) -> dict[str, str]:
@@ -37,35 +38,9 @@ def thread_limits(threads: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
 
 
-def _groups(root: Path) -> Iterator[Path]:
-    """Yield the folders of this process's control groups, and of all groups above them."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:  # not Linux
-        return
-    for line in lines:  # hierarchy:controllers:path; version 2 names no controllers
-        _, controllers, path = line.split(":", 2)
-        mounts = [CGROUPS / name for name in V1_CONTROLLERS] if controllers else [CGROUPS]
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        for mount in mounts:
-            group = root / mount / path.lstrip("/")
-            yield from (
-                each for each in (group, *group.parents) if each.is_relative_to(root / mount)
-            )
-
-
 def _quotas(group: Path) -> Iterator[float]:
     """Yield the group's own quota in CPUs, of either version of control groups, if it has one."""
     for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
-        match [number for file in files for number in _numbers(group / file)]:
+        match [number for file in files for number in numbers(group / file)]:
             case [quota, period] if quota > 0:  # -1: no limit
                 yield quota / period
-
-
-def _numbers(path: Path) -> list[int]:
-    """Return the numbers in a file, in microseconds; none where it is absent or says ``max``."""
-    try:
-        return [int(word) for word in path.read_text().split()]
-    except (OSError, ValueError):
-        return []

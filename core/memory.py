@@ -1,6 +1,41 @@
-"""Memory that this process freed, given back to the system."""
+"""Memory: what a process's control group uses of what it may, and what was freed, given back."""
 
 import ctypes
+import math
+import os
+from pathlib import Path
+
+from audiofuse.core.cgroups import groups, numbers
+
+USED = ("memory.current", "memory.usage_in_bytes")  # of either version of control groups
+LIMITS = ("memory.max", "memory.limit_in_bytes")
+IDLE_FILES = ("inactive_file", "total_inactive_file")  # cached, and dropped before anything fails
+
+
+def memory_used(root: Path = Path("/")) -> float:
+    """Return the bytes that this process's control group needs; NaN where the kernel tells none.
+
+    All processes in it are counted, children and memory file systems too, and of cached files those
+    that are in use. ``root`` is where ``proc`` and ``sys`` are.
+    """
+    for group in groups(root, "memory"):
+        for name in USED:
+            if used := numbers(group / name):
+                return float(used[0] - _idle_files(group))
+    return math.nan
+
+
+def memory_limit(root: Path = Path("/")) -> float:
+    """Return the bytes that it may have: by its group, those above it, and the machine."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    above = (group / name for group in groups(root, "memory") for name in LIMITS)
+    return float(min([machine, *(limit for path in above for limit in numbers(path))]))
+
+
+def _idle_files(group: Path) -> int:
+    lines = (group / "memory.stat").read_text().splitlines()
+    stat = dict(line.split(" ", 1) for line in lines)
+    return max(int(stat.get(name, 0)) for name in IDLE_FILES)
 
 
 def give_back_freed() -> None:

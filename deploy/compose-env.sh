@@ -21,8 +21,10 @@ cpus=$(docker info --format '{{.NCPU}}' 2>/dev/null | tail -n 1) || true
 case $cpus in '' | 0 | *[!0-9]*) cpus=$(getconf _NPROCESSORS_ONLN) ;; esac
 
 cat > "$file" <<END
-# cpu or gpu; with gpu also: TORCH= and IMAGE_TAG=cuda
+# cpu or gpu; with gpu also: TORCH= and IMAGE_TAG=cuda. And with `,alerts` somebody is told of alerts.
 COMPOSE_PROFILES=cpu
+# Where packages come from an index of your own: INDEX=URL, and for PyTorch without CUDA, with TORCH=
+# left empty, TORCH_INDEX=URL.
 TORCH=cpu
 IMAGE_TAG=cpu
 # Whole CPUs that a worker may use, and each of storage, index and search; never more than there are.
@@ -32,13 +34,19 @@ SERVICE_CPUS=$(at_most "$cpus" 2)
 SECRETS=$secrets
 END
 mkdir "$secrets"
-put s3_owner "$(secret)"  # the bucket's owner (access key: owner), who uploads
+put s3_owner "$(secret)"  # storage's owner (access key: owner), who makes buckets and publishes encoders
+put s3_uploader "$(secret)"  # who uploads (access key: uploader)
 put s3_reader "$(secret)"  # audiofuse itself (access key: audiofuse), which only reads
 put webhook_token "$(secret)"
 put qdrant_api_key "$(secret)"
+put qdrant_read_key "$(secret)"  # who searches, and Prometheus
 put grafana_password "$(secret)"
 put search_key "$(secret)"
 put search_api_keys "me:$(cat "$secrets/search_key")"  # who may ask: NAME:KEY,NAME:KEY
 put valkey_password "$(secret)"
 put broker_url "redis://:$(cat "$secrets/valkey_password")@valkey:6379/0"
+put alert_url http://127.0.0.1:9/  # whom Alertmanager tells, with the profile `alerts`: write yours
+# Prometheus, Grafana and Alertmanager read these as users of their own, whatever umask there was here.
+here=$(dirname "$0")
+chmod -R go+rX "$here/prometheus" "$here/grafana" "$here/alertmanager"
 echo "wrote $file and $secrets"

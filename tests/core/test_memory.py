@@ -1,11 +1,14 @@
-"""What was freed goes back to the system."""
+"""What is used of what is allowed; and what was freed goes back to the system."""
 
+import math
+import os
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
 
-from audiofuse.core.memory import give_back_freed
+from audiofuse.core.memory import give_back_freed, memory_limit, memory_used
 
 BLOCK, BLOCKS, KEPT = 60_000, 2000, 50  # bytes, each in the allocator's heap; every so many stays
 
@@ -21,3 +24,36 @@ def test_freed_memory_between_what_is_in_use_goes_back() -> None:
     give_back_freed()
     assert before - process.memory_info().rss > BLOCK * BLOCKS / 2
     assert len(kept) == BLOCKS // KEPT
+
+
+def _kernel_tells(root: Path, cgroup: str, **files: str) -> Path:
+    """Lay out what the kernel would show of the group at ``/a``."""
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text(cgroup)
+    mount = root / "sys/fs/cgroup" / ("" if cgroup.startswith("0::") else "memory")
+    (mount / "a").mkdir(parents=True)
+    for name, content in files.items():
+        (mount / "a" / f"memory.{name}").write_text(content)
+    (mount / "memory.max").write_text("max\n")  # of the group above
+    return root
+
+
+V2 = {"current": "900\n", "max": "1000\n", "stat": "anon 500\ninactive_file 300\n"}
+V1 = {"usage_in_bytes": "900\n", "limit_in_bytes": "1000\n", "stat": "total_inactive_file 300\n"}
+
+
+@pytest.mark.parametrize(("cgroup", "files"), [("0::/a\n", V2), ("9:memory:/a\n", V1)])
+def test_files_that_are_merely_cached_are_not_needed(
+    tmp_path: Path, cgroup: str, files: dict[str, str]
+) -> None:
+    """Both versions of control groups tell use and limit; what can be dropped is no use."""
+    root = _kernel_tells(tmp_path, cgroup, **files)
+    assert (memory_used(root), memory_limit(root)) == (600, 1000)
+
+
+def test_without_a_limit_the_machine_is_one(tmp_path: Path) -> None:
+    """Nobody has more memory than there is, whatever a kernel says for "no limit"."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    root = _kernel_tells(tmp_path, "9:memory:/a\n", limit_in_bytes="9223372036854771712\n")
+    assert memory_limit(root) == machine
+    assert math.isnan(memory_used(root))

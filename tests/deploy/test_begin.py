@@ -7,6 +7,8 @@ from uuid import uuid4
 import pytest
 from scripts import load_script
 
+from audiofuse.core.bundles.document import Rollout
+from audiofuse.core.bundles.registry import open_registry
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import s3_client
 
@@ -39,3 +41,21 @@ def test_a_bucket_that_is_there_is_not_made(
     monkeypatch.setattr(s3, "list_buckets", lambda: {"Buckets": []})
     monkeypatch.setattr(begin, "s3_client", lambda _: s3)
     begin.make_bucket(aws_settings, aws_settings.bucket.removeprefix("s3://"))
+
+
+def test_an_encrypted_bucket_is_begun_with(begin: Any, aws_settings: Settings) -> None:
+    """Where a registry encrypts by a key of KMS, it stays so, and its document changes in order."""
+    name = f"encoders-{uuid4().hex[:8]}"
+    s3 = s3_client(aws_settings)
+    s3.create_bucket(Bucket=name)
+    by_default = {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": "a-key"}
+    rules = {"Rules": [{"ApplyServerSideEncryptionByDefault": by_default}]}
+    s3.put_bucket_encryption(Bucket=name, ServerSideEncryptionConfiguration=rules)
+    begin.make_bucket(aws_settings, name)
+    registry = open_registry(aws_settings.model_copy(update={"registry": f"s3://{name}"}))
+    registry.write(Rollout(live="a-1"), None)
+    rollout, tag = registry.rollout()
+    assert rollout
+    registry.write(rollout.start("b-2", "me"), tag)
+    key = s3.list_objects_v2(Bucket=name)["Contents"][0]["Key"]
+    assert s3.head_object(Bucket=name, Key=key)["ServerSideEncryption"] == "aws:kms"

@@ -83,6 +83,12 @@ while chunk := remote.recv(65536):
 """
 
 
+WGET = f"""#!{sys.executable}
+import sys, urllib.request
+sys.stdout.buffer.write(urllib.request.urlopen(sys.argv[-1]).read())
+"""
+
+
 class Containers:
     """The services of docker-compose.yml as processes of this machine.
 
@@ -104,12 +110,15 @@ class Containers:
         self.secrets = {each.name: each.read_text() for each in (root / ".secrets").iterdir()}
         ports = {"s3": 8333, "valkey": 6379, "qdrant": 6333, "intake": 7701, "search": 7700}
         self.ports = {name: (port, free_port()) for name, port in ports.items()}
-        self._relay = free_port()
+        self._relay, self.storage_metrics, self._storage_inner = (free_port() for _ in range(3))
         self._metrics = {name: free_port() for name in self.services}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         broker = root / ".secrets" / "broker_url"
         broker.chmod(0o600)
         broker.write_text(self._local("", broker.read_text()))
+        read_key = root / ".secrets" / "qdrant_read_key"  # the embedded index knows one key
+        read_key.chmod(0o600)
+        read_key.write_text(self.secrets["qdrant_api_key"])
 
     def url(self, name: str) -> str:
         """Return where a service listens here."""
@@ -121,6 +130,8 @@ class Containers:
             text = text.replace("//127.0.0.1:7701", f"//127.0.0.1:{self._relay}")
             text = text.replace("-p 7701", f"-p {self._relay}")
             text = text.replace("nc intake 7701", f"nc 127.0.0.1 {self.ports['intake'][1]}")
+            text = text.replace("9327", str(self.storage_metrics))
+            text = text.replace("9326", str(self._storage_inner))
         for host, (port, free) in self.ports.items():
             text = text.replace(f"//{host}:{port}", f"//127.0.0.1:{free}")
             text = text.replace(f"@{host}:{port}", f"@127.0.0.1:{free}")
@@ -236,6 +247,10 @@ class Containers:
         """Return an S3 client with the owner's key."""
         return _client(self.url("s3"), "owner", self.secrets["s3_owner"])
 
+    def uploader(self) -> Any:
+        """Return an S3 client with the key of who uploads."""
+        return _client(self.url("s3"), "uploader", self.secrets["s3_uploader"])
+
     def reader(self) -> Any:
         """Return an S3 client with the key that audiofuse's own processes have."""
         return _client(self.url("s3"), "audiofuse", self.secrets["s3_reader"])
@@ -253,8 +268,9 @@ def containers() -> Iterator[Containers]:
     folder = Path(tempfile.mkdtemp(dir="/var/tmp", prefix="audiofuse-compose-"))
     folder.chmod(0o711)  # other users pass through
     (folder / "bin").mkdir(mode=0o755)
-    (folder / "bin" / "nc").write_text(NC)
-    (folder / "bin" / "nc").chmod(0o755)
+    for name, script in (("nc", NC), ("wget", WGET)):
+        (folder / "bin" / name).write_text(script)
+        (folder / "bin" / name).chmod(0o755)
     (folder / "bin" / "valkey-server").symlink_to(get_binary_path())
     running = Containers(folder)
     try:
@@ -285,8 +301,8 @@ def test_every_command_gets_healthy(containers: Containers) -> None:
 def test_an_upload_is_found_by_whoever_has_a_key(
     containers: Containers, eventually: Eventually
 ) -> None:
-    """The owner puts a sound, its event goes the way through all parts, and a key finds it."""
-    containers.owner().put_object(Bucket="sounds", Key="a/owl.wav", Body=OWL.read_bytes())
+    """Who uploads puts a sound, its event goes through all parts, and a key finds it."""
+    containers.uploader().put_object(Bucket="sounds", Key="a/owl.wav", Body=OWL.read_bytes())
     address = f"{containers.url('search')}/v1/search?q=an owl"
     assert httpx.get(address).status_code == 401
     key = {"Authorization": f"Bearer {containers.secrets['search_key']}"}
@@ -310,6 +326,24 @@ def test_audiofuse_may_only_read(containers: Containers) -> None:
         reader.delete_object(Bucket="encoders", Key="rollout-audiofuse.json")
     with pytest.raises(ClientError, match="AccessDenied"):
         reader.create_bucket(Bucket="other")
+
+
+def test_who_uploads_may_write_sounds_only(containers: Containers) -> None:
+    """Its key takes a sound away again, and neither changes what is live nor makes buckets."""
+    uploader = containers.uploader()
+    uploader.put_object(Bucket="sounds", Key="c.txt", Body=b"c")
+    uploader.delete_object(Bucket="sounds", Key="c.txt")
+    with pytest.raises(ClientError, match="AccessDenied"):
+        uploader.put_object(Bucket="encoders", Key="rollout-audiofuse.json", Body=b"{}")
+    with pytest.raises(ClientError, match="AccessDenied"):
+        uploader.create_bucket(Bucket="other")
+
+
+def test_whatever_storages_metrics_are_asked_they_are_all_it_tells(containers: Containers) -> None:
+    """SeaweedFS's own server has a profiler beside them, which nobody reaches."""
+    for path in ("metrics", "debug/pprof/cmdline"):
+        told = httpx.get(f"http://127.0.0.1:{containers.storage_metrics}/{path}", timeout=10)
+        assert "SeaweedFS_build_info" in told.text, path
 
 
 def test_to_begin_again_changes_nothing(containers: Containers) -> None:

@@ -1,8 +1,10 @@
 """Docker alone: the image is clean, ./audiofuse says what it lacks, upload.py puts a folder."""
 
+import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +62,8 @@ def _wrapper(folder: Path, *arguments: str, engine: str, compose: str) -> tuple[
     (folder / "deploy").mkdir(exist_ok=True)
     shutil.copy(ROOT / "audiofuse", folder)
     shutil.copy(ROOT / "deploy" / "compose-env.sh", folder / "deploy")
+    for name in ("prometheus", "grafana", "alertmanager"):
+        (folder / "deploy" / name).mkdir(mode=0o700, exist_ok=True)
     (folder / "docker").write_text(DOCKER.format(engine=engine, compose=compose))
     (folder / "docker").chmod(0o755)
     done = subprocess.run(
@@ -86,6 +90,8 @@ def test_versions_are_checked_with_a_sentence(
     assert ended == code, told
     assert said in told
     assert (tmp_path / ".env").exists() == (code == 0)
+    if code == 0:  # other users read these, whatever umask the checkout was made with
+        assert stat.S_IMODE((tmp_path / "deploy" / "prometheus").stat().st_mode) == 0o755
 
 
 def test_a_command_is_one_of_the_operator(tmp_path: Path) -> None:
@@ -122,5 +128,48 @@ def test_the_image_has_the_uv_that_was_tried() -> None:
     """Packages of one version each: the constraints, and the installer itself."""
     text = (DEPLOY / "Dockerfile").read_text()
     assert re.search(r"uv==\d+\.\d+\.\d+", text)
-    assert text.count("--constraints constraints.txt") == 1
+    installs = re.findall(r"uv pip install (.+?)(?=&&|\n\n|\n[A-Z])", text, re.DOTALL)
+    ours = [each for each in installs if "/wheel" not in each]
+    assert len(ours) == 2
+    assert all("--constraints constraints.txt" in each for each in ours)
     assert os.access(DEPLOY / "compose-env.sh", os.R_OK)
+
+
+def test_the_base_is_the_python_that_the_tests_run() -> None:
+    """One base, a Python of the series that everything is tested on, on Debian's stable release."""
+    text = (DEPLOY / "Dockerfile").read_text()
+    stages = set(re.findall(r"^FROM \S+ AS (\S+)$", text, re.MULTILINE))
+    (base,) = set(re.findall(r"^FROM (\S+)", text, re.MULTILINE)) - stages
+    classifiers = (ROOT / "pyproject.toml").read_text()
+    (tested,) = re.findall(r"Python :: (\d+\.\d+)", classifiers)
+    assert base.partition("@")[0] == f"python:{tested}-slim-trixie"
+
+
+def test_whoever_has_an_index_of_his_own_reaches_no_other() -> None:
+    """Each step that fetches packages is given the index of the build argument INDEX."""
+    text = (DEPLOY / "Dockerfile").read_text()
+    steps = re.findall(r"^RUN .+?(?<!\\)$", text, re.MULTILINE | re.DOTALL)
+    fetches = [
+        command
+        for step in steps
+        for command in step.split("&&")
+        if re.search(r"pip install|uv build", command) and "/wheel/" not in command
+    ]
+    assert len(fetches) == 4
+    assert all("${INDEX:+" in each for each in fetches)
+    stages = re.split(r"^FROM ", text, flags=re.MULTILINE)
+    assert all('ARG INDEX=""' in each for each in stages if "${INDEX" in each)
+
+
+def test_a_bot_raises_what_is_pulled() -> None:
+    """Renovate's configuration has it pin digests, and look at every file that names an image."""
+    told = json.loads((ROOT / "renovate.json").read_text())
+    assert "docker:pinDigests" in told["extends"]
+    patterns = [x.strip("/") for x in told["kubernetes"]["managerFilePatterns"]]
+    naming = [
+        path.relative_to(ROOT).as_posix()
+        for path in (DEPLOY / "kubernetes").rglob("*.yaml")
+        if re.search(r"image: \S+:", path.read_text())
+    ]
+    assert naming
+    assert all(any(re.search(each, path) for each in patterns) for path in naming)

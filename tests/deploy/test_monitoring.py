@@ -1,6 +1,7 @@
-"""deploy/kubernetes/monitoring: what Prometheus's operator and Grafana get is deploy's own."""
+"""Who is asked for metrics, and whom alerts reach: in compose, and by Prometheus's operator."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +96,57 @@ def test_whoever_tells_metrics_is_asked(manifests: list[Manifest], tmp_path: Pat
     assert monitor["spec"]["jobLabel"] == "app.kubernetes.io/component"
     namespaces = {each["metadata"]["namespace"] for each in (*manifests, *deployment[1:])}
     assert namespaces == {"audiofuse"}
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, Any]:
+    """Return the services of docker-compose.yml as they are written."""
+    services: dict[str, Any] = yaml.safe_load((DEPLOY.parent / "docker-compose.yml").read_text())[
+        "services"
+    ]
+    return services
+
+
+def test_prometheus_asks_storage_and_index(services: dict[str, Any]) -> None:
+    """Both are asked at the port where they tell, the index with a key that Prometheus is shown."""
+    prometheus = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    asked = {
+        each["job_name"]: each["static_configs"][0]["targets"]
+        for each in prometheus["scrape_configs"][1:]
+    }
+    assert asked == {"qdrant": ["qdrant:6333"], "s3": ["s3:9327"]}
+    key = prometheus["scrape_configs"][1]["authorization"]["credentials_file"]
+    shown = {f"/run/secrets/{each}" for each in services["prometheus"]["secrets"]}
+    assert {key} == shown
+
+
+def test_of_storages_metrics_server_nothing_but_metrics_is_told(
+    services: dict[str, Any],
+) -> None:
+    """It serves a profiler, too, so it stays on the loopback; one fixed question is handed on."""
+    (command,) = services["s3"]["command"]
+    inner = re.findall(r"-metricsPort=(\d+)", command)
+    assert "-metricsIp" not in command  # as -ip.bind: the loopback
+    handed_on = re.findall(r"cat > metrics.sh <<'END'\n(.+?)\nEND", command, re.DOTALL)
+    assert re.findall(r"http://\S+", *handed_on) == [f"http://127.0.0.1:{inner[0]}/metrics"]
+    assert command.index("nc -ll -p 9327 -e sh metrics.sh") < command.index("exec weed")
+
+
+def test_alerts_reach_alertmanager_and_it_a_receiver(services: dict[str, Any]) -> None:
+    """Prometheus knows it by its name and port; each route's receiver is there; files are shown."""
+    prometheus = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    (known,) = prometheus["alerting"]["alertmanagers"]
+    (discovery,) = known["dns_sd_configs"]
+    assert (discovery["names"], discovery["port"]) == (["alertmanager"], 9093)
+    told = yaml.safe_load((DEPLOY / "alertmanager" / "alertmanager.yml").read_text())
+    routes = [told["route"], *told["route"]["routes"]]
+    assert {each["receiver"] for each in routes} == {each["name"] for each in told["receivers"]}
+    (receiver,) = told["receivers"]
+    (secret,) = services["alertmanager"]["secrets"]
+    (webhook,) = receiver["webhook_configs"]
+    assert webhook["url_file"] == f"/run/secrets/{secret}"
+    alerts = yaml.safe_load((DEPLOY / "prometheus/rules/alerts.yml").read_text())["groups"]
+    names = {rule["alert"] for group in alerts for rule in group["rules"]}
+    (rule,) = told["inhibit_rules"]
+    for kept_quiet in re.findall(r"[\w.*]+", rule["target_matchers"][0].partition("=~")[2]):
+        assert [name for name in names if re.fullmatch(kept_quiet, name)], kept_quiet

@@ -216,6 +216,7 @@ ACTIONS = {
     "AbortMultipartUpload": "s3:AbortMultipartUpload",  # by boto3, of an upload that fails
     "CreateBucket": "s3:CreateBucket",
 }
+KMS = {"kms:Decrypt", "kms:GenerateDataKey"}  # S3 asks for them, and no call of ours
 NEVER_SEEN_TO_FAIL = {"s3:AbortMultipartUpload"}
 
 
@@ -285,7 +286,7 @@ def test_what_runs_may_do_what_it_does_and_no_more(
     _read_everything(settings, dispatcher, tmp_path)
     made = {ACTIONS[name] for name in calls}
     assert {each for each in made if each.startswith("sqs:")} == _allowed("intake")
-    assert {each for each in made if each.startswith("s3:")} == _allowed("reader")
+    assert {each for each in made if each.startswith("s3:")} == _allowed("reader") - KMS
 
 
 def test_an_operator_may_do_what_it_does_and_no_more(
@@ -302,7 +303,38 @@ def test_an_operator_may_do_what_it_does_and_no_more(
         file.truncate(20 * 1024**2)  # as large as a bundle's weights: uploaded in parts
     files.upload(tmp_path / "large", "v/large")
     beyond = {ACTIONS[name] for name in calls} - _allowed("reader")
-    assert beyond == _allowed("operator") - NEVER_SEEN_TO_FAIL
+    assert beyond == _allowed("operator") - NEVER_SEEN_TO_FAIL - KMS
+
+
+def test_who_uploads_may_do_what_it_does_and_no_more(
+    aws_settings: Settings, calls: set[str], tmp_path: Path
+) -> None:
+    """Uploading a folder, large files in parts, asks for what the uploader's policy lists."""
+    (tmp_path / "rain.wav").write_bytes(b"x")
+    with (tmp_path / "large.wav").open("wb") as file:
+        file.truncate(20 * 1024**2)
+    calls.clear()
+    load_script("upload").upload(tmp_path, aws_settings)
+    assert {ACTIONS[name] for name in calls} == _allowed("uploader") - NEVER_SEEN_TO_FAIL - KMS
+
+
+def test_encrypted_buckets_are_read_and_written() -> None:
+    """Who reads may have a KMS key decrypt, who writes make data keys, through S3 alone.
+
+    S3 asks for both on behalf of whoever puts a large object in parts; the owner has the reader's
+    policy besides.
+    """
+    for policy, actions in (
+        ("reader", {"kms:Decrypt"}),
+        ("operator", {"kms:GenerateDataKey"}),
+        ("uploader", {"kms:GenerateDataKey", "kms:Decrypt"}),
+    ):
+        assert _allowed(policy) & KMS == actions
+        text = (ROOT / "deploy" / "aws" / f"{policy}.json").read_text()
+        (statement,) = [x for x in json.loads(text)["Statement"] if x["Sid"] == "EncryptedBuckets"]
+        assert statement["Condition"] == {
+            "StringEquals": {"kms:ViaService": "s3.REGION.amazonaws.com"}
+        }
 
 
 def test_every_call_to_aws_is_among_those_that_were_looked_at() -> None:

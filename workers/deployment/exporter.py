@@ -43,6 +43,8 @@ GAUGES: Mapping[str, tuple[str, Sequence[str]]] = {
     "backlog_messages": ("Messages in the queue.", ["lane", "state"]),
     "backlog_oldest_seconds": ("Age of the oldest of them.", ["lane"]),
     "broken_messages": ("Messages that were set aside because they are none of ours.", []),
+    "broker_memory_used_bytes": ("What the broker holds in its memory.", []),
+    "broker_memory_limit_bytes": ("What it may hold; none if it has no limit.", []),
     "dead_letters": ("Dead letters that stand.", ["reason"]),
     "reconcile_items": ("What the last comparison found.", ["finding"]),
     "reconcile_differing_runs": ("Comparisons in a row that found differences.", []),
@@ -111,6 +113,10 @@ class Deployment:
         oldest = [([lane], each.oldest_s) for lane, each in lanes.items()]
         yield _gauge("backlog_oldest_seconds", oldest)
         yield _gauge("broken_messages", [([], self._lanes.broken())])
+        memory = self._redis.info("memory")
+        yield _gauge("broker_memory_used_bytes", [([], memory["used_memory"])])
+        limit = memory["maxmemory"]  # 0: none
+        yield _gauge("broker_memory_limit_bytes", [([], limit)] if limit else [])
         standing = self._letters.reasons()
         yield _gauge("dead_letters", [([reason], standing.get(reason, 0)) for reason in Reason])
         removals = self._brake.held()

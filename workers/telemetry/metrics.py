@@ -5,6 +5,8 @@ whose labels are known beforehand exist from the start: a rate needs a first zer
 """
 
 import logging
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ from prometheus_client.registry import Collector
 from redis import RedisError
 
 from audiofuse.core.errors import ConfigurationError, ObjectChanged, Reason, Rejected, Unavailable
+from audiofuse.core.memory import memory_limit, memory_used
 from audiofuse.core.settings import PREFIX, Settings
 from audiofuse.workers.telemetry.names import Flaw, Lane, Source
 
@@ -131,6 +134,23 @@ BUILD_INFO = {
     process: _plain(Gauge, process, "build_info", "The version that runs.", version=(), process=())
     for process in Process
 }
+
+
+def _disk() -> tuple[int, int]:
+    """Return what is free and what there is, in bytes, where this process keeps what is passing."""
+    usage = shutil.disk_usage(tempfile.gettempdir())
+    return usage.free, usage.total
+
+
+RESOURCES: dict[str, tuple[str, Callable[[], float]]] = {
+    "disk_free_bytes": ("Free where temporary files are.", lambda: _disk()[0]),
+    "disk_size_bytes": ("All there is where temporary files are.", lambda: _disk()[1]),
+    "memory_used_bytes": ("What the process's control group needs.", memory_used),
+    "memory_limit_bytes": ("What it may have.", memory_limit),
+}
+for _process in Process:
+    for _name, (_tells, _figure) in RESOURCES.items():
+        _plain(Gauge, _process, _name, _tells).set_function(_figure)
 
 FRESHNESS = _histogram(
     Process.WORKER, "freshness_seconds",

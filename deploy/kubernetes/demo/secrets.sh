@@ -12,13 +12,17 @@ secret() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }
 
 write() { cat > "$folder/$1.env"; }
 
-broker=$(secret) index=$(secret) owner=$(secret) reader=$(secret) webhook=$(secret) search=$(secret)
+broker=$(secret) index=$(secret) index_reader=$(secret) webhook=$(secret) search=$(secret)
+owner=$(secret) reader=$(secret)
 # What audiofuse gets, as deploy/operations.md has you make it elsewhere.
 write broker <<END
 AUDIOFUSE_BROKER_URL=redis://:$broker@valkey:6379/0
 END
 write index <<END
 AUDIOFUSE_QDRANT_API_KEY=$index
+END
+write index-reader <<END
+AUDIOFUSE_QDRANT_API_KEY=$index_reader
 END
 write storage <<END
 AUDIOFUSE_S3_ACCESS_KEY_ID=audiofuse
@@ -42,6 +46,7 @@ REDISCLI_AUTH=$broker
 END
 write qdrant <<END
 QDRANT__SERVICE__API_KEY=$index
+QDRANT__SERVICE__READ_ONLY_API_KEY=$index_reader
 END
 write s3 <<END
 S3_OWNER_SECRET_KEY=$owner

@@ -26,7 +26,8 @@ SUITES = {
 }
 CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"
 TARGETS = {"chrislusf/seaweedfs": "seaweedfs", "valkey/valkey": "valkey", "python": "python",
-           "prom/prometheus": "prometheus", "grafana/grafana": "grafana"}  # fmt: skip
+           "prom/prometheus": "prometheus", "prom/alertmanager": "alertmanager",
+           "grafana/grafana": "grafana"}  # fmt: skip
 
 
 def docker(*arguments: str, seconds: float = 3600) -> str:

@@ -46,6 +46,7 @@ ROWS = {
     "event": Row("found <= 10 s, by an event", rows_use.by_event),
     "links": Row("a hit's link opens", rows_use.links),
     "examples": Row("all there; the letter has the reason", rows_use.examples),
+    "documented": Row("all end well, the owl is found", rows_use.documented),
     "ports": Row("four, on the loopback; of storage S3's", rows_walls.ports),
     "ways-out": Row("none, by name or address", rows_walls.ways_out),
     "secrets": Row("none in inspect, none in environments", rows_walls.secrets),
@@ -54,11 +55,12 @@ ROWS = {
     "orderly": Row("an orderly end in the log", rows_failures.orderly),
     "stop-start": Row("same items, same encoder", rows_failures.stop_start),
     "restored": Row("sounds kept, all back", rows_failures.restored),
+    "moved": Row("sounds, items and encoder there", rows_failures.moved),
     "swapped": Row("0 questions failed", rows_change.swapped),
     "upgraded": Row("same items, both images", rows_change.upgraded),
     "two-workers": Row("two targets, both work", rows_change.two_workers),
-    "large": Row("nothing left, all indexed", rows_failures.large_uploads),
     "watched": Row("targets up, no alert after 5 min", rows_change.watched),
+    "large": Row("nothing left, all indexed", rows_failures.large_uploads),
 }
 
 

@@ -71,19 +71,34 @@ def stop_start(stack: Stack) -> str:
 def restored(stack: Stack) -> str:
     """Execute the code block of operations.md: the sounds stay, and everything comes back."""
     before, sounds, bad = stack.keys(), _sounds(stack), letters(stack)
-    block = code_block("Restoring").replace("audiofuse_", f"{stack.project}_")
     started = time.monotonic()
-    stack.shell(["bash", "-euc", block])
+    execute(stack, "Restoring", 0)
     stack.until(lambda: stack.keys() == before, "all items", 60)
     stack.until(lambda: letters(stack) == bad, "all dead letters", 60)
     assert _sounds(stack) == sounds
     return f"{len(before)} items, {len(bad)} letters, {time.monotonic() - started:.0f} s"
 
 
-def code_block(section: str) -> str:
-    """Return the first block of shell in a section of operations.md."""
+def moved(stack: Stack) -> str:
+    """Back up storage, lose every volume, and restore, by the blocks of operations.md."""
+    before, sounds, live = stack.keys(), _sounds(stack), stack.live()
+    started = time.monotonic()
+    execute(stack, "Backing up", 0)
+    stack.until_healthy(60)
+    stack.down()
+    execute(stack, "Restoring", 1)
+    stack.until(lambda: stack.keys() == before, "all items", 60)
+    assert _sounds(stack) == sounds
+    assert stack.live() == live
+    return f"{len(before)} items, {len(sounds)} objects, {time.monotonic() - started:.0f} s"
+
+
+def execute(stack: Stack, section: str, number: int) -> None:
+    """Execute a block of shell in a section of operations.md, as it stands there."""
     text = (ROOT / "deploy/operations.md").read_text().split(f"\n## {section}\n")[1]
-    return re.findall(r"```sh\n(.*?)```", text, re.DOTALL)[0]
+    block = re.findall(r"```sh\n(.*?)```", text.split("\n## ")[0], re.DOTALL)[number]
+    block = block.replace("audiofuse_", f"{stack.project}_")
+    stack.shell(["bash", "-euc", block.replace("$PWD", str(stack.env_file.parent))])
 
 
 def _sounds(stack: Stack) -> dict[str, str]:

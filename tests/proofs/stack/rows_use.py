@@ -1,6 +1,8 @@
 """Rows: what a user sees of a deployment that is up."""
 
 import json
+import re
+import shlex
 import time
 from typing import Any
 
@@ -11,6 +13,7 @@ from stack import SEARCH, Stack
 SOUNDS = ROOT / "examples" / "sounds"
 OWL = SOUNDS / "animals" / "owl.wav"
 NO_SOUNDS = {".json", ".md"}
+ALSO_NAMED = ('search "rain on a roof"', "status", "dead list", "rollout status")
 INTAKE_TELLS = (
     "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9464/metrics').read().decode())"
 )
@@ -70,6 +73,19 @@ def examples(stack: Stack) -> str:
     reason = letters(stack)["proof/bad.wav"]
     assert reason == "not_audio", reason
     return f"{len(sounds)} in {seconds:.0f} s; bad.wav: {reason}"
+
+
+def documented(stack: Stack) -> str:
+    """Run what the pages have one type on a machine with Docker alone, but for `up`."""
+    text = "".join((ROOT / page).read_text() for page in ("README.md", "deploy/operations.md"))
+    lines = dict.fromkeys(re.findall(r"^\./audiofuse (?!up)(.+?)(?: +#.*)?$", text, re.MULTILINE))
+    said = {}
+    for line in (*lines, *ALSO_NAMED):
+        words = [word.replace("~/my/sounds", str(SOUNDS)) for word in shlex.split(line)]
+        said[line] = stack.shell([str(ROOT / "audiofuse"), *words])
+    assert "animals/owl.wav" in said["try"], said["try"]
+    assert '"animals/owl.wav"' in stack.operator("search", "an owl", "--json")
+    return f"{len(said)} commands: {', '.join(said)}"
 
 
 def letters(stack: Stack) -> dict[str, str]:

@@ -8,8 +8,14 @@ from images import docker
 from stack import Stack
 
 PUBLISHED = {8333, 7700, 9090, 3000}
-STORAGE_PORTS = (7333, 8080, 8111, 8181, 8888, 9333, 18080, 18333, 18888, 19333)
-IAM_PORT = 18333
+STORAGE_PORTS = (7333, 8080, 8111, 8181, 8888, 9326, 9327, 9333, 18080, 18333, 18888, 19333)
+METRICS_PORT, IAM_PORT = 9327, 18333
+# Ask storage's metrics for what their own server has beside them: a profile of the process.
+ASK_FOR_THE_COMMAND = """
+import urllib.request
+with urllib.request.urlopen("http://s3:9327/debug/pprof/cmdline", timeout=10) as answer:
+    print(answer.read(60).decode())
+"""
 # Ask storage to take a new identity with all rights, {name, {access key, secret key}, action}.
 MAKE_ONESELF_OWNER = """
 import grpc
@@ -46,7 +52,7 @@ print(json.dumps(found + [[x, resolves(x)] for x in asked["resolve"]]))
 
 
 def ports(stack: Stack) -> str:
-    """Four are published, on the loopback; of storage's only S3's is open to other containers."""
+    """Four are published, on the loopback; storage's is open, and one that tells its metrics."""
     published = {
         (binding["HostIp"], int(binding["HostPort"]))
         for each in stack.running().values()
@@ -56,10 +62,13 @@ def ports(stack: Stack) -> str:
     assert published == {("127.0.0.1", port) for port in PUBLISHED}, published
     asked = [["s3", port] for port in (8333, *STORAGE_PORTS)]
     found = _reached(stack, "worker-1", connect=asked)
-    assert found == [["s3", 8333], ["s3", IAM_PORT]], found
+    assert found == [["s3", 8333], ["s3", METRICS_PORT], ["s3", IAM_PORT]], found
+    told = stack.compose("exec", "--no-TTY", "worker", "python", "-c", ASK_FOR_THE_COMMAND)
+    assert told.startswith("# HELP"), told
     said = stack.compose("exec", "--no-TTY", "worker", "python", "-c", MAKE_ONESELF_OWNER)
     assert said.strip() == "UNAUTHENTICATED", said
-    return f"127.0.0.1: {', '.join(map(str, sorted(PUBLISHED)))}; of s3 8333, and 18333 refuses"
+    loopback = ", ".join(map(str, sorted(PUBLISHED)))
+    return f"127.0.0.1: {loopback}; of s3 8333, 9327 tells metrics only, 18333 refuses"
 
 
 def ways_out(stack: Stack, outside: str) -> str:

@@ -115,11 +115,11 @@ class Stack:
     # -- what a user does --------------------------------------------------------------------
 
     def s3(self) -> Any:
-        """Return an S3 client with the owner's key."""
+        """Return an S3 client with the key of who uploads."""
         return s3_client(
             Settings(
-                _env_file=None, s3_endpoint_url=S3, s3_access_key_id="owner",
-                s3_secret_access_key=self.secrets["s3_owner"],
+                _env_file=None, s3_endpoint_url=S3, s3_access_key_id="uploader",
+                s3_secret_access_key=self.secrets["s3_uploader"],
             )
         )  # fmt: skip
 
