@@ -60,6 +60,7 @@ ROWS = {
     "upgraded": Row("same items, both images", rows_change.upgraded),
     "two-workers": Row("two targets, both work", rows_change.two_workers),
     "watched": Row("targets up, no alert after 5 min", rows_change.watched),
+    "told": Row("an alert reaches the webhook", rows_change.told),
     "large": Row("nothing left, all indexed", rows_failures.large_uploads),
 }
 

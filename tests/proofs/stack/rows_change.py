@@ -6,6 +6,7 @@ import subprocess
 import threading
 import time
 import urllib.parse
+from pathlib import Path
 from typing import Self
 
 import httpx
@@ -19,6 +20,16 @@ MAY_BE_EMPTY = (  # on a deployment without failures, GPUs and candidates
     "fail", "dead", "letter", "gpu", "candidate", "error", "retr", "refus", "outage", "alert",
     "rollout", "coverage", "reject", "redeliver", "slow", "held", "oom",
 )  # fmt: skip
+ALERT = '[{"labels": {"alertname": "AudiofuseProof", "severity": "page"}}]'
+RECEIVER = """
+import http.server
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        print(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(200)
+        self.end_headers()
+http.server.HTTPServer(("", 8080), Handler).serve_forever()
+"""
 PUBLISH = "audiofuse encoder start --out /tmp/e && audiofuse-train publish /tmp/e/* --name proof"
 
 
@@ -132,6 +143,32 @@ def watched(stack: Stack) -> str:
     wrong = [each for each in empty if not any(word in each.lower() for word in MAY_BE_EMPTY)]
     assert not wrong, f"empty: {wrong}"
     return f"{len(stack.targets())} targets, no alert; {asked} panels' queries, {len(empty)} empty"
+
+
+def told(stack: Stack) -> str:
+    """Alertmanager is known to Prometheus, and whoever has the webhook hears of an alert."""
+    url = Path(stack.env["SECRETS"], "alert_url")
+    url.chmod(0o644)
+    url.write_text("http://receiver:8080/")
+    receiver = docker(
+        "run", "--rm", "--detach", "--network", f"{stack.project}_inside", "--network-alias",
+        "receiver", "--entrypoint", "python", "audiofuse:cpu", "-uc", RECEIVER,
+    ).strip()  # fmt: skip
+    alertmanager = ("--profile", "alerts")
+    try:
+        stack.compose(*alertmanager, "up", "--wait", "--detach", "--no-build", "alertmanager")
+        known = stack.until(
+            lambda: stack.prometheus("alertmanagers")["activeAlertmanagers"], "known", 60
+        )
+        stack.compose(
+            *alertmanager, "exec", "--no-TTY", "alertmanager", "wget", "-q", "-O", "-", "--header",
+            "Content-Type: application/json", "--post-data", ALERT, "http://127.0.0.1:9093/api/v2/alerts",
+        )  # fmt: skip
+        heard = stack.until(lambda: "AudiofuseProof" in docker("logs", receiver), "heard", 60)
+    finally:
+        docker("rm", "--force", receiver)
+        stack.compose(*alertmanager, "rm", "--stop", "--force", "alertmanager")
+    return f"known after {known:.0f} s, heard after {heard:.0f} s"
 
 
 def _panels(stack: Stack) -> tuple[int, list[str]]:
