@@ -26,8 +26,8 @@ OF_THE_DEMO = {"s3", "valkey", "qdrant"}  # what elsewhere is somebody else's
 READERS = {"worker", "search", "exporter", "reconcile"}
 SECRETS = {  # who gets which: only who needs it
     "audiofuse-broker": READERS | {"intake", "operator"},
-    "audiofuse-index": {"worker", "reconcile", "operator"},
-    "audiofuse-index-reader": {"search", "exporter"},
+    "audiofuse-index": {"worker", "operator"},
+    "audiofuse-index-reader": READERS - {"worker"},
     "audiofuse-storage": READERS,
     "audiofuse-owner": {"operator"},
     "audiofuse-search": {"search"},

@@ -78,7 +78,7 @@ def examples(stack: Stack) -> str:
 def documented(stack: Stack) -> str:
     """Run what the pages have one type on a machine with Docker alone, but for `up`."""
     text = "".join((ROOT / page).read_text() for page in ("README.md", "deploy/operations.md"))
-    lines = dict.fromkeys(re.findall(r"^\./audiofuse (?!up)(.+?)(?: +#.*)?$", text, re.MULTILINE))
+    lines = dict.fromkeys(re.findall(r"^\./audiofuse (?!up\b)(.+?)(?: +#.*)?$", text, re.MULTILINE))
     said = {}
     for line in (*lines, *ALSO_NAMED):
         words = [word.replace("~/my/sounds", str(SOUNDS)) for word in shlex.split(line)]
