@@ -108,6 +108,22 @@ def test_the_versions_of_a_rollout_have_their_roles(settings: Settings) -> None:
     assert told["audiofuse_coverage_ratio"][("new-2", "live")] == 0.75
 
 
+def test_the_brokers_memory_is_told_and_its_limit_where_it_has_one(
+    settings: Settings, redis: Redis
+) -> None:
+    """A broker may hold as much as there is unless it is told a limit."""
+    deployment = Deployment(settings)
+    told = _told(deployment.queue())
+    assert told["audiofuse_broker_memory_used_bytes"][()] > 0
+    assert told["audiofuse_broker_memory_limit_bytes"] == {}
+    redis.config_set("maxmemory", 10**9)
+    try:
+        told = _told(deployment.queue())
+        assert told["audiofuse_broker_memory_limit_bytes"] == {(): 10**9}
+    finally:
+        redis.config_set("maxmemory", 0)
+
+
 def test_nothing_is_said_of_what_is_not_there_yet(settings: Settings) -> None:
     """Before the first item there are no items to count, no coverage, and no comparison."""
     deployment = Deployment(settings)

@@ -51,6 +51,7 @@ SECRET = "s3cr3t-of-the-deployment"
 ABSENT = {  # what this machine, or a deployment without trouble, has none of
     "audiofuse_device_memory_bytes",
     "audiofuse_version_info",
+    "audiofuse_broker_memory_limit_bytes",
     "audiofuse_rollout_step_timestamp_seconds",
 }
 
