@@ -54,7 +54,8 @@ def as_the_server(app: App, key: str, read_key: str) -> App:
 
 async def say(send: Any, status: int, body: bytes) -> None:
     """Answer."""
-    await send({"type": "http.response.start", "status": status, "headers": []})
+    headers = [(b"content-type", b"text/plain; charset=utf-8")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
