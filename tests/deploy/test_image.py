@@ -103,6 +103,16 @@ def test_a_command_is_one_of_the_operator(tmp_path: Path) -> None:
     assert told == "called: compose run --rm operator search an owl --json\n"
 
 
+def test_a_folder_is_uploaded_by_who_may_only_upload(tmp_path: Path) -> None:
+    """The container without the owner's key gets the folder to read, as whoever calls."""
+    (tmp_path / ".env").touch()
+    (tmp_path / "my sounds").mkdir()
+    versions = {"engine": "28.2.2", "compose": "2.40.3"}
+    told = _wrapper(tmp_path, "upload", str(tmp_path / "my sounds"), **versions)[1]
+    who, what = f"--user {os.getuid()}:{os.getgid()}", f"--volume {tmp_path}/my sounds:/upload:ro"
+    assert told == f"called: compose run --rm {who} {what} uploader\n"
+
+
 def test_the_dockerfile_is_clean() -> None:
     """Hadolint has nothing to say."""
     done = subprocess.run(

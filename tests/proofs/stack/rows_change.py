@@ -15,7 +15,7 @@ from rows_use import OWL
 from stack import GRAFANA, Stack
 
 NEXT = "proof-next"
-QUIET_S = 300
+QUIET_S, EVERY_S = 300, 15
 MAY_BE_EMPTY = (  # on a deployment without failures, GPUs and candidates
     "fail", "dead", "letter", "gpu", "candidate", "error", "retr", "refus", "outage", "alert",
     "rollout", "coverage", "reject", "redeliver", "slow", "held", "oom",
@@ -135,7 +135,10 @@ def watched(stack: Stack) -> str:
     """Every target is up, no alert after five minutes, no panel without data but those that may."""
     # Those of a worker that was scaled away, and alerts of what other rows broke, have to pass.
     stack.until(lambda: set(stack.targets().values()) == {"up"}, "every target up", 120)
-    time.sleep(QUIET_S)
+    for number in range(QUIET_S // EVERY_S):  # panels of what happens have something to show
+        stack.upload(f"proof/watched-{number}.wav", OWL)
+        stack.search("an owl")
+        time.sleep(EVERY_S)
     alerts = [each["labels"]["alertname"] for each in stack.prometheus("alerts")["alerts"]]
     assert not alerts, alerts
     assert set(stack.targets().values()) == {"up"}, stack.targets()
