@@ -37,10 +37,17 @@ from audiofuse.trainer.data.batches import Example, Examples, training_rows
 from audiofuse.trainer.data.corpus import Corpus, Division, prepare_corpus
 from audiofuse.trainer.data.gallery import encode_cached, score_kind
 from audiofuse.trainer.data.metadata import Kind
-from audiofuse.trainer.options import Cache, Sources, ValShare, fit_options
+from audiofuse.trainer.options import Cache, Sources, ValShare, fit_options, refuse_unused
 from audiofuse.trainer.study.assessment import Assessment, compare
 from audiofuse.trainer.study.claims import claims
-from audiofuse.trainer.study.grid import PAPER, SEEDS, Plan, select_cells
+from audiofuse.trainer.study.grid import (
+    PAPER,
+    SEEDS,
+    Plan,
+    parts_there,
+    refuse_parts_of_no_cell,
+    select_cells,
+)
 from audiofuse.trainer.study.paper import Callbacks, run_grid
 from audiofuse.trainer.study.results import REPORT, compare_on, training_card, write_results
 from audiofuse.trainer.study.tables import as_markdown, claims_table, grid_table
@@ -53,7 +60,6 @@ from audiofuse.trainer.training.step import world
 
 FAILURE, USAGE = 1, 2
 BERT = "bert-base-uncased"  # the paper's
-CELLS_OWN_PARTS = frozenset({"audio_head", "mid_fusion", "separate_metadata_tower"})
 CRITERION = "hybrid mAP@10"  # of the weights that are kept
 DECIDED_BY_CELL = frozenset({"metadata", "captions", "seed"})
 EVALUATION_TIMEOUT = timedelta(hours=2)  # other processes wait while the first evaluates
@@ -107,11 +113,14 @@ def fit(
     """
     ignored = {"--text": text, "--fusion": fusion, "--separate": separate}
     _refuse_ignored(audio, start, ignored)
+    if separate and fusion == "audio":
+        raise ConfigurationError("--separate: --fusion audio reads no metadata: leave out one")
     settings = Settings()
     device = _join_world(settings)
     corpus = _judged(_corpus(sources, settings, cache, Division(val_share, config.seed)))
     shape = PaperShape(audio, text or BERT, fusion or "late", separate)
     encoder = paper_encoder(settings, shape, config.seed) if audio else load_start(start)
+    refuse_unused(config, encoder.config.fusion)
     others = {"start": copy.deepcopy(encoder)}
     if settings.encoder and settings.encoder != start:
         others["live"] = load_bundle(settings.encoder)
@@ -213,6 +222,7 @@ def paper(
     command there once more for the tables.
     """
     chosen = select_cells(cells or [])
+    refuse_parts_of_no_cell(chosen, freeze or ())
     settings = Settings()
     device = _join_world(settings)
     if world()[1] > 1:
@@ -221,7 +231,7 @@ def paper(
 
     def make(fusion: Fusion, separate: bool, seed: int) -> Encoder:  # noqa: FBT001 - as it is called
         encoder = paper_encoder(settings, PaperShape(audio, text, fusion, separate), seed)
-        freeze_parts(encoder, _there(encoder, freeze or ()))
+        freeze_parts(encoder, parts_there(encoder, freeze or ()))
         encoder.model.to(device)
         return encoder
 
@@ -268,16 +278,6 @@ def _refuse_ignored(audio: str, start: Path | None, only_with_audio: Mapping[str
             f"{', '.join(given)}: only with --audio, such as --audio mn10_as, which starts from "
             "pretrained towers"
         )
-
-
-def _there(encoder: Encoder, names: Iterable[str]) -> list[str]:
-    """Return those of the names that may be meant for this cell of the grid.
-
-    Not every cell has a fusion, a head or a separate tower; all else must be a part of each.
-    """
-    parts = {name for name, _ in encoder.model.named_children()}
-    return [name for name in names if name.split(".")[0] in parts or
-            name.split(".")[0] not in CELLS_OWN_PARTS]  # fmt: skip
 
 
 def _say_verdict(assessment: Assessment, name: str, other: str) -> None:

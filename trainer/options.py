@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from audiofuse.core.errors import ConfigurationError
+from audiofuse.core.model.config import Fusion
 from audiofuse.trainer.training.config import FitConfig
 
 Sources = Annotated[
@@ -24,8 +26,25 @@ ValShare = Annotated[
     float, typer.Option(min=0.01, max=0.9, help="Share of the sounds without a split to judge by.")
 ]
 
+UNUSED: dict[Fusion, tuple[str, ...]] = {  # what changes nothing for such an encoder
+    "audio": ("metadata", "drop_metadata"),
+    "metadata": ("crop_s", "mask_bands", "mask_frames", "jitter_bands", "audio_rate"),
+}
 
 Command = Callable[..., None]
+
+
+def refuse_unused(config: FitConfig, fusion: Fusion) -> None:
+    """Raise ``ConfigurationError`` for options that an encoder of such a fusion has no use for."""
+    defaults = FitConfig()
+    unused = [
+        f"--{name.replace('_', '-')}"
+        for name in UNUSED.get(fusion, ())
+        if getattr(config, name) != getattr(defaults, name)
+    ]
+    if unused:
+        lacks = "reads no metadata" if fusion == "audio" else "hears no sound"
+        raise ConfigurationError(f"{', '.join(unused)}: the encoder {lacks}: leave it out")
 
 
 def fit_options(

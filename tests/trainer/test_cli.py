@@ -14,15 +14,15 @@ from audiofuse.core.bundles.bundle import load_bundle, save_bundle
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.evaluation.evaluation import QueryScores
-from audiofuse.core.model.config import TINY
+from audiofuse.core.model.config import TINY, Fusion
 from audiofuse.core.settings import Settings
 from audiofuse.trainer import cli
 from audiofuse.trainer.cli import main
 from audiofuse.trainer.data.corpus import Division, prepare_corpus
 from audiofuse.trainer.data.gallery import KindScores
 from audiofuse.trainer.data.metadata import Captions, Kind
+from audiofuse.trainer.options import refuse_unused
 from audiofuse.trainer.training.config import FitConfig
-from audiofuse.trainer.training.fit import freeze_parts
 
 ROOT = Path(__file__).parents[2]
 SOUNDS = ROOT / "examples" / "sounds"
@@ -116,6 +116,7 @@ def test_wrong_usage_is_one_clear_error(
         (("--text", "my-bert"), "--text: only with --audio"),
         (("--fusion", "mid", "--separate"), "--fusion, --separate: only with --audio"),
         (("--audio", "mn10_as", "--start", "bundle"), "--start and --audio"),
+        (("--audio", "mn10_as", "--fusion", "audio", "--separate"), "--separate: --fusion audio"),
     ],
 )
 def test_options_that_would_be_ignored_are_refused(
@@ -127,13 +128,29 @@ def test_options_that_would_be_ignored_are_refused(
     assert message in done.stderr
 
 
-def test_the_grid_freezes_only_what_there_is() -> None:
-    """A misspelt part is refused by every cell; a part that only some cells have is not."""
-    late = Encoder.random(TINY, seed=0)
-    names = ["mid_fusion.layers", "audio_tower.classifier", "separate_metadata_tower"]
-    assert cli._there(late, names) == ["audio_tower.classifier"]
-    with pytest.raises(ConfigurationError, match=r"no part 'text_tower\.bret'"):
-        freeze_parts(late, cli._there(late, ["text_tower.bret"]))
+def test_a_part_of_no_cell_is_not_frozen(train: Callable[..., Done]) -> None:
+    """What none of the chosen cells has is refused, before anything is read."""
+    cells = ("--cells", "late-*-shared-real", "--cells", "audio-real")
+    done = train("paper", "nowhere", "--run", "run", *cells, "--freeze", "mid_fusion.layers")
+    assert done.code == 2
+    assert "--freeze mid_fusion.layers: no cell" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("fusion", "asked", "named"),
+    [
+        ("metadata", {"crop_s": 5.0, "audio_rate": 0.1}, "--crop-s, --audio-rate: .* no sound"),
+        ("audio", {"drop_metadata": 0.5}, "--drop-metadata: .* no metadata"),
+    ],
+)
+def test_options_that_a_fusion_has_no_use_for_are_refused(
+    fusion: Fusion, asked: dict[str, float], named: str
+) -> None:
+    """An encoder that hears nothing takes no options of sounds, one without words none of words."""
+    config = FitConfig(**asked)  # type: ignore[arg-type]
+    refuse_unused(config, "late")
+    with pytest.raises(ConfigurationError, match=named):
+        refuse_unused(config, fusion)
 
 
 def test_the_kind_that_is_trained_on_chooses_the_weights(

@@ -1,7 +1,7 @@
 """The paper's grid: its cells, what is asked of them, and what a dataset has nothing for."""
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import product
@@ -10,6 +10,7 @@ from typing import NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor
 
+from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.evaluation.clips import TEST, TRAIN, VAL, Clip, ask_for_captions
 from audiofuse.core.evaluation.evaluation import CUTOFF, RECALLS
@@ -27,6 +28,11 @@ LACKING = {  # why captions are left out
     Captions.REAL: "no clip to learn from has any",
     Captions.TEMPLATES: "no clip to learn from has tags or a title to make them of",
     Captions.SUPPLIED: "no clip to learn from came with any",
+}
+OWN_PARTS: Mapping[str, Callable[["Cell"], bool]] = {  # and which cells have them
+    "audio_head": lambda cell: cell.fusion in {"audio", "late"},
+    "mid_fusion": lambda cell: cell.fusion == "mid",
+    "separate_metadata_tower": lambda cell: cell.separate,
 }
 MAP = f"mAP@{CUTOFF}"
 SHOWN = (MAP, *(f"R@{k}" for k in RECALLS))
@@ -283,6 +289,25 @@ def why_left_out(cell: Cell, left_out: Mapping[str, str], collection: str = "") 
     else:
         parts = [_part(collection, cell.kind or ""), _part(collection, cell.captions)]
     return [f"{part}: {left_out[part]}" for part in parts if part in left_out]
+
+
+def refuse_parts_of_no_cell(cells: Sequence[Cell], names: Iterable[str]) -> None:
+    """Raise ``ConfigurationError`` for the name of a part that none of the cells has."""
+    for name in names:
+        has = OWN_PARTS.get(name.split(".")[0])
+        if has and not any(map(has, cells)):
+            raise ConfigurationError(f"--freeze {name}: no cell that is run has it: leave it out")
+
+
+def parts_there(encoder: Encoder, names: Iterable[str]) -> list[str]:
+    """Return those of the names that may be meant for this cell's encoder.
+
+    Not every cell has a fusion, a head or a separate tower; all else must be a part of each.
+    """
+    parts = {name for name, _ in encoder.model.named_children()}
+    return [
+        name for name in names if name.split(".")[0] in parts or name.split(".")[0] not in OWN_PARTS
+    ]
 
 
 def sample_deviation(values: Sequence[float]) -> float | None:

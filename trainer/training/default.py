@@ -5,6 +5,9 @@ comes from text: the sentences that describe each AudioSet class (``core/encoder
 for this project. They teach the text head which class a sentence means, and stand in for
 captions of the permitted sounds. Nobody's captions, and nothing under a licence that forbids
 shipping the result, takes part. The text model itself stays as it is.
+
+Sounds are taught at their own length, without the silence that the encoder appends where it is
+used: taught with it, it found less (DECISIONS.md, "The default encoder hears silence").
 """
 
 import copy
@@ -24,6 +27,7 @@ from audiofuse.core.audio.recording import SAMPLE_RATE, Samples
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.encoder.inference import prepare
 from audiofuse.core.encoder.pretrained import CLASS_NAMES, locate, read_class_names
+from audiofuse.core.encoder.processing import AudioProcessor
 from audiofuse.core.encoder.starting import (
     SHIPPED_CHECKPOINT,
     from_pretrained,
@@ -68,9 +72,11 @@ VERSIONS = tuple((rate, gain) for rate in (30, 28, 24) for gain in (1.0, 10 ** (
 def default_task(settings: Settings, corpus: Corpus) -> tuple[Encoder, Task]:
     """Return the start, and what it is to learn of the permitted clips of a corpus.
 
-    Raises ``ConfigurationError`` when a pretrained part is not to be had.
+    It is judged as it is used, with the silence behind each sound. Raises ``ConfigurationError``
+    when a pretrained part is not to be had.
     """
-    encoder = from_pretrained(settings, SHIPPED_CHECKPOINT, minilm())
+    used = from_pretrained(settings, SHIPPED_CHECKPOINT, minilm())
+    encoder = without_silence(used)
     folder = settings.pretrained or settings.home / "pretrained"
     names = read_class_names(locate(CLASS_NAMES, folder))
     sentences = dict(zip(names, read_class_sentences(names), strict=True))
@@ -78,15 +84,24 @@ def default_task(settings: Settings, corpus: Corpus) -> tuple[Encoder, Task]:
     others = [clip for clip in corpus.clips if clip not in learned]
     rows = training_rows([described(clip, sentences) for clip in learned], every_caption=False)
 
-    def score(trained: Encoder) -> dict[str, float]:
+    def score(_taught: Encoder) -> dict[str, float]:
         queries = queries_of(others)
-        gallery = encode_cached(trained, others, corpus.entries)
-        metrics = evaluate(trained, gallery, queries) if queries else {}
+        gallery = encode_cached(used, others, corpus.entries)
+        metrics = evaluate(used, gallery, queries) if queries else {}
         return {f"{row} mAP@10": each.mean_average_precision for row, each in metrics.items()}
 
     auxiliaries = (ClassAnchorLoss(encoder, names), SelfDistillationLoss(encoder))
     examples = Examples(rows, corpus.entries, CONFIG.example_config)
     return encoder, Task(examples, score, LAST, auxiliaries, FROZEN)
+
+
+def without_silence(encoder: Encoder) -> Encoder:
+    """Return the encoder, with the same weights, hearing sounds at their own length."""
+    bare = copy.copy(encoder)
+    bare.audio_processor = AudioProcessor(
+        encoder.config.preprocessing.model_copy(update={"silence_s": 0.0})
+    )
+    return bare
 
 
 def permitted(clips: Iterable[Clip]) -> list[Clip]:

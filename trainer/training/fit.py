@@ -269,12 +269,21 @@ class Fit:
         for name, parameter in self._learner.named_parameters():
             if parameter.requires_grad:
                 groups.setdefault(self._relative_rate(name), []).append(parameter)
+        self._refuse_unused_rates()
         return [{"params": each, "relative_rate": rate} for rate, each in groups.items()]
 
     def _relative_rate(self, name: str) -> float:
-        if ".audio_tower." in name:
-            return self._config.audio_rate
-        return self._config.text_rate if ".bert." in name else self._config.head_rate
+        return float(getattr(self._config, _rate_of(name)))
+
+    def _refuse_unused_rates(self) -> None:
+        trained = {
+            _rate_of(name) for name, each in self._model.named_parameters() if each.requires_grad
+        }
+        for rate in sorted({"audio_rate", "text_rate", "head_rate"} - trained):
+            if getattr(self._config, rate) != 1.0:
+                raise ConfigurationError(
+                    f"--{rate.replace('_', '-')}: all that it is for is frozen: leave it out"
+                )
 
     def _keep(self, line: Mapping[str, float]) -> None:
         """Keep an epoch's line, its weights if they are the best, and the run's state."""
@@ -311,6 +320,13 @@ class Fit:
         rank, _ = world()
         if rank == 0:  # a line written after the checkpoint is written again
             (self._run / LOG).write_text(state["log"])
+
+
+def _rate_of(parameter: str) -> str:
+    """Return the option by which a parameter of such a name learns faster or slower."""
+    if "audio_tower." in parameter:
+        return "audio_rate"
+    return "text_rate" if ".bert." in parameter else "head_rate"
 
 
 def freeze_parts(encoder: Encoder, names: Iterable[str]) -> None:

@@ -7,18 +7,22 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.evaluation.clips import Clip
 from audiofuse.core.items import Metadata
+from audiofuse.core.model.config import TINY
 from audiofuse.trainer.data.corpus import Corpus
 from audiofuse.trainer.data.metadata import Captions, Kind
 from audiofuse.trainer.study.grid import (
     Cell,
     grid,
     paper_cells,
+    parts_there,
     rank_for_captions,
     select_cells,
 )
+from audiofuse.trainer.training.fit import freeze_parts
 
 AUDIO = Cell(fusion="audio")
 OS, FS = (Cell(fusion="late", kind=kind) for kind in (Kind.OS, Kind.FS))
@@ -81,3 +85,12 @@ def test_val_is_set_aside_for_test() -> None:
     ranked = rank_for_captions(replace(corpus, clips=clips))
     assert ranked.split == "val"
     assert [clip.split for clip in ranked.clips] == ["val", "test", "distractor"]
+
+
+def test_the_grid_freezes_only_what_there_is() -> None:
+    """A misspelt part is refused by every cell; a part that only some cells have is not."""
+    late = Encoder.random(TINY, seed=0)
+    names = ["mid_fusion.layers", "audio_tower.classifier", "separate_metadata_tower"]
+    assert parts_there(late, names) == ["audio_tower.classifier"]
+    with pytest.raises(ConfigurationError, match=r"no part 'text_tower\.bret'"):
+        freeze_parts(late, parts_there(late, ["text_tower.bret"]))

@@ -10,7 +10,7 @@ from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.encoder.starting import CLASS_SENTENCES
 from audiofuse.core.evaluation.clips import Clip
 from audiofuse.core.items import Metadata
-from audiofuse.core.model.config import TINY
+from audiofuse.core.model.config import TINY, Preprocessing
 from audiofuse.trainer.data.batches import Example, cut
 from audiofuse.trainer.training.default import (
     LABEL_CLASSES,
@@ -19,6 +19,7 @@ from audiofuse.trainer.training.default import (
     described,
     permitted,
     tags,
+    without_silence,
 )
 
 SENTENCES = {name: ["a kitten begs"] for name in ("Meow", "Cat")}
@@ -77,6 +78,17 @@ def test_sentences_teach_the_anchors(anchored: Encoder) -> None:
         lesson(anchored, [], step).backward()
         optimizer.step()
     assert lesson(anchored, [], 0) < 0.5 * first
+
+
+def test_sounds_are_taught_without_the_silence_behind_them(anchored: Encoder) -> None:
+    """The same weights hear a sound at its own length while they learn, and longer when used."""
+    config = anchored.config.model_copy(update={"preprocessing": Preprocessing(silence_s=1.0)})
+    used = Encoder(config, anchored.runtime, anchored.text_processor, anchored.metadata_processor)
+    taught = without_silence(used)
+    sound = np.zeros(48_000, np.float32)  # 1.5 s
+    lengths = [each.audio_processor([sound])[1].tolist() for each in (taught, used)]
+    assert lengths == [[48_000], [80_000]]
+    assert taught.model is used.model
 
 
 def test_the_teacher_stays_as_it_was(anchored: Encoder) -> None:

@@ -130,6 +130,19 @@ def test_each_part_learns_at_its_own_rate(cache: Path, tmp_path: Path, part: str
     assert moved == {"audio", "text", "head"} - {part}
 
 
+@pytest.mark.parametrize(
+    ("frozen", "rate"), [("audio_tower", "audio_rate"), ("text_tower.bert", "text_rate")]
+)
+def test_a_rate_of_what_is_frozen_is_refused(
+    cache: Path, tmp_path: Path, frozen: str, rate: str
+) -> None:
+    """A rate for what does not learn at all would do nothing; that of another part would."""
+    part = frozenset({frozen})
+    _fit(cache, tmp_path, PLAIN.model_copy(update={"head_rate": 0.5}), frozen=part)
+    with pytest.raises(ConfigurationError, match=f"--{rate.replace('_', '-')}: .* frozen"):
+        _fit(cache, tmp_path, PLAIN.model_copy(update={rate: 0.5}), frozen=part)
+
+
 def test_long_gradients_are_clipped(cache: Path, tmp_path: Path) -> None:
     """With --clip-norm no step has a longer gradient than that."""
     fit = _fit(cache, tmp_path, PLAIN.model_copy(update={"clip_norm": 1e-3}))
