@@ -1,4 +1,4 @@
-"""Training encoders: ``cli`` is the command, with its ``options``.
+"""Training encoders: ``cli`` is the command, with its ``options``; ``__main__`` starts it.
 
 Rooms: ``data``, ``training``, ``study``.
 """

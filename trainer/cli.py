@@ -27,6 +27,7 @@ from audiofuse.core.bundles.bundle import load_bundle, save_bundle
 from audiofuse.core.bundles.manifest import CARD, METRICS
 from audiofuse.core.bundles.registry import open_registry
 from audiofuse.core.encoder.encoder import Encoder
+from audiofuse.core.encoder.inference import use_cpus
 from audiofuse.core.encoder.starting import TRAINED, save_trained
 from audiofuse.core.errors import AudiofuseError, ConfigurationError
 from audiofuse.core.evaluation.clips import VAL
@@ -109,7 +110,7 @@ def fit(
 ) -> None:
     """Train on pairs of sounds and sentences, and write a bundle with what was measured.
 
-    Several GPUs or machines: start it with torchrun -m audiofuse.trainer.cli fit ...
+    Several GPUs or machines: start it with torchrun -m audiofuse.trainer fit ...
     """
     ignored = {"--text": text, "--fusion": fusion, "--separate": separate}
     _refuse_ignored(audio, start, ignored)
@@ -358,6 +359,7 @@ def _show(work: Iterable[list[Example]], total: int, label: str) -> Iterable[lis
 def main() -> None:
     """Run a command; expected errors become one line and an exit code."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    use_cpus()
     try:
         cli()
     except ConfigurationError as error:
@@ -381,7 +383,3 @@ def _explained(error: ValidationError) -> str:
 def _fail(message: str, code: int) -> None:
     typer.echo(f"audiofuse-train: {message}", err=True)
     sys.exit(code)
-
-
-if __name__ == "__main__":
-    main()

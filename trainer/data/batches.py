@@ -134,21 +134,36 @@ class BatchPlan:
     workers: int = 0
 
 
-def batches(examples: Examples, epoch: int, first: int, plan: BatchPlan) -> Iterator[list[Example]]:
-    """Yield this process's share of an epoch's batches, from batch number ``first`` on.
+class Batches:
+    """A process's share of the batches, epoch by epoch.
 
-    The last rows that fill no batch are left to chance in another epoch.
+    The processes that read ahead live as long as this does: each takes seconds to start.
     """
-    size, workers = plan.size, plan.workers
-    order = np.random.default_rng([examples.how.seed, epoch]).permutation(len(examples.rows))
-    dealt = [
-        [(epoch, int(row)) for row in order[at + plan.rank : at + size : plan.processes]]
-        for at in range(first * size, len(order) - size + 1, size)
-    ]
-    yield from DataLoader(
-        examples, batch_sampler=dealt, num_workers=workers, collate_fn=list,
-        multiprocessing_context="spawn" if workers else None,
-    )  # fmt: skip
+
+    def __init__(self, examples: Examples, plan: BatchPlan) -> None:
+        """Read as planned."""
+        self._examples, self._plan = examples, plan
+        self._dealt: list[list[tuple[int, int]]] = []  # of the epoch that is read
+        self._loader = DataLoader(
+            examples, batch_sampler=self._dealt, num_workers=plan.workers, collate_fn=list,
+            multiprocessing_context="spawn" if plan.workers else None,
+            persistent_workers=plan.workers > 0,
+        )  # fmt: skip
+
+    def epoch(self, epoch: int, first: int) -> Iterator[list[Example]]:
+        """Yield an epoch's batches, from batch number ``first`` on; one epoch at a time.
+
+        The last rows that fill no batch are left to chance in another epoch.
+        """
+        size, plan = self._plan.size, self._plan
+        order = np.random.default_rng([self._examples.how.seed, epoch]).permutation(
+            len(self._examples.rows)
+        )
+        self._dealt[:] = [
+            [(epoch, int(row)) for row in order[at + plan.rank : at + size : plan.processes]]
+            for at in range(first * size, len(order) - size + 1, size)
+        ]
+        yield from self._loader
 
 
 def _number(identity: str) -> int:

@@ -85,12 +85,11 @@ def run_grid(plan: Plan, corpus: Corpus, make: Make, folder: Path, watch: Callba
         if each not in work:  # a run that was killed after its line was written is still there
             shutil.rmtree(_run_folder(folder, each), ignore_errors=True)
     for training in watch.progress(work):
-        encoder = _train(training, plan.config, corpus, make, (folder, watch))
-        for test in training.tests:
-            scored = _test(encoder, test.cell, corpus, ranked[test.collection])
-            _keep_queries(folder, test, scored)
-            metrics = scored.scores.mean().as_dict()
-            measured.append(Measured(**test._asdict(), metrics=metrics, config=version))
+        tested = _train_and_test(training, plan.config, (corpus, ranked), make, (folder, watch))
+        measured += [
+            Measured(**test._asdict(), metrics=metrics, config=version)
+            for test, metrics in tested.items()
+        ]
         _write(folder / CELLS, "".join(f"{each.model_dump_json()}\n" for each in measured))
         _keep_weights(training, folder)
         shutil.rmtree(_run_folder(folder, training))
@@ -134,6 +133,24 @@ def _trainings(plan: Plan, collections: list[str]) -> list[Training]:
             else [Training(cell, seed, each, (each,)) for each in collections]
         )
     ]
+
+
+def _train_and_test(
+    training: Training,
+    config: FitConfig,
+    data: tuple[Corpus, Mapping[str, Ranked]],
+    make: Make,
+    where: tuple[Path, Callbacks],
+) -> dict[Trial, dict[str, float]]:
+    """Return the metrics of each of a training's tests; nothing else of it stays in memory."""
+    corpus, ranked = data
+    encoder = _train(training, config, corpus, make, where)
+    tested = {}
+    for test in training.tests:
+        scored = _test(encoder, test.cell, corpus, ranked[test.collection])
+        _keep_queries(where[0], test, scored)
+        tested[test] = scored.scores.mean().as_dict()
+    return tested
 
 
 def _train(

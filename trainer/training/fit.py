@@ -26,7 +26,7 @@ from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.encoder.inference import keep_freed_memory
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.model.frontend import MelFrontEnd
-from audiofuse.trainer.data.batches import BatchPlan, Example, Examples, batches
+from audiofuse.trainer.data.batches import Batches, BatchPlan, Example, Examples
 from audiofuse.trainer.training.augment import AugmentedFrontEnd
 from audiofuse.trainer.training.config import FitConfig
 from audiofuse.trainer.training.memory import pairs_that_fit
@@ -97,6 +97,7 @@ class Fit:
                 f"a batch of {config.batch_size} cannot be divided among {processes} processes"
             )
         self._batch_plan = BatchPlan(config.batch_size, rank, processes, config.workers)
+        self._batches = Batches(task.examples, self._batch_plan)
         device = encoder.device
         self._precision = Precision(
             device, bf16=device == "cuda" if config.bf16 is None else config.bf16
@@ -161,7 +162,7 @@ class Fit:
     def _train_epoch(self, epoch: int, writer: SummaryWriter | None) -> None:
         label = f"epoch {epoch + 1} of {self._config.epochs}"
         done = self._step - epoch * self._steps  # not 0 where a run was resumed
-        read = batches(self._task.examples, epoch, done, self._batch_plan)
+        read = self._batches.epoch(epoch, done)
         self._set_training()
         losses = []
         for batch in self._task.show(read, self._steps - done, label):

@@ -55,6 +55,8 @@ def evaluate(
     protocol, the clips of the split alone; ClothoV2 also by DCASE 2025's several relevant clips a
     caption, if metadata_eval.csv lies there.
     """
+    if seed and not blank:
+        raise ConfigurationError("--seed chooses what --blank takes away: add --blank 0.5")
     asked = _read_sources(sources, split)
     queries = [query for query in asked.queries if kind in {"", query.kind}]
     if not queries:

@@ -1,5 +1,6 @@
 """Examples: which words, which part of a sound, which sentence, in which order and batch."""
 
+import multiprocessing
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,10 @@ import pytest
 from audiofuse.core.evaluation.clips import Clip
 from audiofuse.core.items import Metadata
 from audiofuse.trainer.data.batches import (
+    Batches,
     BatchPlan,
     ExampleConfig,
     Examples,
-    batches,
     training_rows,
 )
 from audiofuse.trainer.data.cache import Entry
@@ -151,8 +152,8 @@ def _sentences(found: Sequence[Sequence[object]]) -> list[list[str]]:
 def test_processes_share_a_batch(entries: dict[Path, Entry]) -> None:
     """Two processes get the two halves of every batch that one would get, in any epoch."""
     examples = _examples(entries)
-    whole = _sentences(list(batches(examples, 1, 0, BatchPlan(4))))
-    halves = [_sentences(list(batches(examples, 1, 0, BatchPlan(4, r, 2)))) for r in (0, 1)]
+    whole = _sentences(list(Batches(examples, BatchPlan(4)).epoch(1, 0)))
+    halves = [_sentences(list(Batches(examples, BatchPlan(4, r, 2)).epoch(1, 0))) for r in (0, 1)]
     assert [len(batch) for batch in whole] == [4] * 4
     for batch, first, second in zip(whole, *halves, strict=True):
         assert sorted(first + second) == sorted(batch)
@@ -161,7 +162,18 @@ def test_processes_share_a_batch(entries: dict[Path, Entry]) -> None:
 def test_an_epoch_is_gone_on_with(entries: dict[Path, Entry]) -> None:
     """From batch two on come the very batches that an uninterrupted epoch has there."""
     examples = _examples(entries)
-    whole, rest = (_sentences(list(batches(examples, 0, at, BatchPlan(3)))) for at in (0, 2))
+    whole, rest = (_sentences(list(Batches(examples, BatchPlan(3)).epoch(0, at))) for at in (0, 2))
     assert rest == whole[2:]
     assert len(whole) == 5  # the sixteenth row fills no batch
-    assert whole != _sentences(list(batches(examples, 1, 0, BatchPlan(3))))
+    assert whole != _sentences(list(Batches(examples, BatchPlan(3)).epoch(1, 0)))
+
+
+def test_processes_that_read_ahead_are_started_once(entries: dict[Path, Entry]) -> None:
+    """A second epoch is read by the processes of the first, and is what no process would give."""
+    examples = _examples(entries)
+    ahead, plain = (Batches(examples, BatchPlan(4, workers=workers)) for workers in (1, 0))
+    seen = []
+    for epoch in (0, 1):
+        assert _sentences(list(ahead.epoch(epoch, 0))) == _sentences(list(plain.epoch(epoch, 0)))
+        seen.append([child.pid for child in multiprocessing.active_children()])
+    assert seen[0] == seen[1] != []

@@ -1,6 +1,8 @@
 """The paper's grid: its cells, each run once and tested by the rule, and what is claimed."""
 
+import gc
 import json
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -120,6 +122,26 @@ def test_machines_share_seeds(corpus: Corpus, tmp_path: Path) -> None:
         values = results.queries[measured.test].values
         assert len(values) == 4 * 3
         assert float(values.mean()) == pytest.approx(measured.metrics["mAP@10"])
+
+
+def test_a_training_leaves_nothing_in_memory(corpus: Corpus, tmp_path: Path) -> None:
+    """When the next encoder is made the one before is gone, not garbage to be collected."""
+    made: list[weakref.ref[object]] = []
+
+    def make(fusion: Any, separate: bool, seed: int) -> Encoder:  # noqa: FBT001 - as it is called
+        assert not any(each() for each in made)
+        encoder = _make(fusion, separate, seed)
+        made.append(weakref.ref(encoder.model))
+        return encoder
+
+    gc.disable()
+    try:
+        run_grid(
+            _plan([AUDIO, OS, Cell(fusion="mid", kind=Kind.OS)]), corpus, make, tmp_path, QUIET
+        )
+    finally:
+        gc.enable()
+    assert len(made) == 3
 
 
 @pytest.fixture

@@ -45,6 +45,7 @@ def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
         (["up", "--bucket", "/does/not/exist"], "/does/not/exist"),
         (["up", "--bucket", "s3://"], "names no bucket"),
         (["evaluate", "/does/not/exist.jsonl"], "/does/not/exist.jsonl"),
+        (["evaluate", "/does/not/exist.jsonl", "--seed", "1"], "add --blank"),
         (["intake", "sqs"], "AUDIOFUSE_BUCKET"),
         (["serve"], "AUDIOFUSE_ENCODER"),
         (["serve-index"], "AUDIOFUSE_QDRANT_API_KEY"),
