@@ -13,7 +13,5 @@ def test_decoding_processes_import_no_torch() -> None:
     started = tomllib.loads(PYPROJECT.read_text())["project"]["scripts"]["audiofuse-train"]
     module = started.split(":")[0]
     look = f"import sys, {module}, audiofuse.trainer.data.cache; print('torch' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", look], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -46,7 +46,7 @@ def kept_bytes(encode: Encode, example: Example) -> int:
         if not saved.is_leaf:
             storage = saved.untyped_storage()
             kept[storage.data_ptr()] = storage.nbytes()
-        return saved
+        return saved.detach()  # a result that its own graph keeps would never be let go
 
     with (
         torch.random.fork_rng(),

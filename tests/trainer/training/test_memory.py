@@ -1,5 +1,6 @@
 """Micro-batches: as many pairs as fit into what is free."""
 
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,19 @@ def test_a_longer_sound_keeps_more(encode: Encode) -> None:
         assert kept_bytes(encode, _example(2)) == 0
     linear = torch.nn.Linear(1000, 1000)
     assert kept_bytes(lambda _: linear(torch.ones(1, 1000)), _example(1)) == 0
+
+
+def test_what_was_measured_is_let_go() -> None:
+    """No graph stays that keeps its own result: its weights would stay with it, for ever."""
+    weight, encoded = torch.ones(3, requires_grad=True), []
+
+    def exponential(_examples: object) -> torch.Tensor:
+        result = weight.exp()  # which its gradient needs
+        encoded.append(weakref.ref(result))
+        return result
+
+    kept_bytes(exponential, _example(1))
+    assert encoded[0]() is None
 
 
 def test_as_many_pairs_as_fit(encode: Encode, monkeypatch: pytest.MonkeyPatch) -> None:
