@@ -345,10 +345,10 @@ def test_a_device_that_closes_answers_whoever_waits(
     bench: Bench, tiny_encoder: Encoder, eventually: Callable[..., Any]
 ) -> None:
     """Windows, texts and what has no room yet are told so, and so is whoever asks afterwards."""
-    bench.coming = 10**9
     bench.spy.gate.clear()
-    full = bench.encode_audio(clip(40))  # the batch that is under way
+    under_way = bench.encode_audio(clip(2))  # its room alone lets no whole window in
     eventually(lambda: bench.device._busy_since < math.inf)
+    bench.coming = 10**9
     waiting = [bench.encode_audio(clip(3, 1)), bench.encode_audio(clip(600, 2))]
     sound = tiny_encoder.encode_audio(clip(2))
     waiting.append(bench.threads.submit(bench.device.fuse, sound, "a text"))  # type: ignore[arg-type]
@@ -356,7 +356,7 @@ def test_a_device_that_closes_answers_whoever_waits(
     closing = bench.threads.submit(bench.device.close)
     bench.spy.gate.set()
     closing.result(30)
-    assert full.result(30)
+    assert under_way.result(30)
     waiting.append(bench.encode_audio(clip(3)))
     waiting.append(bench.threads.submit(bench.device.fuse, sound, "late"))  # type: ignore[arg-type]
     for answer in waiting:
