@@ -33,6 +33,16 @@ def cpu_quota(root: Path = Path("/")) -> float:
     )
 
 
+def computing_threads(spare: int = 0) -> int:
+    """Return how many threads an encoder may compute with: all CPUs less ``spare``, one at least.
+
+    ``OMP_NUM_THREADS`` overrules that. The threads wait for each other at every layer: one that
+    has to share its CPU, or is out of its container's quota, holds up all of them.
+    """
+    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return int(given) if given.isdecimal() else max(1, usable_cpus() - spare)
+
+
 def thread_limits(threads: int) -> dict[str, str]:
     """Return the environment variables that bound what a child's numeric libraries start."""
     return {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}

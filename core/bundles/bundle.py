@@ -4,20 +4,19 @@ config.json         everything needed to rebuild the model
 model.safetensors   its weights
 tokenizer/          the text tower's tokenizer
 metadata_tokenizer/ that of the metadata's own tower, if it has one
+*.onnx              how a CPU runs it without PyTorch, by these weights: core/encoder/graphs.py
 query/              the text tower once more, as fastembed loads it: core/encoder/query_tower.py
 metrics.json        what was measured on it, and how
 README.md           the model card
 manifest.json       size and sha256 of each file; the version is the name plus this file's hash
 """
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -34,20 +33,19 @@ from audiofuse.core.bundles.manifest import (
     TOKENIZER,
     WEIGHTS,
     Manifest,
+    audio_fingerprint,
     bundle_version,
     file_entries,
     read_file,
     verify_bundle,
 )
-from audiofuse.core.bundles.registry import locate
 from audiofuse.core.encoder.encoder import Encoder
-from audiofuse.core.encoder.inference import prepare
+from audiofuse.core.encoder.graphs import export_graphs
 from audiofuse.core.encoder.processing import load_tokenizer
 from audiofuse.core.encoder.query_tower import export_query_tower
 from audiofuse.core.errors import BundleError, ConfigurationError
 from audiofuse.core.model.config import EncoderConfig
 from audiofuse.core.model.hybrid import HybridEncoder
-from audiofuse.core.settings import Settings
 
 # What a bundle raises that is whole, but holds no encoder.
 UNREADABLE = (
@@ -84,6 +82,7 @@ def _write_files(encoder: Encoder, folder: Path, card: str, metrics: Mapping[str
     _save_tokenizer(encoder.text_processor.tokenizer, folder / TOKENIZER)
     if encoder.config.metadata:
         _save_tokenizer(encoder.metadata_processor.tokenizer, folder / METADATA_TOKENIZER)
+    export_graphs(model, folder / WEIGHTS)
     export_query_tower(model.text_tower, encoder.text_processor, folder / QUERY)
     (folder / METRICS).write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
     (folder / CARD).write_text(card)
@@ -117,51 +116,7 @@ def load_bundle(folder: Path) -> Encoder:
             model,
             load_tokenizer(folder / TOKENIZER),
             load_tokenizer(folder / METADATA_TOKENIZER) if config.metadata else None,
+            audio_fingerprint(folder, config),
         )
     except UNREADABLE as error:
         raise BundleError(f"the bundle {folder} does not describe an encoder: {error}") from error
-
-
-def load_encoder(settings: Settings) -> tuple[Encoder, str]:
-    """Load the bundle that the settings name on the device they name; return it and its version.
-
-    Raises ``ConfigurationError`` when no bundle is set, or CUDA is asked for and not usable:
-    running slowly on the CPU instead would go unnoticed.
-    """
-    if settings.encoder is None:
-        raise ConfigurationError("no encoder is set: give AUDIOFUSE_ENCODER a bundle's folder")
-    return _load_on_device(settings, settings.encoder), bundle_version(settings.encoder)
-
-
-def load_version(settings: Settings, version: str) -> Encoder:
-    """Load one version on the device that the settings name.
-
-    Raises what ``load_encoder`` and ``locate`` do.
-    """
-    return _load_on_device(settings, locate(settings, version))
-
-
-def audio_fingerprint(encoder: Encoder) -> str:
-    """Return a fingerprint of what makes audio vectors: encoders of equal ones hear the same.
-
-    It is computed of the audio tower as it was loaded, whatever the device.
-    """
-    config = encoder.config
-    audio = config.audio.model_dump_json(exclude={"head"})
-    preprocessing = config.preprocessing.model_dump_json(exclude={"text"})
-    digest = hashlib.sha256((audio + preprocessing).encode())
-    for name, weights in sorted(encoder.model.audio_tower.state_dict().items()):
-        if not name.startswith("classifier."):
-            digest.update(name.encode())
-            digest.update(weights.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _load_on_device(settings: Settings, folder: Path) -> Encoder:
-    usable = torch.cuda.is_available()
-    if settings.device == "cuda" and not usable:
-        raise ConfigurationError("AUDIOFUSE_DEVICE is cuda, but PyTorch finds no usable GPU")
-    device = "cuda" if usable and settings.device != "cpu" else "cpu"
-    encoder = prepare(load_bundle(folder))
-    encoder.model.to(device)
-    return encoder

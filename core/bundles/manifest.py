@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from audiofuse.core.errors import BundleError, ConfigurationError
+from audiofuse.core.model.config import EncoderConfig
 from audiofuse.core.storage.store import content_hash
 
 FORMAT = 1
@@ -125,6 +126,19 @@ def _parameters(weights: Path) -> dict[str, int]:
             if last not in NOT_LEARNT:
                 counts[part] += math.prod(tensors.get_slice(name).get_shape())
     return dict(sorted(counts.items()))
+
+
+def audio_fingerprint(folder: Path, config: EncoderConfig) -> str:
+    """Return a fingerprint of what makes a bundle's audio vectors, whatever computes them."""
+    audio = config.audio.model_dump_json(exclude={"head"})
+    preprocessing = config.preprocessing.model_dump_json(exclude={"text"})
+    digest = hashlib.sha256((audio + preprocessing).encode())
+    with safe_open(folder / WEIGHTS, framework="numpy") as tensors:
+        for name in sorted(tensors.keys()):
+            if name.startswith("audio_tower.") and not name.startswith("audio_tower.classifier."):
+                digest.update(name.encode())
+                digest.update(tensors.get_tensor(name).tobytes())
+    return digest.hexdigest()
 
 
 def copy_query_tower(folder: Path, out: Path) -> None:

@@ -36,11 +36,21 @@ class Encoder:
     """Processors and a runtime, by the configuration of one bundle."""
 
     def __init__(
-        self, config: EncoderConfig, runtime: Runtime, text: TextProcessor, metadata: TextProcessor
+        self,
+        config: EncoderConfig,
+        runtime: Runtime,
+        text: TextProcessor,
+        metadata: TextProcessor,
+        audio_fingerprint: str = "",
     ) -> None:
-        """Encode by ``runtime`` what the processors of queries' and metadata's texts give."""
+        """Encode by ``runtime`` what the processors of queries' and metadata's texts give.
+
+        ``audio_fingerprint`` is of what makes audio vectors: encoders of equal ones hear the same.
+        One that comes of no bundle has none.
+        """
         self.config = config
         self.runtime = runtime
+        self.audio_fingerprint = audio_fingerprint
         self.audio_processor = AudioProcessor(config.preprocessing)
         self.text_processor = text
         self.metadata_processor = metadata
@@ -51,6 +61,7 @@ class Encoder:
         model: "HybridEncoder",
         tokenizer: "PreTrainedTokenizerBase",
         metadata_tokenizer: "PreTrainedTokenizerBase | None" = None,
+        audio_fingerprint: str = "",
     ) -> Self:
         """Return the encoder of a model, run by PyTorch."""
         from audiofuse.core.encoder.torch_runtime import TorchRuntime  # noqa: PLC0415
@@ -63,6 +74,7 @@ class Encoder:
             TextProcessor(
                 metadata_tokenizer or tokenizer, (config.metadata or config.text).max_tokens
             ),
+            audio_fingerprint,
         )
 
     @classmethod

@@ -1,14 +1,13 @@
 """What makes encoding fast without changing what it gives; measured in DECISIONS.md."""
 
 import ctypes
-import os
 import sys
 
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from audiofuse.core.cores import usable_cpus
+from audiofuse.core.cores import computing_threads
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.model.mobilenet import ConvNorm
 
@@ -47,10 +46,5 @@ def keep_freed_memory() -> None:
 
 
 def use_cpus(spare: int = 0) -> None:
-    """Give torch's layers the CPUs that this process may use, less ``spare``, but one at least.
-
-    ``OMP_NUM_THREADS`` overrules that. The threads wait for each other at every layer, spinning:
-    one that has to share its CPU, or is out of its container's quota, holds up all of them.
-    """
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, usable_cpus() - spare))
+    """Give torch's layers the threads that ``computing_threads`` tells; waiting, they spin."""
+    torch.set_num_threads(computing_threads(spare))

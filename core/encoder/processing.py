@@ -1,12 +1,14 @@
 """Processors: from sounds and words to what a model takes. They are part of what makes a vector."""
 
+import json
 import string
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from audiofuse.core.audio.recording import SAMPLE_RATE, WINDOW_SAMPLES, Samples
 from audiofuse.core.errors import ConfigurationError
@@ -72,12 +74,56 @@ class TextProcessor:
     def __call__(self, texts: Sequence[str]) -> Tokens:
         """Tokenise texts, at least one."""
         normalised = [normalise(text) for text in texts]
+        ids, mask = self._tokenise(normalised)
+        return Tokens(ids, mask, np.array([bool(text) for text in normalised], np.bool_))
+
+    def _tokenise(self, normalised: list[str]) -> Iterator[NDArray[np.int64]]:
+        """Yield the tokens' numbers, and their mask."""
         tokens = self.tokenizer(
             normalised, padding=True, truncation=True, max_length=self.max_tokens,
             return_tensors="np",
         )  # fmt: skip
-        ids, mask = (tokens[name].astype(np.int64) for name in ("input_ids", "attention_mask"))
-        return Tokens(ids, mask, np.array([bool(text) for text in normalised], np.bool_))
+        return (tokens[name].astype(np.int64) for name in ("input_ids", "attention_mask"))
+
+
+class SavedTextProcessor(TextProcessor):
+    """The same, by a tokenizer as a bundle keeps it, without transformers.
+
+    What transformers saved is its own tokenizer's rules, and beside them on which side it pads.
+    """
+
+    def __init__(self, folder: Path, max_tokens: int) -> None:
+        """Read the tokenizer in ``folder``; ``ValueError`` if it is none."""
+        self.max_tokens = max_tokens
+        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        self._tokenizer = _read_tokenizer(folder / "tokenizer.json")
+        padding = _content(config["pad_token"])
+        self._tokenizer.enable_padding(
+            direction=config.get("padding_side", "right"),
+            pad_id=self._tokenizer.token_to_id(padding),
+            pad_token=padding,
+        )
+        self._tokenizer.enable_truncation(
+            max_tokens, direction=config.get("truncation_side", "right")
+        )
+
+    def _tokenise(self, normalised: list[str]) -> Iterator[NDArray[np.int64]]:
+        encoded = self._tokenizer.encode_batch(normalised)
+        yield np.array([each.ids for each in encoded], np.int64)
+        yield np.array([each.attention_mask for each in encoded], np.int64)
+
+
+def _read_tokenizer(path: Path) -> Tokenizer:
+    text = path.read_text(encoding="utf-8")
+    try:
+        return Tokenizer.from_str(text)
+    except Exception as error:  # it knows no other
+        raise ValueError(f"{path} is no tokenizer: {error}") from error
+
+
+def _content(token: str | dict[str, Any]) -> str:
+    """Return a special token's text, however it was saved."""
+    return token if isinstance(token, str) else str(token["content"])
 
 
 def load_tokenizer(source: str | Path) -> "PreTrainedTokenizerBase":

@@ -7,26 +7,19 @@ projection and unit length. Nothing is left to whoever asks, so nobody can ask o
 """
 
 import copy
-import io
 import json
 import string
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import onnx
-import torch
 from tokenizers import Regex, Tokenizer
 from tokenizers.normalizers import Lowercase, Normalizer, Replace, Sequence
-from torch import Tensor, nn
 
+from audiofuse.core.encoder.graphs import UNIT, serialised, traced_text
 from audiofuse.core.encoder.processing import TextProcessor
 from audiofuse.core.model.text import TextTower
 
-OPSET = 17  # the first in which a layer normalisation is one operator
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-OUTPUT = "embedding"
 LAST_WHITE_SPACE = 0x3000
 
 # Python lower-cases a sigma by its place in the word, tokenizers does not. This is Unicode's rule:
@@ -66,7 +59,8 @@ def export_query_tower(text_tower: TextTower, processor: TextProcessor, folder: 
     _write_json(folder / "special_tokens_map.json", {})
     (folder / "tokenizer.json").write_bytes(_tokenizer(processor).to_str(pretty=True).encode())
     (folder / "onnx").mkdir()
-    (folder / "onnx" / "model.onnx").write_bytes(_graph(text_tower))
+    graph = traced_text(copy.deepcopy(text_tower).cpu(), [UNIT]).graph(inline=True)
+    (folder / "onnx" / "model.onnx").write_bytes(serialised(graph))
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -103,36 +97,3 @@ def _normalisation() -> list[Normalizer]:
 
 def _any_of(characters: str) -> str:
     return "[" + "".join(f"\\x{{{ord(character):x}}}" for character in characters) + "]"
-
-
-class _QueryGraph(nn.Module):
-    """What is traced: from numbered tokens to vectors of unit length."""
-
-    def __init__(self, text_tower: TextTower) -> None:
-        super().__init__()
-        self.text_tower = text_tower
-
-    def forward(self, ids: Tensor, mask: Tensor, types: Tensor) -> Tensor:
-        tower = self.text_tower
-        read = tower.bert(input_ids=ids, attention_mask=mask, token_type_ids=types)
-        return nn.functional.normalize(tower.embed(read.last_hidden_state, mask))
-
-
-def _graph(text_tower: TextTower) -> bytes:
-    tower = copy.deepcopy(text_tower).cpu()
-    tower.bert.set_attn_implementation("eager")  # the plainest graph, and the fastest one
-    ids = torch.zeros(2, 3, dtype=torch.int64)
-    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
-    axes = {name: {0: "batch", 1: "sequence"} for name in INPUTS} | {OUTPUT: {0: "batch"}}
-    content = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad():
-        # That this exporter is the older one (why: DECISIONS.md), and that a trace may not hold for
-        # other shapes, which tests see to.
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            _QueryGraph(tower).eval(), (ids, mask, ids), content, dynamo=False,  # type: ignore[arg-type]  # it may be a file
-            input_names=list(INPUTS), output_names=[OUTPUT], dynamic_axes=axes, opset_version=OPSET,
-        )  # fmt: skip
-    model = onnx.load_model_from_string(content.getvalue())
-    model.producer_version = ""  # would give each release of torch its own bundle version
-    return model.SerializeToString(deterministic=True)  # type: ignore[no-any-return]

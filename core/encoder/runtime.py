@@ -10,8 +10,23 @@ from audiofuse.core.encoder.embeddings import AudioEmbedding, Floats, WindowEmbe
 from audiofuse.core.encoder.processing import Tokens
 
 
+class OutOfMemory(Exception):  # noqa: N818 - what it is
+    """A batch does not fit the device's memory; a smaller one may."""
+
+
+class DeviceLost(Exception):  # noqa: N818 - what it is
+    """The device has failed for good: no later batch would fare better."""
+
+
 class Runtime(Protocol):
-    """Runs one model. Every vector is float32, and of whatever length the model gives it."""
+    """Runs one model. Every vector is float32, and of whatever length the model gives it.
+
+    What does not fit raises ``OutOfMemory``, what breaks the device ``DeviceLost``.
+    """
+
+    @property
+    def name(self) -> str:
+        """Which library computes: "torch" or "onnxruntime"."""
 
     @property
     def device(self) -> str:
@@ -37,3 +52,6 @@ class Runtime(Protocol):
 
     def project_audio(self, pooled: Floats) -> Floats:
         """Return what audio vectors ``(items, audio_dim)`` add to their items: ``(items, dim)``."""
+
+    def free_memory(self) -> None:
+        """Give back what memory of the device is kept for later batches."""

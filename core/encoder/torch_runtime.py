@@ -1,7 +1,8 @@
 """PyTorch's runtime, and how arrays become the tensors that a model takes."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -11,12 +12,29 @@ from torch import Tensor
 from audiofuse.core.audio.recording import Samples
 from audiofuse.core.encoder.embeddings import AudioEmbedding, Floats, WindowEmbedding
 from audiofuse.core.encoder.processing import WINDOWS_PER_BATCH, AudioProcessor, Tokens
+from audiofuse.core.encoder.runtime import DeviceLost, OutOfMemory
 from audiofuse.core.model.fusion import AudioTensors
 from audiofuse.core.model.hybrid import HybridEncoder, Windows, Words
 
 
+@contextmanager
+def _errors_of_the_seam() -> Iterator[None]:
+    """Raise what whoever asks can tell apart without PyTorch.
+
+    The cause loses its traceback, whose frames hold the batch's memory.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(str(error)) from error.with_traceback(None)
+    except torch.AcceleratorError as error:
+        raise DeviceLost(str(error)) from error.with_traceback(None)
+
+
 class TorchRuntime:
     """Runs a ``HybridEncoder`` without gradients, where its weights are."""
+
+    name = "torch"
 
     def __init__(self, model: HybridEncoder, dtype: torch.dtype = torch.float32) -> None:
         """Compute in ``dtype``: by autocast, where that is not float32."""
@@ -36,6 +54,7 @@ class TorchRuntime:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device, self._dtype, enabled=self._dtype != torch.float32)
 
+    @_errors_of_the_seam()
     @torch.inference_mode()
     def encode_windows(
         self, waveforms: Samples, lengths: NDArray[np.int32]
@@ -50,18 +69,21 @@ class TorchRuntime:
         own = [sequence[:count] for sequence, count in zip(_array(frames), steps, strict=True)]
         return list(map(WindowEmbedding, totals, steps, own))
 
+    @_errors_of_the_seam()
     @torch.inference_mode()
     def encode_text(self, tokens: Tokens) -> Floats:
         """See ``Runtime``."""
         with self._autocast():
             return _array(self.model.encode_text(self._words(tokens)))
 
+    @_errors_of_the_seam()
     @torch.inference_mode()
     def encode_metadata(self, tokens: Tokens) -> Floats:
         """See ``Runtime``."""
         with self._autocast():
             return _array(self.model.encode_metadata(self._words(tokens)))
 
+    @_errors_of_the_seam()
     @torch.inference_mode()
     def fuse(self, audio: AudioEmbedding, metadata: Tokens) -> Floats:
         """See ``Runtime``."""
@@ -70,11 +92,16 @@ class TorchRuntime:
         with self._autocast():
             return _array(self.model.fuse(sounds, self._words(metadata)))
 
+    @_errors_of_the_seam()
     @torch.inference_mode()
     def project_audio(self, pooled: Floats) -> Floats:
         """See ``Runtime``."""
         with self._autocast():
             return _array(self.model.project_audio(*self._moved(pooled)))
+
+    def free_memory(self) -> None:
+        """See ``Runtime``."""
+        torch.cuda.empty_cache()
 
     def _words(self, tokens: Tokens) -> Words:
         return words_on(words(tokens), self.model.device)

@@ -10,19 +10,17 @@ from torchaudio.compliance.kaldi import get_mel_banks
 
 from audiofuse.core.audio.recording import SAMPLE_RATE
 from audiofuse.core.model.config import HOP_SAMPLES, MEL_BANDS
-
-N_FFT = 1024  # samples
-WIN_LENGTH = 800  # samples, 25 ms
-F_MIN = 0.0  # Hz
-F_MAX = SAMPLE_RATE / 2 - 1000  # Hz
-PREEMPHASIS = 0.97
-LOG_OFFSET = 1e-5  # keeps digital silence finite
-NORM_SHIFT = 4.5  # fast normalisation: (x + 4.5) / 5 brings AudioSet to about zero mean
-NORM_SCALE = 5.0
-
-# Shortest waveform the transform takes: after pre-emphasis the reflected edge (N_FFT // 2 samples)
-# must be shorter than the signal itself.
-MIN_SAMPLES = N_FFT // 2 + 2
+from audiofuse.core.model.mel import (
+    F_MAX,
+    F_MIN,
+    LOG_OFFSET,
+    N_FFT,
+    NORM_SCALE,
+    NORM_SHIFT,
+    PREEMPHASIS,
+    WIN_LENGTH,
+    check_length,
+)
 
 
 def mel_banks(bands: int, f_min: float, f_max: float) -> Tensor:
@@ -58,9 +56,7 @@ class MelFrontEnd(nn.Module):
         banks than the front end's own. Raises ``ValueError`` for waveforms shorter than
         ``MIN_SAMPLES``.
         """
-        if waveform.shape[-1] < MIN_SAMPLES:
-            msg = f"the mel front end needs {MIN_SAMPLES} samples, got {waveform.shape[-1]}"
-            raise ValueError(msg)
+        check_length(waveform.shape[-1])
         emphasised = waveform[:, 1:] - PREEMPHASIS * waveform[:, :-1]
         spectrum = torch.stft(
             emphasised, N_FFT, hop_length=self.hop_samples, win_length=WIN_LENGTH,

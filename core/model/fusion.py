@@ -86,7 +86,7 @@ class MidFusion(nn.Module):
         there = text.valid & text.present.unsqueeze(1)
         valid = torch.cat([there, torch.ones_like(there[:, :1]), audio.valid], dim=1)
         out = self.layers(sequence, src_key_padding_mask=~valid)
-        return self.project(out[torch.arange(len(out)), valid.int().argmax(1)])  # type: ignore[no-any-return]
+        return self.project(out[torch.arange(out.shape[0]), valid.int().argmax(1)])  # type: ignore[no-any-return]
 
 
 def _sinusoids(count: int, width: int) -> Tensor:

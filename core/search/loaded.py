@@ -131,10 +131,14 @@ class LoadedEncoders:
         with self._loading:
             if version not in self._encoders:
                 started = time.monotonic()
-                encoder = LoadedEncoder(self._load(version), self._on_batch)
+                own = self._load(version)
+                encoder = LoadedEncoder(own, self._on_batch)
                 encoder.encode_text("warm up")
                 self._encoders = {**self._encoders, version: encoder}
-                log.info("encoder %s is loaded, in %.1f s", version, time.monotonic() - started)
+                log.info(
+                    "encoder %s is loaded, in %.1f s, on %s by %s",
+                    version, time.monotonic() - started, own.device, own.runtime.name,
+                )  # fmt: skip
         return self._encoders[version]
 
     def keep(self, versions: Iterable[str]) -> None:

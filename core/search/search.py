@@ -21,6 +21,7 @@ import numpy as np
 from audiofuse.core.audio.recording import Opener, open_recording
 from audiofuse.core.batcher import Batcher
 from audiofuse.core.bundles.document import POLL_S
+from audiofuse.core.bundles.loading import load_encoder, load_version
 from audiofuse.core.bundles.registry import Watch, open_registry
 from audiofuse.core.encoder.embeddings import Floats, unit
 from audiofuse.core.errors import AudiofuseError, NotFound, QueryError, Unavailable
@@ -301,9 +302,6 @@ def open_searcher(
     seen; unset: as the settings' registry has it.
     Raises ``ConfigurationError`` when an encoder that it needs is nowhere to be had.
     """
-    # Only here is what computes needed, whose import takes seconds.
-    from audiofuse.core.bundles.bundle import load_encoder, load_version  # noqa: PLC0415
-
     watch = watch or Watch(open_registry(settings))
     own = None if _is_open(watch) else load_encoder(settings)
 

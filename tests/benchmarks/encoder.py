@@ -6,8 +6,10 @@ their ratios hold on a busy machine; each figure is the best of the rounds.
 """
 
 import argparse
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,16 +17,19 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from audiofuse.core.audio.recording import SAMPLE_RATE, WINDOW_SAMPLES, Samples
+from audiofuse.core.bundles.bundle import save_bundle
+from audiofuse.core.bundles.loading import load_folder
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.encoder.inference import prepare
 from audiofuse.core.model.config import TINY, AudioConfig, EncoderConfig
-from audiofuse.core.model.frontend import (
+from audiofuse.core.model.frontend import MelFrontEnd
+from audiofuse.core.model.mel import (
     LOG_OFFSET,
     NORM_SCALE,
     NORM_SHIFT,
     PREEMPHASIS,
-    MelFrontEnd,
 )
+from audiofuse.core.settings import Settings
 from audiofuse.workers.commands.display import metrics_table
 
 Run = Callable[[], object]
@@ -89,6 +94,12 @@ def _on(device: torch.device, encoder: Encoder) -> Encoder:
     return encoder
 
 
+def _by_onnx_runtime(encoder: Encoder) -> Encoder:
+    """Return the encoder as workers on a CPU run it."""
+    with tempfile.TemporaryDirectory() as folder:
+        return load_folder(Settings(device="cpu"), save_bundle(encoder, Path(folder), "any", ""))
+
+
 def measure(
     width: float, seconds: int, count: int, rounds: int, device: torch.device, batches: list[int]
 ) -> dict[str, dict[str, float]]:
@@ -103,6 +114,12 @@ def measure(
     ours = _on(device, prepare(Encoder.random(config, seed=0)))
     variants["ours, clip by clip"] = one_by_one(ours, clips)
     variants |= {f"ours, batches of {size}": batched(ours, clips, size) for size in batches}
+    if device.type == "cpu":
+        onnx = _by_onnx_runtime(Encoder.random(config, seed=0))
+        variants["ONNX Runtime, clip by clip"] = one_by_one(onnx, clips)
+        variants |= {
+            f"ONNX Runtime, batches of {size}": batched(onnx, clips, size) for size in batches
+        }
     best = best_times(variants, rounds)
     return {
         name: {"clips/s": count / took, "times plain": best["plain"] / took}

@@ -35,7 +35,8 @@ from rich.table import Table
 from tokenizers import Tokenizer
 
 import audiofuse.core.index.index
-from audiofuse.core.bundles.bundle import load_encoder, save_bundle
+from audiofuse.core.bundles.bundle import save_bundle
+from audiofuse.core.bundles.loading import load_encoder
 from audiofuse.core.bundles.manifest import QUERY
 from audiofuse.core.encoder.embeddings import unit
 from audiofuse.core.encoder.encoder import Encoder

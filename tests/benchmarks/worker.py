@@ -76,7 +76,7 @@ import tempfile
 from pathlib import Path
 from celery import Celery
 from audiofuse.core.audio.recording import open_recording
-from audiofuse.core.bundles.bundle import load_encoder
+from audiofuse.core.bundles.loading import load_encoder
 from audiofuse.core.index.index import Point, open_index
 from audiofuse.core.items import Metadata, point_id
 from audiofuse.core.settings import Settings

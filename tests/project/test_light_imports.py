@@ -1,9 +1,14 @@
-"""What loads no encoder starts where there is no PyTorch, and without waiting for any."""
+"""What needs no GPU starts where there is no PyTorch, and without waiting for any."""
 
 import subprocess
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from audiofuse.core.encoder.encoder import Encoder
 
 BLOCKED = ("torch", "torchaudio", "transformers")
 
@@ -13,14 +18,45 @@ BLOCKED = ("torch", "torchaudio", "transformers")
     [
         "audiofuse.core.encoder.encoder",
         "audiofuse.core.search.search",
+        "audiofuse.workers.indexing.build",
+        "audiofuse.workers.indexing.worker",
         "audiofuse.workers.intake.build",
         "audiofuse.workers.service.app",
     ],
 )
 def test_it_is_imported_without_torch(module: str) -> None:
-    """Search, query service and intake are imported though PyTorch cannot be."""
-    script = f"import sys; sys.modules.update(dict.fromkeys({BLOCKED})); import {module}"
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False
-    )
+    """Workers, search, query service and intake are imported though PyTorch cannot be."""
+    _run(f"import {module}")
+
+
+# What a worker does with a bundle on a CPU, and a query service with a question.
+INDEXING = """
+import numpy as np
+from audiofuse.core.bundles.loading import load_encoder
+from audiofuse.core.search.loaded import LoadedEncoder
+from audiofuse.core.settings import Settings
+from audiofuse.workers.indexing.device.device import Device
+from audiofuse.workers.telemetry.names import Lane
+
+encoder, _ = load_encoder(Settings(device="cpu", encoder=sys.argv[1]), spare_cpus=1)
+device = Device(encoder, 40.0)
+sound = device.encode_audio([np.full(32_000, 0.1, np.float32)], Lane.LIVE)
+item, _ = device.fuse(sound, "a hum")
+device.close()
+assert np.isfinite(item @ LoadedEncoder(encoder).encode_text("hum"))
+assert not {"torch", "transformers", "onnx"} & {n for n, m in sys.modules.items() if m}
+"""
+
+
+def test_a_cpu_indexes_and_searches_without_torch(tiny_encoder: "Encoder", tmp_path: Path) -> None:
+    """On a CPU a sound is encoded, fused and asked for, though PyTorch cannot be imported."""
+    from audiofuse.core.bundles.bundle import save_bundle
+
+    _run(INDEXING, save_bundle(tiny_encoder, tmp_path, "tiny", ""))
+
+
+def _run(script: str, *arguments: Path) -> None:
+    block = f"import sys; sys.modules.update(dict.fromkeys({BLOCKED}))\n"
+    command = [sys.executable, "-c", block + script, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

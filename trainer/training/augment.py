@@ -5,7 +5,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torchaudio.functional import mask_along_axis_iid
 
-from audiofuse.core.model.frontend import F_MAX, NORM_SCALE, NORM_SHIFT, MelFrontEnd, mel_banks
+from audiofuse.core.model.frontend import MelFrontEnd, mel_banks
+from audiofuse.core.model.mel import F_MAX, NORM_SCALE, NORM_SHIFT
 
 MASKED = NORM_SHIFT / NORM_SCALE  # a log power of 0, as EfficientAT masks before it normalises
 BAND_AXIS, FRAME_AXIS = 2, 3

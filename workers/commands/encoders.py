@@ -104,10 +104,13 @@ def _read_sources(sources: "Sequence[Path]", split: str) -> "Benchmark":
 
 
 def _encoder_to_score(bundle: Path | None) -> "Encoder":
-    from audiofuse.core.bundles.bundle import load_bundle
+    if bundle:
+        from audiofuse.core.bundles.loading import load_folder
+
+        return load_folder(Settings(), bundle)
     from audiofuse.core.encoder.starting import default_encoder
 
-    return load_bundle(bundle) if bundle else default_encoder()
+    return default_encoder()
 
 
 @encoder_cli.command("start")

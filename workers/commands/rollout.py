@@ -73,10 +73,10 @@ def resume() -> None:
 
 
 def _tried_out(operator: "Operator", version: str) -> "Encoder":
-    from audiofuse.core.bundles.bundle import load_bundle
+    from audiofuse.core.bundles.loading import load_version
     from audiofuse.workers.rollout.gates import try_out
 
-    encoder = load_bundle(operator.registry.fetch(version))
+    encoder = load_version(operator.settings, version)
     try_out(encoder, version)
     return encoder
 
@@ -180,7 +180,7 @@ def _gates(operator: "Operator", queries: Path | None, split: str) -> list["Gate
 
 
 def _quality(operator: "Operator", queries: Path | None, split: str) -> "Gate":
-    from audiofuse.core.bundles.bundle import load_version
+    from audiofuse.core.bundles.loading import load_version
     from audiofuse.core.evaluation.clips import read_manifest
     from audiofuse.workers.rollout import gates
 

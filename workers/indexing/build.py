@@ -13,10 +13,9 @@ from celery import Celery
 from redis import Redis
 
 from audiofuse.core.audio.recording import WINDOW_S, WINDOW_SAMPLES
-from audiofuse.core.bundles.bundle import audio_fingerprint, load_encoder, load_version
+from audiofuse.core.bundles.loading import load_encoder, load_version
 from audiofuse.core.bundles.registry import Watch, open_registry
 from audiofuse.core.encoder.encoder import Encoder
-from audiofuse.core.encoder.inference import use_cpus
 from audiofuse.core.errors import ConfigurationError, Reason, Unavailable
 from audiofuse.core.index.index import Generation, Index, open_index
 from audiofuse.core.retrying import BackOff, retry
@@ -56,6 +55,7 @@ T = TypeVar("T")
 # Backfill messages at work while live ones come; more if a batch holds more. Raised, a backfill is
 # faster; lowered, live messages wait less.
 BESIDE_LIVE = 8
+SPARE_CPUS = 1  # that the encoder leaves to decoders and threads; 0 helps where it does nearly all
 # Part of a visibility timeout without a word after which a worker counts as dead: raised, one that
 # stands still for a moment is taken for dead; lowered, a death is known later.
 DEAD_AFTER = 2
@@ -91,7 +91,6 @@ def build_worker(
     While what it needs to begin is away it waits, by ``pause``, which may raise what ends that.
     Raises ``ConfigurationError`` if the worker cannot do what it is set up for.
     """
-    use_cpus(spare=1)  # for decoders and threads
     redis, index, watch = (
         connect_redis(settings),
         open_index(settings),
@@ -111,8 +110,9 @@ def build_worker(
     versions.put(first)
     versions.look()
     log.info(
-        "batches of %.0f s of audio on %s, %d decoders, %d messages in hand",
-        first.device.batch_s, first.device.encoder.device, settings.decoders, settings.in_hand,
+        "batches of %.0f s of audio on %s by %s, %d decoders, %d messages in hand",
+        first.device.batch_s, encoder.device, encoder.runtime.name,
+        settings.decoders, settings.in_hand,
     )  # fmt: skip
     waiting = WaitingKeys(around.redis, settings.index_name)
     bound_s = message_bound_s(settings.max_duration_s)
@@ -187,7 +187,7 @@ class Equipment:
 
     def load(self, version: str, batch_s: float) -> Loaded:
         """Load another version; have it encode and fuse once before anybody waits for it."""
-        encoder = load_version(self._around.settings, version)
+        encoder = load_version(self._around.settings, version, SPARE_CPUS)
         with self._around.device_lock:
             silence = [np.zeros(WINDOW_SAMPLES, np.float32)]
             encoder.fuse(encoder.encode_audio(silence), ["warm up"])
@@ -196,7 +196,7 @@ class Equipment:
     def equip(self, version: str, encoder: Encoder, batch_s: float | None) -> Loaded:
         """Return what syncs by an encoder; measures the batches if they are not given."""
         around = self._around
-        generation, fingerprint = around.index.generation(version), audio_fingerprint(encoder)
+        generation, fingerprint = around.index.generation(version), encoder.audio_fingerprint
         device = Device(encoder, batch_s, partial(self._may_ask, version), around.device_lock)
         points = BatchedIndex(around.index, generation, around.watchdog)
         letters = VersionDeadLetters(
@@ -240,8 +240,8 @@ def _load_live(settings: Settings, watch: Watch) -> tuple[Encoder, str]:
     """Load the live version; without a rollout that is AUDIOFUSE_ENCODER."""
     rollout = watch.look()
     if rollout is None:
-        return load_encoder(settings)
-    return load_version(settings, rollout.live), rollout.live
+        return load_encoder(settings, SPARE_CPUS)
+    return load_version(settings, rollout.live, SPARE_CPUS), rollout.live
 
 
 def _begin(index: Index, version: str, encoder: Encoder, *, is_first: bool) -> None:

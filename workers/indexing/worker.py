@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import torch
 from redis import Redis, RedisError
 
 from audiofuse.core.settings import Settings
@@ -86,7 +85,8 @@ class Worker:
         for lane in Lane:
             metrics.IN_HAND.labels(lane).set_function(partial(self._in_hand, lane))
         for each in self._versions.loaded:
-            tell_device(each.device.encoder.device, self._settings.device)
+            encoder = each.device.encoder
+            tell_device(encoder.device, self._settings.device, encoder.runtime.name)
             metrics.BATCH_CAPACITY.set(each.device.batch_s)
         metrics.HEARTBEAT.set_to_current_time()
         # In each turn of its loop, which ends while Celery connects anew, as do timers.
@@ -163,10 +163,12 @@ class Worker:
                     self._consumption.look(waiting, self._threads.in_hand())
 
 
-def tell_device(device: str, asked: str) -> None:
-    """Tell what computes, and what was ``asked`` for."""
-    metrics.DEVICE_INFO.labels(device, asked).set(1)
+def tell_device(device: str, asked: str, runtime: str) -> None:
+    """Tell where and by which ``runtime`` is computed, and what was ``asked`` for."""
+    metrics.DEVICE_INFO.labels(device, asked, runtime).set(1)
     if device == "cuda":
+        import torch  # noqa: PLC0415 - takes seconds, where it is not needed
+
         total = torch.cuda.get_device_properties(device).total_memory
         metrics.DEVICE_MEMORY.labels("total").set(total)
         for memory, ask in (

@@ -72,9 +72,6 @@ def _begin(name: str, run: Callable[[], None]) -> None:
 
 def build_searcher(settings: Settings, watch: Watch | None = None) -> Searcher:
     """Return a searcher that decodes in other processes what it is sent; see ``open_searcher``."""
-    from audiofuse.core.encoder.inference import use_cpus  # noqa: PLC0415 - imports what computes
-
-    use_cpus()
     decoders = cache(partial(Decoders, DECODERS, settings.decode_timeout_s))
     starting = threading.Lock()
 

@@ -201,8 +201,8 @@ DEVICE_MEMORY = _plain(
     Gauge, Process.WORKER, "device_memory_bytes", "Memory of the GPU.", memory=()
 )
 DEVICE_INFO = _plain(
-    Gauge, Process.WORKER, "device_info", "Where the encoder runs, and what was asked for.",
-    device=(), asked=(),
+    Gauge, Process.WORKER, "device_info", "Where and by what the encoder runs, what was asked for.",
+    device=(), asked=(), runtime=(),
 )  # fmt: skip
 OUTAGE = _plain(
     Gauge,

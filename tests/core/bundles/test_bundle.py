@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from audiofuse.core.bundles.bundle import load_bundle, load_encoder, save_bundle
+from audiofuse.core.bundles.bundle import load_bundle, save_bundle
+from audiofuse.core.bundles.loading import load_encoder
 from audiofuse.core.bundles.manifest import (
     bundle_version,
     copy_query_tower,

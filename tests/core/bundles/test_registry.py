@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from audiofuse.core.bundles.bundle import load_bundle, load_version, save_bundle
+from audiofuse.core.bundles.bundle import load_bundle, save_bundle
 from audiofuse.core.bundles.document import Phase, Rollout
+from audiofuse.core.bundles.loading import load_version
 from audiofuse.core.bundles.registry import Registry, Watch, open_registry
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import BundleError, ConfigurationError, ObjectChanged, Unavailable

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from audiofuse.core.bundles.bundle import load_bundle, save_bundle
+from audiofuse.core.bundles.loading import load_folder
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.model.config import TINY
 from audiofuse.core.model.text import load_bert
 from audiofuse.core.query import normalise
+from audiofuse.core.settings import Settings
 
 
 @pytest.mark.parametrize(
@@ -53,13 +55,20 @@ def test_pooling_is_selectable(pooling: str) -> None:
     "family", ["bert", "roberta", "xlm-roberta", "mpnet", "albert", "electra", "deberta-v2"]
 )
 def test_any_family_of_bert_reads(family: str, tmp_path: Path) -> None:
-    """Models of BERT's family build, embed and travel in a bundle, without unused layers."""
+    """Models of BERT's family build, embed and travel in a bundle, without unused layers.
+
+    What is loaded to run, without PyTorch, reads as they do.
+    """
     bert = TINY.text.bert | {"model_type": family, "embedding_size": 16}
     config = TINY.model_copy(update={"text": TINY.text.model_copy(update={"bert": bert})})
     encoder = Encoder.random(config, seed=0)
     assert np.isfinite(encoder.encode_text(["a dog", "b"])).all()
     assert not [name for name in encoder.model.state_dict() if "pooler" in name]
-    assert load_bundle(save_bundle(encoder, tmp_path, family, "")).config == config
+    bundle = save_bundle(encoder, tmp_path, family, "")
+    assert load_bundle(bundle).config == config
+    texts = ["a dog", "", "rain falls on a tin roof and thunder rolls far away"]
+    found = load_folder(Settings(device="cpu"), bundle).encode_text(texts)
+    np.testing.assert_allclose(found, encoder.encode_text(texts), rtol=0, atol=1e-4)
 
 
 def test_an_unknown_text_model_is_a_clear_error(tmp_path: object) -> None:

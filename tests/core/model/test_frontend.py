@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from audiofuse.core.model.config import HOP_SAMPLES, MEL_BANDS
-from audiofuse.core.model.frontend import (
+from audiofuse.core.model.frontend import MelFrontEnd
+from audiofuse.core.model.mel import (
     F_MAX,
     MIN_SAMPLES,
     N_FFT,
     NORM_SCALE,
     NORM_SHIFT,
-    MelFrontEnd,
+    MelPicture,
+    mel_banks,
 )
 
 EPS = torch.finfo(torch.float32).eps
@@ -31,6 +33,8 @@ def test_has_the_reference_mel_banks(shared: Path) -> None:
     top = 1127 * math.log1p(F_MAX / 700)  # mel
     tolerance = 4 * EPS * top / (top / (MEL_BANDS + 1))
     torch.testing.assert_close(MelFrontEnd().mel_basis, expected, rtol=0, atol=tolerance)
+    by_numpy = torch.from_numpy(mel_banks(MEL_BANDS))
+    torch.testing.assert_close(by_numpy, expected, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -54,6 +58,26 @@ def test_equals_the_reference_mel(
     assert tolerance.median() < 4e-6
     for each in (mel, parity[reference]["mel"].double()):
         assert ((each - exact).abs() <= tolerance).all()
+
+
+@pytest.mark.parametrize("waveform", ["waveform_10s", "waveform_odd"])
+def test_numpy_makes_the_same_picture(shared: Path, waveform: str) -> None:
+    """The picture made without PyTorch equals the exact one, as far as float32 can tell."""
+    signal = _reference(shared)[waveform]
+    basis = torch.from_numpy(mel_banks(MEL_BANDS)).double()
+    exact = MelFrontEnd().double()(signal.double(), basis)
+    mel = torch.from_numpy(MelPicture()(signal.numpy())).double()
+    assert mel.shape == exact.shape
+    assert ((mel - exact).abs() <= _rounding(signal.double(), exact, basis)).all()
+
+
+@pytest.mark.parametrize(("bands", "hop"), [(40, 320), (64, 160), (256, 480), (128, 800)])
+def test_numpy_makes_every_released_picture(bands: int, hop: int) -> None:
+    """Any number of bands and any hop gives what the front end in PyTorch does."""
+    noise = torch.randn(2, 40_000, generator=torch.Generator().manual_seed(0)) / 10
+    expected = MelFrontEnd(bands, hop)(noise)
+    found = torch.from_numpy(MelPicture(bands, hop)(noise.numpy()))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
 
 
 def _reference(shared: Path) -> dict[str, Any]:
@@ -89,8 +113,11 @@ def test_makes_a_frame_each_ten_milliseconds(samples: int, frames: int) -> None:
 
 def test_refuses_what_is_too_short() -> None:
     """A waveform shorter than the transform's edge is an error that says how much is needed."""
+    short = torch.zeros(1, MIN_SAMPLES - 1)
     with pytest.raises(ValueError, match=str(MIN_SAMPLES)):
-        MelFrontEnd()(torch.zeros(1, MIN_SAMPLES - 1))
+        MelFrontEnd()(short)
+    with pytest.raises(ValueError, match=str(MIN_SAMPLES)):
+        MelPicture()(short.numpy())
 
 
 def test_digital_silence_is_finite() -> None:

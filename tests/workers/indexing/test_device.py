@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from audiofuse.core.audio.recording import SAMPLE_RATE, WINDOW_SAMPLES, Samples, open_recording
 from audiofuse.core.encoder.embeddings import AudioEmbedding, Fused, WindowEmbedding
 from audiofuse.core.encoder.encoder import Encoder
+from audiofuse.core.encoder.runtime import OutOfMemory
 from audiofuse.core.errors import Reason, Rejected, Unavailable
 from audiofuse.core.model.config import TINY
 from audiofuse.workers.indexing.device import batches as batches_module
@@ -54,7 +54,7 @@ class Spy:
         """Hear; not before the gate is open, and no more than fits the memory."""
         self.gate.wait(30)
         if len(windows) > self.memory_windows:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise OutOfMemory("CUDA out of memory")
         if any(window[0] == np.float32(MARK) for window in windows):
             raise ValueError("a bad window")
         self.batches.append([float(window[0]) for window in windows])

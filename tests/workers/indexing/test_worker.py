@@ -18,7 +18,8 @@ import pytest
 from redis import Redis
 
 from audiofuse.core.audio.recording import open_recording
-from audiofuse.core.bundles.bundle import load_bundle, save_bundle
+from audiofuse.core.bundles.bundle import save_bundle
+from audiofuse.core.bundles.loading import load_folder
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import ConfigurationError, Unavailable
 from audiofuse.core.index.index import Index, Point, connect_embedded, open_index
@@ -183,7 +184,7 @@ def _answers(index: Index) -> bool:
 def _assert_vectors(rig: Rig, keys: list[str]) -> None:
     """Each key has one point, and its audio vector is the one that hearing it alone gives."""
     assert rig.settings.encoder is not None
-    encoder = load_bundle(rig.settings.encoder)
+    encoder = load_folder(rig.settings, rig.settings.encoder)
     points = rig.points()
     assert sorted(points) == sorted(keys)
     for key in keys[: len(SHORT)]:

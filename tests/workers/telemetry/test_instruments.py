@@ -139,15 +139,14 @@ def test_a_batch_that_does_not_fit_is_counted_as_split(
     tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Memory that does not suffice halves the batch, which is told, and so is what it may hold."""
-    import torch
-
+    from audiofuse.core.encoder.runtime import OutOfMemory
     from audiofuse.workers.indexing.device.device import Device
 
     whole = type(tiny_encoder).encode_windows
 
     def encode_audio(encoder: Encoder, windows: list[Any]) -> Any:
         if len(windows) > 1:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise OutOfMemory("CUDA out of memory")
         return whole(encoder, windows)
 
     monkeypatch.setattr(type(tiny_encoder), "encode_windows", encode_audio)
@@ -169,7 +168,7 @@ def test_the_memory_of_a_gpu_is_told() -> None:
 
     if not torch.cuda.is_available():
         pytest.skip("needs a GPU")
-    tell_device("cuda", "cuda")
+    tell_device("cuda", "cuda", "torch")
     told = generate_latest(REGISTRIES[Process.WORKER]).decode()
     for memory in ("allocated", "reserved", "total"):
         assert f'audiofuse_device_memory_bytes{{memory="{memory}"}}' in told

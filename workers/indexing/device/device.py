@@ -19,12 +19,12 @@ from concurrent.futures import Future
 from typing import Protocol, TypeVar
 
 import numpy as np
-import torch
 
 from audiofuse.core.audio.recording import SAMPLE_RATE, Samples
 from audiofuse.core.encoder.accumulator import AudioAccumulator
 from audiofuse.core.encoder.embeddings import AudioEmbedding, Floats, Fused
 from audiofuse.core.encoder.encoder import Encoder
+from audiofuse.core.encoder.runtime import DeviceLost, OutOfMemory
 from audiofuse.core.errors import Reason, Rejected, Unavailable
 from audiofuse.core.threads import vital_thread
 from audiofuse.workers.indexing.device.batches import Batches
@@ -264,23 +264,23 @@ class Device:
         error = _error_of(work, things)
         if error is None:
             return
-        if isinstance(error, torch.AcceleratorError):
+        if isinstance(error, DeviceLost):
             raise error  # no later batch would fare better
-        if isinstance(error, torch.OutOfMemoryError):
+        if isinstance(error, OutOfMemory):
             self._shrink()
         if len(things) > 1:
             metrics.BATCH_SPLITS.labels(_why_split(error)).inc()
             middle = len(things) // 2
             self._by_halves(work, things[:middle])
             self._by_halves(work, things[middle:])
-        elif isinstance(error, torch.OutOfMemoryError):
+        elif isinstance(error, OutOfMemory):
             things[0].fail(Rejected(Reason.NO_MEMORY, f"it does not fit the device: {error}"))
         else:
             things[0].fail(error)
 
     def _shrink(self) -> None:
         gc.collect()
-        torch.cuda.empty_cache()
+        self.encoder.runtime.free_memory()
         self._batches.shrink()
         metrics.BATCH_CAPACITY.set(self._batches.bound_s)
         log.warning("out of memory: batches of %.0f s of audio now", self._batches.bound_s)
@@ -318,4 +318,4 @@ def _error_of(work: Callable[[list[Waiting]], None], things: list[Waiting]) -> E
 
 
 def _why_split(error: Exception) -> Split:
-    return Split.OUT_OF_MEMORY if isinstance(error, torch.OutOfMemoryError) else Split.ERROR
+    return Split.OUT_OF_MEMORY if isinstance(error, OutOfMemory) else Split.ERROR

@@ -4,10 +4,10 @@ import time
 from contextlib import suppress
 
 import numpy as np
-import torch
 
 from audiofuse.core.audio.recording import WINDOW_S, WINDOW_SAMPLES
 from audiofuse.core.encoder.encoder import Encoder
+from audiofuse.core.encoder.runtime import OutOfMemory
 
 SIZES = {  # of batches, in windows, that are tried; the memory of the largest stays taken
     "cpu": (4, 8, 16),  # smaller ones cost the encoder little, but texts gather during a batch
@@ -32,7 +32,7 @@ def best_batch_s(encoder: Encoder) -> float:
         started = time.monotonic()
         if rates and started + size / max(rates.values()) > deadline:
             continue
-        with suppress(torch.OutOfMemoryError):
+        with suppress(OutOfMemory):
             encoder.encode_windows([noise] * size)
             rates[size] = max(rates.get(size, 0), size / (time.monotonic() - started))
     enough = NEARLY * max(rates.values(), default=0)
