@@ -353,11 +353,11 @@ def test_a_worker_whose_index_is_away_waits_for_it(
     stopped, waiting = rig.start(), rig.start()
 
     def told() -> set[str]:
-        return set(redis.hgetall("audiofuse:outages").values())  # type: ignore[arg-type, union-attr]
+        return set(redis.hgetall(f"{rig.settings.index_name}:outages").values())  # type: ignore[arg-type, union-attr]
 
     first = eventually(lambda: len(told()) == 2 and told(), moves=rig.progress)
     eventually(lambda: not first & told())  # each has tried again
-    outages = Outages(redis, "audiofuse")
+    outages = Outages(redis, rig.settings.index_name)
     assert all("Qdrant does not answer" in each.error for each in outages.current())
     stopped.process.terminate()
     assert stopped.process.wait(60) == 0
