@@ -1,6 +1,6 @@
 """A bundle as files: what it must hold, whether it still does, and what can be told without torch.
 
-Which file is for what: ``core.bundles.bundle``, which makes and loads them.
+Which file is for what: ``core.bundles.bundle``, which makes them.
 """
 
 import hashlib

