@@ -102,7 +102,7 @@ def fit(
     freeze: Annotated[
         list[str] | None, typer.Option(help="Part to leave as it is, e.g. text_tower.bert.")
     ] = None,
-    val_share: ValShare = 0.1,
+    val_share: ValShare = None,
     cache: Cache = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")
@@ -148,7 +148,7 @@ def report(
     against: Annotated[
         Path | None, typer.Option(help="Bundle to compare with; default: the shipped encoder.")
     ] = None,
-    val_share: ValShare = 0.1,
+    val_share: ValShare = None,
     seed: Annotated[int, typer.Option(help="With --val-share: which sounds, as in fit.")] = 0,
     cache: Cache = None,
 ) -> None:
@@ -210,7 +210,7 @@ def paper(
     freeze: Annotated[
         list[str] | None, typer.Option(help="Part to leave as it is: faster, not the paper's way.")
     ] = None,
-    val_share: ValShare = 0.1,
+    val_share: ValShare = None,
     cache: Cache = None,
 ) -> None:
     """Run the paper's grid on your data, and compare with its claims.

@@ -23,7 +23,10 @@ Cache = Annotated[
     Path | None, typer.Option(help="Folder for decoded audio; default: under AUDIOFUSE_HOME.")
 ]
 ValShare = Annotated[
-    float, typer.Option(min=0.01, max=0.9, help="Share of the sounds without a split to judge by.")
+    float | None,
+    typer.Option(
+        min=0.01, max=0.9, help="Share of the sounds without a split to judge by; 0.1 if not given."
+    ),
 ]
 
 UNUSED: dict[Fusion, tuple[str, ...]] = {  # what changes nothing for such an encoder

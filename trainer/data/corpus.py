@@ -23,6 +23,7 @@ from audiofuse.trainer.data.splits import assign_splits, check_leakage, give_way
 log = logging.getLogger(__name__)
 
 MAX_DURATION_S = 3600.0
+VAL_SHARE = 0.1  # of the identities, where nothing says
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,12 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Division:
-    """How clips without a split are divided: the share of identities for validation, by a seed."""
+    """How clips without a split are divided: the share of identities for validation, by a seed.
 
-    val_share: float = 0.1
+    ``val_share`` is ``None`` where nobody asked for a share: then it is ``VAL_SHARE``.
+    """
+
+    val_share: float | None = None
     seed: int = 0
 
 
@@ -73,7 +77,7 @@ def prepare_corpus(
     """Read and decode sources; what cannot be used is logged by name, and left out.
 
     ``folder`` keeps the decoded audio. Raises ``ConfigurationError`` when a sound is in several
-    splits that no benchmark publishes so.
+    splits that no benchmark publishes so, and for a ``val_share`` that divides nothing.
     """
     read = [read_dataset(each, settings, folder / "downloads", progress) for each in sources]
     for key, error in (rejected for dataset in read for rejected in dataset.rejected):
@@ -88,7 +92,9 @@ def prepare_corpus(
     for clip, error in prepared.rejected:
         log.warning("left out: %s: %s", clip.path, error)
     decoded = [clip for clip in clips if clip.path in prepared.entries]
-    divided = assign_splits(decoded, division.val_share, division.seed)
+    if division.val_share is not None and decoded and all(clip.split for clip in decoded):
+        raise ConfigurationError("--val-share: every sound has a split of its own: leave it out")
+    divided = assign_splits(decoded, division.val_share or VAL_SHARE, division.seed)
     check_leakage(divided, prepared.contents, published)
     if not divided:
         raise ConfigurationError("no clip can be decoded")

@@ -63,3 +63,9 @@ def test_a_bucket_that_has_a_test_sound_is_refused(
         prepare_corpus(
             [str(clotho), str(tmp_path / "mine")], Settings(), tmp_path / "cache", Division()
         )
+
+
+def test_a_share_that_divides_nothing_is_refused(clotho: Path, tmp_path: Path) -> None:
+    """Where every sound has a split, a share for validation is an option that would be ignored."""
+    with pytest.raises(ConfigurationError, match="--val-share"):
+        prepare_corpus([str(clotho)], Settings(), tmp_path / "cache", Division(val_share=0.2))
