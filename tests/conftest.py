@@ -35,6 +35,7 @@ ROOT = Path(__file__).parents[1]
 SOUNDS = ROOT / "examples" / "sounds"
 SHARED = ROOT.parent / "shared"
 BATCH_S = PREFIX + "BATCH_S"
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for tests that import it without our own module
 MAY_BE_SKIPPED = (  # in CI everything else runs, or the run fails
     "needs a GPU",
     "this machine has a GPU",

@@ -1,6 +1,11 @@
 """ONNX Runtime's runtime: a bundle's graphs on a CPU, without PyTorch and transformers."""
 
+import os
 from pathlib import Path
+
+# Since 1.29 its packages tell Microsoft which models are run, and keep an identifier of the machine
+# in the home folder; that is decided once, when it is imported.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import numpy as np
 import onnxruntime as ort

@@ -27,7 +27,6 @@ from uuid import uuid4
 
 import httpx
 import numpy as np
-import onnxruntime
 from qdrant_client import QdrantClient
 from rich.console import Console
 from rich.progress import track
@@ -192,6 +191,8 @@ def compare(title: str, ways: dict[str, Ask], clients: int, questions: int, turn
 
 def compare_towers(encoder: Encoder, bundle: Path, questions: int) -> None:
     """Read texts by PyTorch and by ONNX, alone and 16 at once."""
+    import onnxruntime  # ours was imported before, and turned its telemetry off
+
     folder = bundle / QUERY
     session = onnxruntime.InferenceSession(folder / "onnx" / "model.onnx")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

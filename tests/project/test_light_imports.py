@@ -1,5 +1,6 @@
 """What needs no GPU starts where there is no PyTorch, and without waiting for any."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,16 @@ def test_a_cpu_indexes_and_searches_without_torch(tiny_encoder: "Encoder", tmp_p
     from audiofuse.core.bundles.bundle import save_bundle
 
     _run(INDEXING, save_bundle(tiny_encoder, tmp_path, "tiny", ""))
+
+
+def test_onnx_runtime_tells_nobody_what_is_run(tmp_path: Path) -> None:
+    """Its telemetry is off before it is imported: it makes no file for what it would send."""
+    quiet = {"CI", "ORT_DISABLE_TELEMETRY"}  # CI alone would turn it off, too
+    places = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    variables = {name: value for name, value in os.environ.items() if name not in quiet} | places
+    command = [sys.executable, "-c", "import audiofuse.core.encoder.onnx_runtime"]
+    subprocess.run(command, env=variables, check=True)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def _run(script: str, *arguments: Path) -> None:
