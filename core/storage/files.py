@@ -8,15 +8,16 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Protocol
 from uuid import uuid4
 
 from audiofuse.core.errors import ConfigurationError, ObjectChanged, Unavailable
 from audiofuse.core.settings import Settings
-from audiofuse.core.storage.refusals import s3_errors
-from audiofuse.core.storage.store import S3_SCHEME, folder_root, s3_client
+from audiofuse.core.storage.s3 import S3Bucket
+from audiofuse.core.storage.store import S3_SCHEME, folder_root
 
 LOCK = ".lock"
 
@@ -56,7 +57,7 @@ def open_files(place: str, settings: Settings) -> Files:
     bucket, _, prefix = place.removeprefix(S3_SCHEME).partition("/")
     if not bucket:
         raise ConfigurationError(f"{place!r} names no bucket (expected s3://bucket/prefix)")
-    return S3Files(bucket, prefix.strip("/"), s3_client(settings))
+    return S3Files(S3Bucket(bucket, settings), prefix.strip("/"))
 
 
 class FolderFiles:
@@ -139,49 +140,33 @@ class S3Files:
 
     root: Path | None = None
 
-    def __init__(self, bucket: str, prefix: str, client: Any) -> None:
-        """Keep them in ``bucket`` under ``prefix``, through a boto3 S3 client."""
+    def __init__(self, bucket: S3Bucket, prefix: str) -> None:
+        """Keep them in ``bucket`` under ``prefix``."""
         self._bucket = bucket
         self._prefix = prefix + "/" if prefix else ""
-        self._client = client
 
     def get(self, name: str) -> tuple[bytes, str] | None:
         """Return bytes and ETag."""
+        content = BytesIO()
         try:
-            with self._errors(name):
-                answer = self._client.get_object(**self._where(name))
-                return answer["Body"].read(), answer["ETag"]
+            tag = self._bucket.download(self._prefix + name, "", content)
         except ObjectChanged:
             return None
+        return content.getvalue(), tag
 
     def put(self, name: str, content: bytes, tag: str | None) -> None:
         """Have the server compare and write."""
-        condition = {"IfMatch": tag} if tag else {"IfNoneMatch": "*"}
-        with self._errors(name):
-            self._client.put_object(**self._where(name), Body=content, **condition)
+        self._bucket.put(self._prefix + name, content, tag)
 
     def upload(self, path: Path, name: str) -> None:
         """Upload it, in parts if it is large."""
-        with self._errors(name):
-            self._client.upload_file(str(path), **self._where(name))
+        self._bucket.upload(path, self._prefix + name)
 
     def download(self, name: str, path: Path) -> None:
         """Download it, in parts if it is large."""
-        with self._errors(name):
-            self._client.download_file(**self._where(name), Filename=str(path))
+        self._bucket.fetch(self._prefix + name, path)
 
     def list(self) -> Iterator[tuple[str, int]]:
         """List page by page."""
-        with self._errors(""):
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=self._prefix
-            )
-            for page in pages:
-                for entry in page.get("Contents", ()):
-                    yield entry["Key"].removeprefix(self._prefix), entry["Size"]
-
-    def _where(self, name: str) -> dict[str, str]:
-        return {"Bucket": self._bucket, "Key": self._prefix + name}
-
-    def _errors(self, name: str) -> AbstractContextManager[None]:
-        return s3_errors(f"s3://{self._bucket}/{self._prefix}{name}")
+        for info in self._bucket.list(self._prefix):
+            yield info.key.removeprefix(self._prefix), info.size

@@ -5,14 +5,7 @@
 all else, whatever was asked ─────> Unavailable: credentials, throttling, outages, networks
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from boto3.exceptions import Boto3Error
-from botocore.exceptions import BotoCoreError, ClientError
-from urllib3.exceptions import HTTPError
-
-from audiofuse.core.errors import ObjectChanged, Reason, Rejected, Unavailable
+from audiofuse.core.errors import Reason, Rejected, Unavailable
 
 CHANGED = frozenset({
     "404", "NoSuchKey", "NotFound", "412", "PreconditionFailed",
@@ -50,9 +43,10 @@ class Denied(Rejected):
 class Refused(Unavailable):
     """The object that was asked for is refused, perhaps like everything else."""
 
-    def __init__(self, where: str, error: ClientError) -> None:
-        super().__init__(f"{where}: {error}")
-        self.code: str = error.response["Error"]["Code"]
+    def __init__(self, detail: str, code: str) -> None:
+        """Say what was refused, and S3's own word for it."""
+        super().__init__(detail)
+        self.code = code
 
     @property
     def verdict(self) -> Rejected:
@@ -60,22 +54,3 @@ class Refused(Unavailable):
         if advice := ADVICE.get(self.code):
             return Rejected(Reason.UNREADABLE, f"{self}; {advice}")
         return Denied(f"{self}; {KMS_ADVICE if self.code.startswith('KMS.') else POLICY_ADVICE}")
-
-
-@contextmanager
-def s3_errors(where: str, *, names_object: bool = True) -> Iterator[None]:
-    """Raise what boto3 raises as ours: ``ObjectChanged``, ``Refused`` or ``Unavailable``.
-
-    An object is changed if it is gone, or is not the one that was asked for. ``where`` is told.
-    """
-    try:
-        yield
-    except ClientError as error:
-        code = error.response["Error"]["Code"]
-        if names_object and code in CHANGED:
-            raise ObjectChanged(f"{where}: {error}") from error
-        if names_object and code in ONE_OBJECTS:
-            raise Refused(where, error) from error
-        raise Unavailable(f"{where}: {error}") from error
-    except (BotoCoreError, Boto3Error, HTTPError, OSError) as error:
-        raise Unavailable(f"{where}: {error}") from error

@@ -3,24 +3,13 @@
 import errno
 import hashlib
 import logging
-import math
 import os
-import shutil
-import tempfile
-import time
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
-from datetime import datetime
-from email.errors import HeaderParseError
-from email.header import decode_header, make_header
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from stat import S_ISREG
-from typing import TYPE_CHECKING, Any, Protocol
-
-import boto3
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError
+from typing import TYPE_CHECKING, Protocol
 
 from audiofuse.core.errors import (
     ConfigurationError,
@@ -28,8 +17,8 @@ from audiofuse.core.errors import (
     Unavailable,
 )
 from audiofuse.core.items import ObjectInfo
-from audiofuse.core.storage.refusals import Denied, Refused, s3_errors
-from audiofuse.core.storage.scratch import scratch_file
+from audiofuse.core.storage.refusals import Denied
+from audiofuse.core.storage.s3 import S3Bucket, S3Store
 
 if TYPE_CHECKING:
     from audiofuse.core.settings import Settings
@@ -70,9 +59,9 @@ def open_store(settings: "Settings") -> Store:
     """Open the bucket that the settings name: ``s3://name`` or a folder."""
     name = bucket_name(settings)
     if settings.bucket.startswith(S3_SCHEME):
-        client, public = s3_client(settings), settings.s3_public_url
-        seen = settings.model_copy(update={"s3_endpoint_url": public})
-        return S3Store(name, client, s3_client(seen) if public else client)
+        public = settings.s3_public_url
+        seen = settings.model_copy(update={"s3_endpoint_url": public}) if public else None
+        return S3Store(S3Bucket(name, settings), S3Bucket(name, seen) if seen else None)
     return FolderStore(Path(settings.bucket))
 
 
@@ -204,149 +193,3 @@ def _unreadable(error: OSError) -> None:
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return  # a folder that is gone holds nothing
     raise Unavailable(f"cannot list {error.filename}: {error.strerror}") from error
-
-
-class S3Store:
-    """A bucket of anything that speaks S3."""
-
-    def __init__(self, bucket: str, client: Any, links: Any = None) -> None:
-        """Read ``bucket`` through a boto3 S3 client; ``links`` is one that others can follow."""
-        self.bucket = bucket
-        self._client = client
-        self._links = links or client
-        self._bucket_seen = -math.inf  # when it was last known to exist, on the monotonic clock
-
-    def head(self, key: str) -> ObjectInfo | None:
-        """Ask for the object's headers; if those are refused, for what the bucket lists of it."""
-        if len(key.encode()) > MAX_KEY_BYTES:
-            return None
-        try:
-            answer = self._call(self._client.head_object, Key=key)
-        except ObjectChanged:
-            self._check_bucket()
-            return None
-        except Refused:
-            page = self._call(self._client.list_objects_v2, Prefix=key, MaxKeys=1)
-            return next((each for each in _listed(page) if each.key == key), None)
-        return ObjectInfo(
-            key=key,
-            etag=answer["ETag"].strip('"'),
-            size=answer["ContentLength"],
-            modified_ms=_whole_seconds(answer["LastModified"]),
-            user_metadata={k.lower(): _decoded(v) for k, v in answer["Metadata"].items()},
-        )
-
-    def _check_bucket(self) -> None:
-        """Tell a missing object from a missing bucket, lest the whole index be emptied."""
-        if time.monotonic() > self._bucket_seen + BUCKET_SEEN_S:
-            self._call(self._client.head_bucket)
-            self._bucket_seen = time.monotonic()
-
-    def read(self, info: ObjectInfo) -> bytes:
-        """Get the object, provided that it is still this one."""
-        with self.open(info) as path:
-            return path.read_bytes()
-
-    @contextmanager
-    def open(self, info: ObjectInfo) -> Iterator[Path]:
-        """Download to a temporary file that is gone afterwards."""
-        answer = self._get(info)
-        where = f"reading s3://{self.bucket}/{info.key} into {tempfile.gettempdir()}"
-        with ExitStack() as opened:
-            with s3_errors(where), closing(answer["Body"]) as body:
-                file, path = opened.enter_context(scratch_file("audiofuse-"))
-                shutil.copyfileobj(body, file)
-                file.flush()
-            yield path
-
-    def _get(self, info: ObjectInfo) -> Any:
-        """Begin to get the object; ``Rejected`` if it alone is refused.
-
-        That is so if it is refused again while the bucket answers: wrong credentials, or clocks,
-        are refused by the bucket, too.
-        """
-        wanted = {"Key": info.key, "IfMatch": info.etag}
-        try:
-            return self._call(self._client.get_object, **wanted)
-        except Refused:
-            self._call(self._client.head_bucket)
-        try:
-            return self._call(self._client.get_object, **wanted)
-        except Refused as refusal:
-            raise refusal.verdict from refusal
-
-    def link(self, key: str, seconds: int) -> str:
-        """Return a URL by which anybody can get the object for so long."""
-        url: str = self._links.generate_presigned_url(
-            "get_object", Params={"Bucket": self.bucket, "Key": key}, ExpiresIn=seconds
-        )
-        return url
-
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """List page by page, in the order of keys."""
-        token: dict[str, str] = {}
-        while True:
-            page = self._call(self._client.list_objects_v2, Prefix=prefix, **token)
-            yield from _listed(page)
-            if not page.get("IsTruncated"):
-                return
-            token = {"ContinuationToken": page["NextContinuationToken"]}
-
-    def _call(self, method: Callable[..., Any], **arguments: Any) -> Any:
-        where = f"{method.__name__} s3://{self.bucket}/{arguments.get('Key', '')}"
-        with s3_errors(where, names_object="Key" in arguments):
-            return method(Bucket=self.bucket, **arguments)
-
-
-def _listed(page: Mapping[str, Any]) -> Iterator[ObjectInfo]:
-    for entry in page.get("Contents", ()):
-        yield ObjectInfo(
-            key=entry["Key"],
-            etag=entry["ETag"].strip('"'),
-            size=entry["Size"],
-            modified_ms=_whole_seconds(entry["LastModified"]),
-        )
-
-
-def s3_client(settings: "Settings", service: str = "s3") -> Any:
-    """Make a boto3 client (``s3`` or ``sqs``) for the endpoint and credentials of the settings.
-
-    Credentials that are not set come from boto3's own chain (environment, profile, role).
-    """
-    secret = settings.s3_secret_access_key
-    try:
-        return boto3.client(
-            service,
-            endpoint_url=settings.s3_endpoint_url,
-            region_name=settings.s3_region,
-            aws_access_key_id=settings.s3_access_key_id,
-            aws_secret_access_key=secret.get_secret_value() if secret else None,
-            verify=str(settings.ca_file) if settings.ca_file else None,
-            config=Config(
-                signature_version="s3v4" if service == "s3" else None,  # of links, too
-                connect_timeout=5,
-                read_timeout=60,
-                max_pool_connections=settings.in_hand,  # a thread for each message
-                retries={"mode": "standard", "max_attempts": 3},
-                # Not every S3 server knows the newer default checksums.
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-            ),
-        )
-    except (ValueError, BotoCoreError) as error:
-        raise ConfigurationError(
-            f"AUDIOFUSE_S3_ENDPOINT_URL or AUDIOFUSE_S3_REGION is wrong: {error}"
-        ) from error
-
-
-def _whole_seconds(modified: datetime) -> int:
-    """Return milliseconds. Some servers list fractions of a second that no header has."""
-    return int(modified.timestamp()) * 1000
-
-
-def _decoded(value: str) -> str:
-    """Undo RFC 2047, in which S3 returns user metadata that is not ASCII."""
-    try:
-        return str(make_header(decode_header(value)))
-    except (HeaderParseError, LookupError, ValueError):
-        return value

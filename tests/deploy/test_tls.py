@@ -24,7 +24,8 @@ from audiofuse.core.index import embedded
 from audiofuse.core.index.engine import Engine
 from audiofuse.core.index.index import open_index
 from audiofuse.core.settings import Settings
-from audiofuse.core.storage.store import open_store, s3_client
+from audiofuse.core.storage.boto import s3_client
+from audiofuse.core.storage.store import open_store
 from audiofuse.workers.deployment.local import Part, free_port
 from audiofuse.workers.queue.broker import Dispatcher, connect_redis, create_celery
 from audiofuse.workers.telemetry.names import Lane

@@ -21,7 +21,7 @@ from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.index.index import open_index
 from audiofuse.core.model.config import TINY
 from audiofuse.core.settings import Settings, environment
-from audiofuse.core.storage.store import s3_client
+from audiofuse.core.storage.boto import s3_client
 from audiofuse.workers.deployment.local import Part, free_port
 from audiofuse.workers.queue.broker import connect_redis, open_lanes
 from audiofuse.workers.queue.dead_letters import DeadLetters

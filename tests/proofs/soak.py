@@ -41,7 +41,7 @@ from audiofuse.core.index.index import open_index
 from audiofuse.core.items import Metadata, point_id
 from audiofuse.core.model.config import TINY
 from audiofuse.core.settings import Settings, environment
-from audiofuse.core.storage.store import s3_client
+from audiofuse.core.storage.boto import s3_client
 from audiofuse.workers.commands.display import Bars
 from audiofuse.workers.deployment.local import Part, free_port
 from audiofuse.workers.queue.broker import Dispatcher, create_celery, open_lanes

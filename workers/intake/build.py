@@ -4,7 +4,8 @@ from redis import Redis
 
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.settings import PREFIX, Settings
-from audiofuse.core.storage.store import FolderStore, Store, open_store, s3_client
+from audiofuse.core.storage.boto import s3_client
+from audiofuse.core.storage.store import FolderStore, Store, open_store
 from audiofuse.workers.intake.folder import FolderIntake
 from audiofuse.workers.intake.handover import Handover, Intake
 from audiofuse.workers.intake.redis_list import RedisListIntake

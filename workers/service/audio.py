@@ -11,7 +11,8 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 
 from audiofuse.core.items import is_audio
-from audiofuse.core.storage.store import FolderStore, S3Store, Store
+from audiofuse.core.storage.s3 import S3Store
+from audiofuse.core.storage.store import FolderStore, Store
 from audiofuse.workers.service.problems import ANY, Refusal, answers
 
 LINK_S = 3600  # long enough to look through results, too short to be passed on

@@ -16,7 +16,7 @@ from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import BundleError, ConfigurationError, ObjectChanged, Unavailable
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.files import S3Files
-from audiofuse.core.storage.store import s3_client
+from audiofuse.core.storage.s3 import S3Bucket
 from audiofuse.trainer.cli import cli
 
 BY = "me@here"
@@ -125,27 +125,27 @@ def test_a_store_that_ignores_conditions_is_refused(
     aws_settings: Settings, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An S3 server on which two writers could both win is found out when something is published."""
-    client = s3_client(aws_settings)
-    put = client.put_object
+    bucket = S3Bucket(aws_settings.bucket.removeprefix("s3://"), aws_settings)
+    put = bucket.client.put_object
 
     def put_always(IfNoneMatch: str = "", **rest: object) -> object:  # noqa: N803 - boto3's name
         del IfNoneMatch
         return put(**rest)
 
-    monkeypatch.setattr(client, "put_object", put_always)
-    files = S3Files(aws_settings.bucket.removeprefix("s3://"), "encoders", client)
+    monkeypatch.setattr(bucket.client, "put_object", put_always)
+    files = S3Files(bucket, "encoders")
     with pytest.raises(ConfigurationError, match="ignores conditional writes"):
         Registry(files, "here", bundle.parent, "rollout.json").publish(bundle)
 
 
 @pytest.mark.parametrize("kind", ["folder", "s3"])
 def test_the_document_is_written_by_one_of_many(
-    kind: str, tmp_path: Path, seaweedfs_settings: Callable[[str], Settings]
+    kind: str, tmp_path: Path, s3_on: Callable[[str], Settings]
 ) -> None:
     """Of eight that read the same document and write it at once, one succeeds, every time."""
     settings = Settings(registry=str(tmp_path / "registry"))
     if kind == "s3":
-        weed = seaweedfs_settings("")
+        weed = s3_on("seaweedfs")
         settings = weed.model_copy(update={"registry": weed.bucket})
     registry = open_registry(settings)
     for _ in range(10):

@@ -1,5 +1,6 @@
 """Fixtures: an empty bucket of each kind, with the means to change what is in it."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -7,17 +8,19 @@ import pytest
 
 from audiofuse.core.items import ObjectInfo
 from audiofuse.core.settings import Settings
-from audiofuse.core.storage.store import FolderStore, Store, open_store, s3_client
+from audiofuse.core.storage.boto import s3_client
+from audiofuse.core.storage.s3 import S3Store
+from audiofuse.core.storage.store import FolderStore, open_store
 
 
 class Bucket:
     """A store, and what a test asks of it."""
 
-    store: Store
+    store: Any
 
     def info(self, key: str) -> ObjectInfo:
         """Return what is known of an object that is there."""
-        info = self.store.head(key)
+        info: ObjectInfo | None = self.store.head(key)
         assert info is not None
         return info
 
@@ -51,7 +54,9 @@ class S3Bucket(Bucket):
         self.settings = settings
         self.client = s3_client(settings)
         self.name = settings.bucket.removeprefix("s3://")
-        self.store = open_store(settings)
+        store = open_store(settings)
+        assert isinstance(store, S3Store)
+        self.store: S3Store = store
 
     def put(self, key: str, content: bytes, **options: Any) -> None:
         """Put the object, with more arguments of boto3's if need be."""
@@ -74,7 +79,21 @@ def s3(aws_settings: Settings) -> S3Bucket:
     return S3Bucket(aws_settings)
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture
+def boto3(aws_settings: Settings) -> S3Bucket:
+    """Return an empty bucket behind the S3 protocol that is read through boto3 alone."""
+    bucket = S3Bucket(aws_settings)
+    bucket.store._s3._rests_until = math.inf
+    return bucket
+
+
+@pytest.fixture(params=["folder", "s3", "boto3"])
 def bucket(request: pytest.FixtureRequest) -> Bucket:
     """Return an empty bucket of either kind."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let boto3 try again at once."""
+    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _: None)

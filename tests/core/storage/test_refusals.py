@@ -31,13 +31,7 @@ METHODS: dict[str, Callable[[Store, ObjectInfo], object]] = {
 SOME = ObjectInfo("rain.wav", "0" * 32, 5, 0)
 
 
-@pytest.fixture
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let boto3 try again at once."""
-    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _: None)
-
-
-@pytest.mark.usefixtures("_no_pauses")
+@pytest.mark.usefixtures("no_pauses")
 @pytest.mark.parametrize("method", METHODS)
 def test_an_endpoint_that_is_down_is_unavailable(aws_settings: Settings, method: str) -> None:
     """Nobody at the address means later, whatever was asked."""
@@ -142,8 +136,9 @@ def _asked(command: str, path: str) -> str:
 
 
 @pytest.fixture
-def stub(_no_pauses: None) -> Iterator[Stub]:
+def stub(no_pauses: None) -> Iterator[Stub]:
     """Run the stub."""
+    del no_pauses
     settings = Settings(bucket="s3://sounds", s3_access_key_id="a", s3_secret_access_key="b")
     with Stub(settings).running() as stub:
         yield stub

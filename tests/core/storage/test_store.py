@@ -10,12 +10,8 @@ import pytest
 from audiofuse.core.errors import ConfigurationError, ObjectChanged
 from audiofuse.core.items import sidecar_keys
 from audiofuse.core.settings import Settings
-from audiofuse.core.storage.store import (
-    FolderStore,
-    S3Store,
-    content_hash,
-    open_store,
-)
+from audiofuse.core.storage.s3 import S3Store
+from audiofuse.core.storage.store import FolderStore, content_hash, open_store
 
 Bucket = FolderBucket = S3Bucket = Any  # what ``conftest`` makes
 ODD_KEYS = [

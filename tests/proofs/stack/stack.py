@@ -15,7 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from images import ROOT, docker
 
 from audiofuse.core.settings import Settings
-from audiofuse.core.storage.store import s3_client
+from audiofuse.core.storage.boto import s3_client
 
 S3, SEARCH = "http://127.0.0.1:8333", "http://127.0.0.1:7700"
 PROMETHEUS, GRAFANA = "http://127.0.0.1:9090", "http://127.0.0.1:3000"

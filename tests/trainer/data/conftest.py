@@ -8,7 +8,7 @@ import pytest
 from releases import audiocaps, clotho, put, put_sound
 
 from audiofuse.core.settings import Settings
-from audiofuse.core.storage.store import s3_client
+from audiofuse.core.storage.boto import s3_client
 
 SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"
 OWL, CROW = SOUNDS / "animals/owl.wav", SOUNDS / "animals/crow.flac"

@@ -9,7 +9,8 @@ from audiofuse.core.errors import ConfigurationError, ObjectChanged, Reason, Una
 from audiofuse.core.evaluation.clips import Clip, Query
 from audiofuse.core.items import Metadata, ObjectInfo
 from audiofuse.core.settings import Settings
-from audiofuse.core.storage.store import FolderStore, Store, open_store, s3_client
+from audiofuse.core.storage.boto import s3_client
+from audiofuse.core.storage.store import FolderStore, Store, open_store
 from audiofuse.trainer.data.bucket import read_bucket
 
 SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"

@@ -22,7 +22,8 @@ from audiofuse.core.errors import Unavailable
 from audiofuse.core.index.index import Index, Point, connect_embedded
 from audiofuse.core.items import point_id
 from audiofuse.core.settings import PREFIX, Settings
-from audiofuse.core.storage.store import open_store, s3_client
+from audiofuse.core.storage.boto import s3_client
+from audiofuse.core.storage.store import open_store
 from audiofuse.workers.intake.handover import Handover
 from audiofuse.workers.intake.redis_list import AT_ONCE, RedisListIntake
 from audiofuse.workers.queue.broker import Dispatcher

@@ -11,7 +11,7 @@ import pytest
 
 from audiofuse.core.errors import Unavailable
 from audiofuse.core.settings import Settings
-from audiofuse.core.storage.store import s3_client
+from audiofuse.core.storage.boto import s3_client
 from audiofuse.workers.intake.handover import Handover
 from audiofuse.workers.intake.sqs import SqsIntake
 from audiofuse.workers.queue.broker import Dispatcher

@@ -11,7 +11,7 @@ import pytest
 
 from audiofuse.core.errors import Unavailable
 from audiofuse.core.settings import Settings
-from audiofuse.core.storage.store import s3_client
+from audiofuse.core.storage.boto import s3_client
 from audiofuse.workers.deployment.local import free_port
 from audiofuse.workers.intake.events import MAX_MESSAGE_BYTES
 from audiofuse.workers.intake.handover import Handover

@@ -18,7 +18,7 @@ from audiofuse.core.errors import AudiofuseError
 from audiofuse.core.index.index import open_index
 from audiofuse.core.retrying import BackOff
 from audiofuse.core.settings import Settings, environment
-from audiofuse.core.storage.store import s3_client
+from audiofuse.core.storage.boto import s3_client
 from audiofuse.workers.commands.main import cli
 from audiofuse.workers.deployment.local import LocalDeployment
 from audiofuse.workers.deployment.status import read_status

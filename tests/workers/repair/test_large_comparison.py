@@ -11,7 +11,8 @@ from audiofuse.core.index.index import SCROLL_PAGE, Generation, Point
 from audiofuse.core.items import ObjectInfo
 from audiofuse.core.query import Filter
 from audiofuse.core.settings import Settings
-from audiofuse.core.storage.store import S3Store, s3_client
+from audiofuse.core.storage.boto import s3_client
+from audiofuse.core.storage.store import open_store
 from audiofuse.workers.repair.comparison import BATCH, compare
 from audiofuse.workers.repair.findings import DIFFERENT
 
@@ -63,7 +64,7 @@ def test_changes_on_the_way_are_at_worst_named_in_vain(
 def test_s3_and_index_are_compared(world: World, aws_settings: Settings) -> None:
     """A bucket behind S3, which lists by the bytes of keys, is compared as a folder is."""
     client, bucket = s3_client(aws_settings), aws_settings.bucket.removeprefix("s3://")
-    world.store = S3Store(bucket, client)
+    world.store = open_store(aws_settings)
     keys = ["a.wav", "a/b.wav", "a-.wav", "ä.wav", "z z+%.wav", "😀.wav", "\uffee.wav", "A//b.wav"]
     for key in [*keys, "a.wav.json", "a-.json", "ä.json", "ä.wav.json"]:
         client.put_object(Bucket=bucket, Key=key, Body=key.encode())

@@ -10,7 +10,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from audiofuse.core.settings import Settings
-from audiofuse.core.storage.store import open_store, s3_client
+from audiofuse.core.storage.boto import s3_client
+from audiofuse.core.storage.store import open_store
 
 Problem = Callable[[httpx.Response, int, str], str]
 OpenTo = Callable[..., TestClient]
