@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from celery import Celery
@@ -38,6 +38,7 @@ from audiofuse.workers.indexing.versions import (
 from audiofuse.workers.indexing.watchdog import Watchdog, message_bound_s
 from audiofuse.workers.indexing.worker import Worker
 from audiofuse.workers.queue.broker import Dispatcher, connect_redis
+from audiofuse.workers.queue.consumer import Consumer
 from audiofuse.workers.queue.dead_letters import DeadLetters
 from audiofuse.workers.queue.deliveries import Deliveries
 from audiofuse.workers.queue.followers import Follower, Followers, follower_name
@@ -84,7 +85,7 @@ class Surroundings:
 
 
 def build_worker(
-    settings: Settings, celery: Celery, hub: Any, pause: Callable[[float], object]
+    settings: Settings, celery: Celery, consumer: Consumer, pause: Callable[[float], object]
 ) -> Worker:
     """Load, measure and start everything but the threads; no message is taken yet.
 
@@ -125,7 +126,7 @@ def build_worker(
     )
     return Worker(
         settings=settings,
-        hub=hub,
+        consumer=consumer,
         redis=around.redis,
         stopping=around.stopping,
         working=around.working,

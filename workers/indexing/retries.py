@@ -22,7 +22,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from redis import RedisError
 
@@ -41,6 +41,8 @@ from audiofuse.workers.telemetry.names import Lane, Outcome
 from audiofuse.workers.telemetry.tracing import annotate
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MAX_DELIVERIES = 3  # raised, a bug costs more work before the object is given up
 # Seconds between two tries of what met a bug: time in which it shows whether others meet it, too.
@@ -94,23 +96,25 @@ class RetryPolicy:
         self._syncers = syncers
         self._dispatcher = dispatcher
         self._stopping = stopping
-        self._single_flight = SingleFlight()
+        self._single_flight = SingleFlight[Outcome]()
         self._breaker = Breaker(self._take_back)
         self._causes = Causes()
 
-    def settle(self, key: str, lane: Lane, sent: float | None = None) -> bool:
-        """Do what a message asks for; false if it must be handed back, because the worker stops.
+    def settle(self, key: str, lane: Lane, sent: float | None = None) -> Outcome | None:
+        """Do what a message asks for; none if it must be handed back, because the worker stops.
 
         ``sent`` is the Unix time at which its change was first told of.
         """
         tries, pause_s = 0, 0.0
+        outcome: Outcome | None = None
         while not self._stopping.wait(pause_s):
             try:
                 if tries < TRIES_IN_HAND:
                     with bound(key=key, lane=lane), self._watched(key):
-                        self._work(key, lane)
+                        found = self._work(key, lane)
                 else:
                     self._dispatcher.sync(key, lane, sent)
+                    found = Outcome.LATER
             except (Unavailable, RedisError) as error:
                 pause_s = min(FIRST_BACKOFF_S * 2**tries, MAX_BACKOFF_S)
                 tries += 1
@@ -118,20 +122,21 @@ class RetryPolicy:
                     self._report.meets(error)
                     self._causes.met(key, error, pause_s)
             else:
+                if outcome in {None, Outcome.UNCHANGED}:  # as when it is looked at once more
+                    outcome = found
                 if not 0 < tries < TRIES_IN_HAND:
-                    return True
+                    return outcome
                 tries, pause_s = 0, LATE_WRITE_S
-        return False
+        return None
 
-    def _work(self, key: str, lane: Lane) -> None:
+    def _work(self, key: str, lane: Lane) -> Outcome:
         """Sync a sound; of messages about it that wait at the same time one does it for all."""
         if is_audio(key):
             work = partial(self._sync, key, lane)
-            self._single_flight.take(key, lambda: self._try(key, lane, work))
-        else:
-            self._try(key, lane, partial(self._sync_sounds_of, key, lane))
+            return self._single_flight.take(key, lambda: self._try(key, lane, work))
+        return self._try(key, lane, partial(self._sync_sounds_of, key, lane))
 
-    def _sync_sounds_of(self, sidecar: str, lane: Lane) -> None:
+    def _sync_sounds_of(self, sidecar: str, lane: Lane) -> Outcome:
         """Have the sounds synced that a sidecar may describe.
 
         Each by a message of its own: delivered again, the sidecar's would not name a sound that
@@ -139,15 +144,16 @@ class RetryPolicy:
         """
         for sound in sounds_of(self._syncers[lane].store, sidecar):
             self._dispatcher.sync(sound, lane)
+        return Outcome.LATER
 
-    def _try(self, key: str, lane: Lane, work: Callable[[], None]) -> None:
+    def _try(self, key: str, lane: Lane, work: Callable[[], Outcome]) -> Outcome:
         """Work; three bugs cost the object its place in the index, unless they are an outage."""
         pause_s = 0.0
         for attempt in range(1, MAX_DELIVERIES + 1):
             if self._stopping.wait(pause_s):
                 raise Unavailable("the worker stops")
             try:
-                work()
+                return work()
             except (Unavailable, RedisError):
                 raise
             except Exception as error:
@@ -158,12 +164,11 @@ class RetryPolicy:
                 log.exception("%s: a bug, delivery %d of %d", key, attempt, MAX_DELIVERIES)
                 bug = _named(error)
                 pause_s = BUG_PAUSE_S
-            else:
-                return
         log.error("%s: given up, %s", key, bug)
         self._give_up(key, Rejected(Reason.BUG, bug), self._syncers[lane])
+        return Outcome.REJECTED
 
-    def _sync(self, key: str, lane: Lane) -> None:
+    def _sync(self, key: str, lane: Lane) -> Outcome:
         """Sync a sound once, and count and log what came of it."""
         started = time.monotonic()
         try:
@@ -171,18 +176,19 @@ class RetryPolicy:
         except Rejected as verdict:
             SYNCS.labels(lane, "rejected").inc()
             log.warning("%s: rejected, %s", key, verdict, extra={"outcome": "rejected"})
+            return Outcome.REJECTED
         except (Unavailable, RedisError):
             SYNCS.labels(lane, "unavailable").inc()
             raise
-        else:
-            SYNCS.labels(lane, synced.outcome).inc()
-            if synced.outcome in WRITTEN:
-                self._breaker.passed()
-                self._report.works()
-                self._causes.passed()
-            if synced.age_s is not None:
-                searchable(lane, synced.age_s)
-            _log(key, synced, time.monotonic() - started)
+        SYNCS.labels(lane, synced.outcome).inc()
+        if synced.outcome in WRITTEN:
+            self._breaker.passed()
+            self._report.works()
+            self._causes.passed()
+        if synced.age_s is not None:
+            searchable(lane, synced.age_s)
+        _log(key, synced, time.monotonic() - started)
+        return synced.outcome
 
     def _give_up(self, key: str, verdict: Rejected, syncer: Syncing) -> None:
         if not is_audio(key):  # a sidecar's message has no point, only the sounds' messages do
@@ -226,39 +232,39 @@ def _log(key: str, synced: Synced, seconds: float) -> None:
     log.log(level, "%s: %s in %.3f s%s", key, synced.outcome, seconds, problems, extra=about)
 
 
-class SingleFlight:
+class SingleFlight(Generic[T]):
     """Lets one thread at a time work on a key; those that wait for it share the next turn."""
 
     def __init__(self) -> None:
         """Begin with no key in work."""
         self._lock = threading.Lock()
-        self._now: dict[str, Future[None]] = {}
-        self._next: dict[str, Future[None]] = {}
+        self._now: dict[str, Future[T]] = {}
+        self._next: dict[str, Future[T]] = {}
 
-    def take(self, key: str, work: Callable[[], None]) -> None:
+    def take(self, key: str, work: Callable[[], T]) -> T:
         """Wait until nobody works on ``key``, then work; or share the turn of one that waits.
 
-        What the work raises all of them raise.
+        What the work returns, or raises, all of them return, or raise.
         """
         with self._lock:
             shared = self._next.get(key)
             before = self._now.get(key)
-            turn: Future[None] = Future()
+            turn: Future[T] = Future()
             if shared is None:
                 (self._next if before else self._now)[key] = turn
         if shared:
-            shared.result()
-            return
+            return shared.result()
         if before:
             wait([before])
         try:
-            work()
+            result = work()
         except BaseException as error:
             self._end(key)
             turn.set_exception(error)
             raise
         self._end(key)
-        turn.set_result(None)
+        turn.set_result(result)
+        return result
 
     def _end(self, key: str) -> None:
         """Let the next have its turn; from here on nobody joins it: it may look at once."""

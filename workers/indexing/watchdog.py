@@ -87,19 +87,30 @@ class Watchdog:
 
 
 class Consumption:
-    """Notices that messages wait and none is taken, although there is nothing to do."""
+    """Notices that messages wait and none is taken, or that who takes them stands still."""
 
     def __init__(self, end: Callable[[], NoReturn] = end_process) -> None:
         """Take the worker for well until it is seen otherwise; ``end`` ends the process."""
         self._end = end
         self.goes_on()
+        self.turns()
 
     def goes_on(self) -> None:
         """Know that a message was taken, or that none could be."""
         self._well = time.monotonic()
 
+    def turns(self) -> None:
+        """Know that Celery's loop went round, or that it could not."""
+        self._turned = time.monotonic()
+
     def look(self, waiting: int, in_hand: int) -> None:
-        """End the process if messages have been waiting for it, with none in hand, for too long."""
+        """End the process if messages have been waiting for it, with none in hand, for too long.
+
+        Or if Celery's loop stands still, which takes them and acknowledges what is done.
+        """
+        if (still_s := time.monotonic() - self._turned) > STARVED_S:
+            log.critical("Celery's loop stands still for %.0f s: the worker ends", still_s)
+            self._end()
         if in_hand or not waiting:
             self.goes_on()
         elif time.monotonic() - self._well > STARVED_S:

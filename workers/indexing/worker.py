@@ -6,24 +6,24 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 from redis import Redis, RedisError
 
 from audiofuse.core.settings import Settings
 from audiofuse.core.threads import end_process, vital_thread
 from audiofuse.workers.indexing.decoding.pool import Decoders
-from audiofuse.workers.indexing.message_threads import Delivery, MessageThreads
+from audiofuse.workers.indexing.message_threads import MessageThreads
 from audiofuse.workers.indexing.versions import Versions
 from audiofuse.workers.indexing.watchdog import Consumption
+from audiofuse.workers.queue.consumer import Consumer
 from audiofuse.workers.queue.deliveries import Deliveries
 from audiofuse.workers.queue.earlier import adopt
 from audiofuse.workers.queue.followers import Follower
 from audiofuse.workers.queue.lanes import Lanes
-from audiofuse.workers.queue.transport import acknowledge
+from audiofuse.workers.queue.pool import Job
 from audiofuse.workers.telemetry import metrics
 from audiofuse.workers.telemetry.metrics import LOADED, Process
-from audiofuse.workers.telemetry.names import Lane
+from audiofuse.workers.telemetry.names import Lane, Outcome
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Worker:
         self,
         *,
         settings: Settings,
-        hub: Any,
+        consumer: Consumer,
         redis: Redis,
         stopping: threading.Event,
         working: Counter[Lane],
@@ -51,34 +51,35 @@ class Worker:
         decoders: Decoders,
         follower: Follower,
         deliveries: Deliveries,
-        settle: Callable[[str, Lane, float | None], bool],
+        settle: Callable[[str, Lane, float | None], Outcome | None],
         beside_live: int,
         beside: Mapping[str, Callable[[], None]],
     ) -> None:
-        """Begin to work on what is taken; ``beside`` are further threads, by name.
+        """Begin to work on what the ``consumer`` takes; ``beside`` are further threads, by name.
 
-        ``hub`` is the loop of Celery's thread, the only one that may acknowledge.
+        ``settle`` does what a message asks for, in its thread; see ``RetryPolicy``.
         """
+        self.settle = settle
         self._settings = settings
-        self._hub = hub
+        self._consumer = consumer
         self._redis = redis
         self._lanes = Lanes(redis, settings.index_name)
         self._stopping = stopping
         self._stopped = threading.Event()
-        self._reported = threading.Event()  # that something has finished
+        self._reported = threading.Event()  # that something has ended
         self._consumption = Consumption()
         self._versions = versions
         self._decoders = decoders
         self._follower = follower
         self._deliveries = deliveries
-        self._threads = MessageThreads(settings.in_hand, settle, self._report, beside_live, working)
+        self._threads = MessageThreads(settings.in_hand, self._report, beside_live, working)
         self._hold_s = settings.redelivery_s / HOLDS_A_TIMEOUT
         for name, run in {"hold": self._hold, **beside}.items():
             vital_thread(name, run)
         self._tell_metrics()
 
     def _tell_metrics(self) -> None:
-        """Tell what is asked for at each scrape, and that the hub goes round."""
+        """Tell what is asked for at each scrape, and that Celery's loop goes round."""
         LOADED[Process.WORKER].versions = lambda: [
             each.generation.version for each in self._versions.loaded
         ]
@@ -90,18 +91,18 @@ class Worker:
             metrics.BATCH_CAPACITY.set(each.device.batch_s)
         metrics.HEARTBEAT.set_to_current_time()
         # In each turn of its loop, which ends while Celery connects anew, as do timers.
-        self._hub.on_tick.add(metrics.HEARTBEAT.set_to_current_time)
+        self._consumer.hub.on_tick.add(self._turn)
 
     def _in_hand(self, lane: Lane) -> int:
-        return sum(delivery.lane is lane for delivery in self._threads.held)
+        return sum(each.delivery_info["routing_key"] == lane for each in self._consumer.held())
 
-    def take(self, delivery: Delivery) -> None:
+    def take(self, job: Job) -> None:
         """Take a message in hand; once the worker stops it goes back with the channel's end."""
         if not self._stopping.is_set():
-            if delivery.receipt.delivery_info.get("redelivered"):
-                metrics.REDELIVERIES.labels(delivery.lane).inc()
+            if job.request.delivery_info["redelivered"]:
+                metrics.REDELIVERIES.labels(job.lane).inc()
             self._consumption.goes_on()
-            self._threads.take(delivery)
+            self._threads.take(job)
 
     def stop(self) -> None:
         """Finish what is begun, within the grace period; the rest stays with the broker.
@@ -110,39 +111,43 @@ class Worker:
         no point goes, and no death of a worker is counted.
         """
         self._stopping.set()
+        self._threads.begin_no_more()
         grace_s = min(self._settings.grace_s, self._settings.redelivery_s)  # of a default
-        self._finish(grace_s, self._threads.in_hand)
+        self._finish(grace_s)
         self._decoders.close()
-        self._finish(LET_GO_S, self._threads.at_work)
-        self._acknowledge()
-        log.info("stopped; %d messages go back", self._threads.in_hand())
+        self._finish(LET_GO_S)
+        log.info("stopped; %d messages go back", len(self._consumer.held()))
         for each in self._versions.loaded:
             log.info("%s: %s", each.generation.version, each.device.stats)
             each.device.close()
         self._stopped.set()
         self._follower.leave()
 
-    def _finish(self, seconds: float, left: Callable[[], int]) -> None:
-        """Acknowledge what finishes until nothing is left, for so long at the most."""
+    def _finish(self, seconds: float) -> None:
+        """Acknowledge what ends until nothing is worked on, for so long at the most."""
         deadline = time.monotonic() + seconds
-        while left() and (left_s := deadline - time.monotonic()) > 0:
-            self._acknowledge(min(left_s, POLL_S))
+        try:
+            while self._threads.at_work() and (left_s := deadline - time.monotonic()) > 0:
+                self._turn(min(left_s, POLL_S))
+            self._turn()
+            self._consumer.tell()
+        except Exception as error:  # noqa: BLE001 - the connection is lost, and none is made any more
+            log.warning("what was done is perhaps delivered again: %r", error)
 
     def _report(self) -> None:
-        """Have Celery's thread acknowledge: no other may."""
+        """Wake Celery's thread: no other may acknowledge."""
         if not self._stopping.is_set() and not self._reported.is_set():
             self._reported.set()
-            self._hub.call_soon(self._acknowledge)
+            self._consumer.hub.call_soon(self._turn)
 
-    def _acknowledge(self, patience_s: float = 0.0) -> None:
-        self._reported.clear()  # first: what finishes from here on is reported anew
-        finished = self._threads.finished(patience_s)
-        settled = [each.delivery for each in finished if each.settled]
-        try:
-            acknowledge(delivery.receipt for delivery in settled)
-        except Exception as error:  # noqa: BLE001 - the connection is one that was lost
-            keys = ", ".join(delivery.key for delivery in settled)
-            log.warning("done, but perhaps delivered again: %s; %r", keys, error)
+    def _turn(self, patience_s: float = 0.0) -> None:
+        """Do what is to be done in Celery's thread."""
+        metrics.HEARTBEAT.set_to_current_time()
+        self._consumption.turns()
+        self._reported.clear()  # first: what ends from here on is reported anew
+        for note in self._threads.notes(patience_s):
+            note()
+        self._consumer.acknowledge()
 
     def _hold(self) -> None:
         """Keep what is in hand from being delivered again, unless nothing moves any more."""
@@ -153,14 +158,20 @@ class Worker:
             try:
                 self._deliveries.stay_alive()
                 adopt(self._redis, self._settings.index_name)
-                self._lanes.keep_hold([each.receipt.delivery_tag for each in self._threads.held])
-                waiting = sum(each.ready for each in self._lanes.backlogs().values())
+                held = self._consumer.held()
+                self._lanes.keep_hold([each.delivery_tag for each in held])
+                waiting = sum(
+                    each.ready
+                    for lane, each in self._lanes.backlogs().items()
+                    if self._consumer.takes(lane)
+                )
             except RedisError as error:
                 log.warning("the broker does not answer: %s", error)
                 self._consumption.goes_on()
+                self._consumption.turns()
             else:
                 if not self._stopping.is_set():
-                    self._consumption.look(waiting, self._threads.in_hand())
+                    self._consumption.look(waiting, len(held))
 
 
 def tell_device(device: str, asked: str, runtime: str) -> None:

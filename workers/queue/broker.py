@@ -55,10 +55,15 @@ def create_celery(settings: Settings) -> Celery:
         task_ignore_result=True,
         task_queues=[Queue(lane.value) for lane in Lane],
         task_default_queue=Lane.LIVE.value,
-        # One process owns the model, so the work runs in the worker's own process.
-        worker_pool="solo",
-        worker_concurrency=1,
-        worker_prefetch_multiplier=settings.in_hand,
+        task_create_missing_queues=False,  # -Q with anything but a lane is a mistake
+        # One process owns the model, so the work runs in the worker's own process; what is taken
+        # is worked on at once.
+        worker_pool="threads",
+        worker_concurrency=settings.in_hand,
+        worker_prefetch_multiplier=1,
+        # What is in hand stays in hand, and is counted, when a connection is lost.
+        worker_enable_prefetch_count_reduction=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_send_task_events=False,
         worker_hijack_root_logger=False,
         broker_transport="audiofuse.workers.queue.transport:Transport",

@@ -4,7 +4,7 @@ kombu pops a message (BRPOP) and then writes down that it is held. A worker that
 the two loses the message, and with a full prefetch one popped message always waits there. Here one
 script (``pop.lua``) does both, for several messages at once. While nothing is there to pop, a
 BLMOVE waits that moves a message to where it was. What is finished at the same time is
-acknowledged in one go.
+acknowledged in one go, by who says that it will (``consumer.py``).
 
 All clocks are the server's. What is no message of ours goes to a list of its own. While the server
 refuses (a fail-over, full memory, a permission) it is asked again later, on a new connection.
@@ -14,7 +14,6 @@ What of kombu is overridden, and from which release of it, is in
 """
 
 import logging
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from enum import Enum
 from importlib.resources import files
@@ -57,6 +56,13 @@ class Request(Enum):
 class QoS(redis.QoS):  # type: ignore[misc]
     """What is held. The pop has written it down already."""
 
+    gathers = False  # whether somebody calls ``acknowledge``; if not, each message goes at once
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        """Hold nothing."""
+        super().__init__(*args, **options)
+        self._finished: list[str] = []  # tags: in nobody's hand, but the server does not know yet
+
     def append(self, message: Any, delivery_tag: str) -> None:
         """Note that a message is held."""
         if self.channel.takes_lanes:
@@ -64,23 +70,50 @@ class QoS(redis.QoS):  # type: ignore[misc]
         else:
             super().append(message, delivery_tag)
 
+    def held(self) -> list[Any]:
+        """Return the messages that are in hand; any thread may ask."""
+        return [
+            message for tag, message in self._delivered.copy().items() if tag not in self._dirty
+        ]
+
+    def take_over(self, lost: "QoS", messages: Iterable[Any]) -> None:
+        """Hold what is still worked on of a connection that was lost, and acknowledge it here."""
+        self._finished += lost._finished  # noqa: SLF001 - another of this class
+        for message in messages:
+            message.channel = self.channel
+            virtual.QoS.append(self, message, message.delivery_tag)
+
     def restore_unacked(self, client: Any = None) -> None:
         """Hand back what is held; once the connection is lost it comes back by itself, later.
 
         Kombu closes a lost connection more than once, and would end the worker the second time.
         """
         if self.channel.connection.client is not None:
+            self.acknowledge()
             super().restore_unacked(client)
         self._delivered.clear()
 
-    def ack_all(self, delivery_tags: Sequence[str]) -> None:
-        """Acknowledge many messages in one go."""
-        try:
+    def ack(self, delivery_tag: str) -> None:
+        """Acknowledge a message: at once, or together with others."""
+        if self.gathers:
+            self._finished.append(delivery_tag)
+            virtual.QoS.ack(self, delivery_tag)
+        else:
+            super().ack(delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - kombu's
+        """Hand a message back, or acknowledge it."""
+        if requeue:
+            super().reject(delivery_tag, requeue=True)
+        else:
+            self.ack(delivery_tag)
+
+    def acknowledge(self) -> None:
+        """Acknowledge in one go what was gathered; what fails is tried again with the next."""
+        if self._finished:
             with self.pipe_or_acquire() as pipe:
-                self._forget(pipe, *delivery_tags).execute()
-        finally:  # in nobody's hand any more, whatever the broker knows: others may come
-            for tag in delivery_tags:
-                virtual.QoS.ack(self, tag)
+                self._forget(pipe, *self._finished).execute()
+            self._finished = []
 
     def set_aside(self, delivery_tag: str, message: bytes) -> None:
         """Move a message that is held, and is none of ours, to the broken ones."""
@@ -238,6 +271,20 @@ class Channel(redis.Channel):  # type: ignore[misc]
             self._pause_s = 0.0
         return answer
 
+    def _receive_one(self, c: Any) -> Any:
+        """Read what remote control and others' events have sent; one that is lost is lost.
+
+        Of itself redis-py connects anew while it reads, and then waits for something to be sent: in
+        Celery's thread, which takes no messages meanwhile.
+        """
+        try:
+            if not c.connection.can_read(timeout=0):
+                raise Empty
+        except self.connection_errors:
+            self._in_listen = None
+            raise
+        return super()._receive_one(c)
+
     def _leave_alone(self, error: Exception) -> None:
         """Pause; then ask on new connections, since after a fail-over another server answers.
 
@@ -255,12 +302,3 @@ class Transport(redis.Transport):  # type: ignore[misc]
     """Redis or Valkey, without a moment at which a message is nowhere."""
 
     Channel = Channel
-
-
-def acknowledge(messages: Iterable[Any]) -> None:
-    """Acknowledge messages, those of one channel in one go."""
-    tags: dict[Channel, list[str]] = defaultdict(list)
-    for message in messages:
-        tags[message.channel].append(message.delivery_tag)
-    for channel, finished in tags.items():
-        channel.qos.ack_all(finished)

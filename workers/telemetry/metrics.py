@@ -83,7 +83,7 @@ class Split(StrEnum):
 
 SYNC_OUTCOMES = (
     "created", "updated", "re-fused", "unchanged", "removed", "absent", "later",
-    "rejected", "unavailable", "bug",
+    "rejected", "unavailable", "bug", "revoked",
 )  # fmt: skip
 EVENT_OUTCOMES = ("handed_over", "ignored", *Flaw)
 HANDED_OVER, IGNORED = EVENT_OUTCOMES[:2]

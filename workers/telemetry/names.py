@@ -30,7 +30,7 @@ class Flaw(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What a sync did to the index."""
+    """What became of a message, or of the sync that it asked for."""
 
     CREATED = "created"
     UPDATED = "updated"
@@ -39,3 +39,4 @@ class Outcome(StrEnum):
     REMOVED = "removed"
     ABSENT = "absent"
     LATER = "later"  # another message sees to it
+    REJECTED = "rejected"  # a dead letter

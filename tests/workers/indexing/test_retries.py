@@ -302,9 +302,22 @@ def test_a_worker_that_takes_nothing_although_some_waits_ends(
     consumption = Consumption(lambda: ends.append("ended"))  # type: ignore[arg-type, return-value]
     consumption.look(waiting, in_hand)
     assert ends == []  # not for long yet
-    monkeypatch.setattr(watchdogs, "STARVED_S", -1.0)
+    later = time.monotonic() + 301
+    monkeypatch.setattr(watchdogs.time, "monotonic", lambda: later)
+    consumption.turns()
     consumption.look(waiting, in_hand)
     assert bool(ends) is is_ended
+
+
+def test_a_loop_that_stands_still_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that has messages in hand: nobody would acknowledge them."""
+    ends: list[str] = []
+    consumption = Consumption(lambda: ends.append("ended"))  # type: ignore[arg-type, return-value]
+    later = time.monotonic() + 301
+    monkeypatch.setattr(watchdogs.time, "monotonic", lambda: later)
+    consumption.goes_on()
+    consumption.look(0, 5)
+    assert ends == ["ended"]
 
 
 def test_work_is_watched_while_it_lasts(bench: Bench) -> None:

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import Counter
 
 import pytest
 
@@ -25,7 +26,7 @@ class Bursts:
         self.may_go_on, self.begun = threading.Event(), threading.Semaphore(0)
         self.error: Exception | None = None
         self.stopping = threading.Event()
-        self.settled: dict[str, list[bool]] = {}
+        self.settled: dict[str, list[Outcome | None]] = {}
         self.policy = RetryPolicy(dict.fromkeys(Lane, self), None, self.stopping)  # type: ignore[arg-type]
         self._threads: list[threading.Thread] = []
 
@@ -66,7 +67,7 @@ def test_messages_that_wait_share_one_turn() -> None:
     bursts.may_go_on.set()
     bursts.end()
     assert bursts.keys == [KEY, "other.wav", KEY]
-    assert bursts.settled == {KEY: [True] * 10, "other.wav": [True]}
+    assert bursts.settled == {KEY: [Outcome.UPDATED] * 10, "other.wav": [Outcome.UPDATED]}
 
 
 def test_who_comes_after_a_turn_began_has_another() -> None:
@@ -96,13 +97,13 @@ def test_a_shared_turn_that_fails_settles_nobody(monkeypatch: pytest.MonkeyPatch
     bursts.stopping.set()
     bursts.may_go_on.set()
     bursts.end()
-    assert sorted(bursts.settled[KEY]) == [False, False, False, True]
+    assert Counter(bursts.settled[KEY]) == {None: 3, Outcome.UPDATED: 1}
     assert len(bursts.keys) == 2
 
 
 def test_turns_leave_nothing_behind() -> None:
     """What is remembered of a key goes with its last message."""
-    turns = SingleFlight()
+    turns = SingleFlight[None]()
     turns.take(KEY, lambda: None)
     with pytest.raises(KeyError):
         turns.take(KEY, lambda: {}[KEY])

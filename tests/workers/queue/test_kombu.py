@@ -1,4 +1,4 @@
-"""What the transport overrides of kombu: held against the release for which it was written."""
+"""What is overridden of kombu and Celery: held against the releases for which it was written."""
 
 import hashlib
 import inspect
@@ -6,9 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from celery.app.trace import build_tracer, fast_trace_task
+from celery.concurrency.base import BasePool, apply_target
+from celery.concurrency.thread import TaskPool
+from celery.worker import loops, strategy
+from celery.worker.components import Pool as PoolStep
+from celery.worker.consumer import Consumer
+from celery.worker.request import Request, create_request_cls
 from kombu.transport.redis import Channel, MultiChannelPoller, QoS
 
-from audiofuse.workers.queue import transport
+from audiofuse.workers.queue import consumer, pool, transport
 
 WRITTEN_FOR: dict[Callable[..., Any], str] = {
     QoS.append: "35c655f6ecc62fe6",
@@ -27,27 +34,77 @@ WRITTEN_FOR: dict[Callable[..., Any], str] = {
     Channel._do_restore_message: "8b430df94e45b5b0",
     Channel._restore: "92e63e38835b6592",
     Channel.close: "101e9b9cdad44b88",
+    Channel._receive: "b215b6226f2f285c",
+    Channel._receive_one: "d59b8751d89757dc",
     MultiChannelPoller.on_poll_start: "414f76caaa675bc0",
     MultiChannelPoller._register_BRPOP: "85724582464a615f",
     MultiChannelPoller.on_readable: "c0d99f241607f845",
 }
 """Each method of kombu that is overridden, or that an override repeats or leans on, with the hash
 of its source in kombu 5.7.0."""
+CELERY: dict[Callable[..., Any], str] = {
+    Consumer.create_task_handler: "292c5a681f10ade7",
+    Consumer.call_soon_ack: "39f8579d076243fc",
+    Consumer.on_connection_error_after_connected: "4f84dbfff329d28f",
+    Consumer.on_close: "e96d425dce0ae6a3",
+    Consumer.reset_rate_limits: "757b0c8da6e8caab",
+    Consumer._limit_task: "e170f217b160aab0",
+    Consumer._schedule_bucket_request: "3437673ea83eb2e6",
+    Consumer.add_task_queue: "7df62325255c6371",
+    BasePool.__init__: "7fe610a8c132e84c",
+    BasePool.apply_async: "4db4ca91db58d9fb",
+    BasePool._get_info: "bc60446d2fc9b4fb",
+    BasePool.terminate_job: "86cf042a4a30ed8e",
+    PoolStep.create: "1f0dba9f45f3ef37",
+    TaskPool.on_apply: "5b5ead7fb32e4e6d",
+    apply_target: "587f70580295464c",
+    Request.on_accepted: "7bd097a863da039e",
+    Request.on_failure: "21736ec661cd60d7",
+    Request.revoked: "5132788b1bc86f26",
+    Request._announce_revoked: "a34ab36ca94d4d63",
+    create_request_cls: "871f30fe1cfee4bf",
+    strategy.default: "7d90575ada5eb1dc",
+    loops.asynloop: "05a53e51998887ca",
+    fast_trace_task: "52c76aab90e1656f",
+    build_tracer: "b2945aec38e1872e",
+}
+"""The same of Celery 5.7.0: what ``consumer.py``, ``pool.py`` and ``indexing/app.py`` lean on. What
+a pool has to do is in ``TaskPool``, ``apply_target`` and ``create_request_cls``."""
+
+
+def _hash(method: Callable[..., Any]) -> str:
+    return hashlib.sha256(inspect.getsource(method).encode()).hexdigest()[:16]
 
 
 @pytest.mark.parametrize("method", WRITTEN_FOR, ids=lambda method: method.__qualname__)
 def test_kombu_is_what_the_transport_was_written_for(method: Callable[..., Any]) -> None:
     """An upgrade that changes what is overridden fails here, before it loses a message."""
-    source = inspect.getsource(method).encode()
-    assert hashlib.sha256(source).hexdigest()[:16] == WRITTEN_FOR[method], (
+    assert _hash(method) == WRITTEN_FOR[method], (
         f"kombu changed {method.__qualname__}: read what is new in it, bring workers/queue/"
         "transport.py (and pop.lua) into line, then record the new hash here"
     )
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [(transport.QoS, QoS), (transport.Channel, Channel)])
+@pytest.mark.parametrize("method", CELERY, ids=lambda method: method.__qualname__)
+def test_celery_is_what_consumer_and_pool_were_written_for(method: Callable[..., Any]) -> None:
+    """An upgrade that calls pool, consumer or requests in another way fails here."""
+    assert _hash(method) == CELERY[method], (
+        f"Celery changed {method.__qualname__}: read what is new in it, bring workers/queue/"
+        "consumer.py, pool.py and workers/indexing/app.py into line, then record the new hash here"
+    )
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (transport.QoS, QoS),
+        (transport.Channel, Channel),
+        (consumer.Consumer, Consumer),
+        (pool.Pool, BasePool),
+    ],
+)
 def test_whatever_is_overridden_is_watched(ours: type, theirs: type) -> None:
-    """No method of kombu is replaced without its hash."""
+    """No method is replaced without the hash of the one that it replaces."""
     overridden = {
         name
         for name, value in vars(ours).items()
@@ -55,7 +112,7 @@ def test_whatever_is_overridden_is_watched(ours: type, theirs: type) -> None:
     }
     watched = {
         method.__name__
-        for method in WRITTEN_FOR
+        for method in WRITTEN_FOR | CELERY
         if method.__qualname__.startswith(theirs.__name__ + ".")
     }
-    assert overridden - {"__init__", "_deliver"} <= watched
+    assert overridden - {"__init__", "_deliver", "on_apply"} <= watched

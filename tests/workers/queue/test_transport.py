@@ -14,7 +14,6 @@ from redis import Redis, RedisError
 
 from audiofuse.workers.queue import transport
 from audiofuse.workers.queue.lanes import SYNC_TASK, Lanes
-from audiofuse.workers.queue.transport import acknowledge
 from audiofuse.workers.telemetry.names import Lane
 
 Eventually = Callable[..., Any]
@@ -30,8 +29,12 @@ def test_messages_acknowledged_in_one_go_are_acknowledged_each(
     """Those that are finished are gone from the broker, the others are handed back in the end."""
     send(*"01234")
     with taking(at_most=5) as taker:
+        taker.channel.qos.gathers = True
         taker.take(5)
-        acknowledge([taker.taken[1], taker.taken[3]])
+        taker.taken[1].ack()
+        taker.taken[3].reject()
+        assert lanes.lengths()["unacknowledged"] == 5
+        taker.channel.qos.acknowledge()
         assert lanes.lengths() == {"live": 0, "backfill": 0, "unacknowledged": 3}
     waiting = map(json.loads, redis.lrange(LIVE, 0, -1))
     left = [message["properties"]["delivery_tag"] for message in waiting]
@@ -42,7 +45,7 @@ def test_messages_acknowledged_in_one_go_are_acknowledged_each(
 def test_an_acknowledgement_that_fails_keeps_nobody_from_working(
     lanes: Lanes, send: Send, taking: Taking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The messages come again after the timeout, and until then others have their places."""
+    """Others have their places meanwhile, and it is tried again."""
 
     def away(*_: object, **__: object) -> None:
         raise RedisError("away")
@@ -51,13 +54,18 @@ def test_an_acknowledgement_that_fails_keeps_nobody_from_working(
     with taking(at_most=5) as taker:
         taker.take(5)
         held = taker.channel.qos
+        held.gathers = True
         assert not held.can_consume()
         monkeypatch.setattr(held, "pipe_or_acquire", away)
+        for message in taker.taken:
+            message.ack()
         with pytest.raises(RedisError):
-            acknowledge(taker.taken)
+            held.acknowledge()
         assert held.can_consume()
         assert lanes.lengths()["unacknowledged"] == 5
         monkeypatch.undo()
+        held.acknowledge()
+        assert lanes.lengths()["unacknowledged"] == 0
 
 
 def _properties(**changes: Any) -> dict[str, Any]:
@@ -110,7 +118,8 @@ def test_a_foreign_message_loses_no_other(
         taker.take(8)
         assert taker.keys() == [*"abcdefgh"]
         assert lanes.lengths() == {"live": 0, "backfill": 0, "unacknowledged": 8}
-        acknowledge(taker.taken)
+        for message in taker.taken:
+            message.ack()
     assert redis.lrange("audiofuse:broken", 0, -1) == [foreign]
     assert lanes.broken() == 1
     assert not any(lanes.lengths().values())

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import queue
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -21,15 +20,15 @@ from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.index.index import Index, connect_embedded
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import FolderStore
+from audiofuse.workers.indexing.app import SyncTask
 from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
 from audiofuse.workers.indexing.decoding.pool import Decoders
 from audiofuse.workers.indexing.device.device import Device
-from audiofuse.workers.indexing.message_threads import Delivery, MessageThreads
 from audiofuse.workers.indexing.retries import RetryPolicy
 from audiofuse.workers.indexing.stages import BatchedIndex, BoundedStore
 from audiofuse.workers.indexing.sync import Syncer
 from audiofuse.workers.intake.handover import Handover
-from audiofuse.workers.queue.broker import Dispatcher
+from audiofuse.workers.queue.broker import Dispatcher, create_celery
 from audiofuse.workers.telemetry.metrics import Process
 from audiofuse.workers.telemetry.names import Lane, Source
 from audiofuse.workers.telemetry.tracing import carry, happened, span, start_tracing, trace_with
@@ -87,10 +86,10 @@ def test_one_trace_leads_from_the_event_to_the_point(
     Handover("bucket", dispatcher, Source.SQS).hand_over([json.dumps({"Records": [record]})])
     message = json.loads(redis.rpop("audiofuse:live"))  # type: ignore[arg-type]
     assert json.loads(base64.b64decode(message["body"]))[1] == {"key": "owl.wav"}
-    done: queue.SimpleQueue[None] = queue.SimpleQueue()
-    threads = MessageThreads(1, settle, lambda: done.put(None))
-    threads.take(Delivery("owl.wav", Lane.LIVE, SimpleNamespace(), message["headers"]))
-    done.get(timeout=60)
+    task = create_celery(Settings()).register_task(SyncTask())
+    task.worker = SimpleNamespace(settle=settle)
+    task.push_request(**message["headers"], delivery_info={"routing_key": Lane.LIVE})
+    assert task.run("owl.wav") == "created"
     found = {each.name: each for each in spans.get_finished_spans()}
     parents = {name: _parent(each, found) for name, each in found.items()}
     assert parents == {
