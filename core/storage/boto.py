@@ -8,25 +8,28 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from functools import cache, partial
+from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 import boto3
 import botocore.session
 from boto3.exceptions import Boto3Error
+from botocore.awsrequest import AWSResponse
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.httpsession import where
+from urllib3 import HTTPResponse
 from urllib3.exceptions import HTTPError
 
 from audiofuse.core.errors import ConfigurationError, ObjectChanged, Unavailable
 from audiofuse.core.items import ObjectInfo
 from audiofuse.core.storage.addresses import Address
-from audiofuse.core.storage.connections import CONNECT_S, PIECE, READ_S, Refuses, Unanswered
+from audiofuse.core.storage.connections import CONNECT_S, PIECE, READ_S, Unanswered
 from audiofuse.core.storage.objects import Page, object_info
 from audiofuse.core.storage.refusals import CHANGED, ONE_OBJECTS, Refused
-from audiofuse.core.storage.signing import SERVICE, Credentials
+from audiofuse.core.storage.signing import Credentials
 
 if TYPE_CHECKING:
     from audiofuse.core.settings import Settings
@@ -61,7 +64,7 @@ def _session() -> tuple[botocore.session.Session, boto3.Session]:
     return session, boto3.Session(botocore_session=session)
 
 
-def s3_client(settings: "Settings", service: str = "s3") -> Any:
+def s3_client(settings: "Settings", service: str = "s3", retries: int = 3) -> Any:
     """Make a boto3 client (``s3`` or ``sqs``) for the endpoint and credentials of the settings.
 
     Credentials that are not set come from boto3's own chain (environment, profile, role).
@@ -82,7 +85,7 @@ def s3_client(settings: "Settings", service: str = "s3") -> Any:
                     connect_timeout=CONNECT_S,
                     read_timeout=READ_S,
                     max_pool_connections=settings.in_hand,  # a thread for each message
-                    retries={"mode": "standard", "max_attempts": 3},
+                    retries={"mode": "standard", "total_max_attempts": 1 + retries},
                     # Not every S3 server knows the newer default checksums.
                     request_checksum_calculation="when_required",
                     response_checksum_validation="when_required",
@@ -171,21 +174,33 @@ class BotoBucket:
         return s3_errors(f"{method} s3://{self._name}/{key}", names_object=bool(key))
 
 
-def address_of(settings: "Settings", bucket: str, client: Any) -> Address:
-    """Return where a boto3 client finds a bucket, with its credentials, refreshed as they expire.
+def address_of(settings: "Settings", bucket: str) -> Address:
+    """Return where boto3 would ask for a bucket, with its credentials, refreshed as they expire.
 
-    A link, which is signed without asking anybody, tells. Raises ``Unanswered``.
+    Raises ``Unanswered``.
     """
-    try:
-        link = client.generate_presigned_url("head_bucket", Params={"Bucket": bucket})
-    except (BotoCoreError, ClientError) as error:
-        raise Unanswered(f"boto3 finds no address of s3://{bucket}: {error}") from error
-    scheme, netloc, path, query, _ = urlsplit(link)
-    *_, region, service, _ = parse_qs(query)["X-Amz-Credential"][0].split("/")
-    if service != SERVICE:
-        raise Refuses(f"s3://{bucket} wants signatures for {service}")
+    request = _would_send(s3_client(settings), bucket)
+    scheme, netloc, path, _, _ = urlsplit(request.url)
+    scope = request.headers["Authorization"].decode().partition(",")[0]
+    *_, region, _service, _ = scope.split("/")
     url = f"{scheme}://{netloc}{path.rstrip('/')}"
     return Address(url, region, _credentials(settings), _authorities(settings))
+
+
+def _would_send(client: Any, bucket: str) -> Any:
+    """Return the request by which a client, used for nothing else, looks for a bucket; unsent."""
+    requests: list[Any] = []
+
+    def keep(request: Any, **_: object) -> AWSResponse:
+        requests.append(request)
+        return AWSResponse(request.url, 200, {}, HTTPResponse(BytesIO(), preload_content=False))
+
+    client.meta.events.register("before-send.s3.HeadBucket", keep)
+    try:
+        client.head_bucket(Bucket=bucket)
+    except (BotoCoreError, ClientError) as error:
+        raise Unanswered(f"boto3 finds no address of s3://{bucket}: {error}") from error
+    return requests[0]
 
 
 def _credentials(settings: "Settings") -> Callable[[], Credentials]:

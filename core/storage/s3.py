@@ -36,6 +36,9 @@ BUCKET_SEEN_S = 60  # a bucket is looked at this often at the most
 # proxy, or in another region. Lowered, that costs a useless request more often.
 REST_S = 60.0
 MAX_KEY_BYTES = 1024  # S3's own limit: a longer name is no object, and S3 refuses to be asked
+# By boto3, after a request that was not answered without it. If each hangs for 60 s, all of them
+# together have to end before a worker takes a download for hung.
+RETRIES = 2
 PAGE = 1000  # objects a listing has at once, which is the most that S3 gives
 
 
@@ -65,7 +68,7 @@ class S3Bucket:
         """A boto3 client for what is seldom done."""
         from audiofuse.core.storage.boto import s3_client
 
-        return s3_client(self._settings)
+        return s3_client(self._settings, retries=RETRIES)
 
     @cached_property
     def boto(self) -> "BotoBucket":
@@ -77,7 +80,7 @@ class S3Bucket:
     def _address(self) -> Address:
         from audiofuse.core.storage.boto import address_of
 
-        return address_of(self._settings, self.name, self.client)
+        return address_of(self._settings, self.name)
 
     def exists(self) -> None:
         """See that the bucket is there."""

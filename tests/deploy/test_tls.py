@@ -25,6 +25,7 @@ from audiofuse.core.index.engine import Engine
 from audiofuse.core.index.index import open_index
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.boto import s3_client
+from audiofuse.core.storage.s3 import S3Bucket
 from audiofuse.core.storage.store import open_store
 from audiofuse.workers.deployment.local import Part, free_port
 from audiofuse.workers.queue.broker import Dispatcher, connect_redis, create_celery
@@ -282,6 +283,9 @@ def test_the_bucket_is_read_over_tls(
 
     with tls(plain) as url:
         assert look(url, ca_file).size == 4
+        changed = {"s3_endpoint_url": url, "ca_file": ca_file}
+        lean = S3Bucket(bucket, aws_settings.model_copy(update=changed))._lean
+        assert lean.head("owl.wav") == open_store(aws_settings).head("owl.wav")
         with pytest.raises(Unavailable, match="SSL validation failed"):
             look(url, None)
     with impostor(plain) as url, pytest.raises(Unavailable, match="SSL validation failed"):

@@ -1,10 +1,12 @@
 """Fixtures: an empty bucket of each kind, with the means to change what is in it."""
 
 import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from wire import Say, Wire
 
 from audiofuse.core.items import ObjectInfo
 from audiofuse.core.settings import Settings
@@ -97,3 +99,18 @@ def bucket(request: pytest.FixtureRequest) -> Bucket:
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let boto3 try again at once."""
     monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _: None)
+
+
+@pytest.fixture
+def wire(no_pauses: None) -> Iterator[Callable[[Say], Wire]]:
+    """Return what runs a server that answers as it is told."""
+    del no_pauses
+    started: list[Wire] = []
+
+    def run(say: Say) -> Wire:
+        started.append(Wire(say))
+        return started[-1]
+
+    yield run
+    for each in started:
+        each.close()
