@@ -63,14 +63,14 @@ class Pool(BasePool):  # type: ignore[misc]
     def on_apply(
         self,
         target: Callable[..., Any],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-        callback: Callable[[Any], object] | None = None,
-        accept_callback: Any = None,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        callback: Callable[[Any], object],
+        accept_callback: Any,
         **_: Any,
     ) -> None:
         """Hand a message on; ``callback`` and ``accept_callback`` are methods of its request."""
-        assert callback
+        del kwargs
         request = accept_callback.__self__  # nowhere else does Celery tell a pool whose it is
 
         def ended(result: Any) -> None:
@@ -81,7 +81,8 @@ class Pool(BasePool):  # type: ignore[misc]
                 callback(result)
 
         lane = Lane(request.delivery_info["routing_key"])
-        work = partial(target, *args, **(kwargs or {}))
+        name, task_id, about = args[:3]  # then the body and how to read it: that was done already
+        work = partial(target, name, task_id, about, request.message.payload, None, None)
         job = Job(request, lane, work, partial(accept_callback, os.getpid()), ended)
         self._jobs.add(job)
         self.take(job)

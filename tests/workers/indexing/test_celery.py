@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -27,6 +28,7 @@ from audiofuse.core.settings import PREFIX, Settings, environment
 from audiofuse.workers.deployment.local import Part, free_port
 from audiofuse.workers.indexing import app as celery_app
 from audiofuse.workers.queue.broker import Dispatcher, create_celery, open_lanes
+from audiofuse.workers.queue.consumer import Consumer
 from audiofuse.workers.telemetry.names import Lane
 
 Eventually = Callable[..., Any]
@@ -213,10 +215,51 @@ def test_a_rate_limit_holds_messages_back(citizen: Citizen, eventually: Eventual
     eventually(lambda: citizen.idle() and citizen.indexed() >= {*keys})
 
 
+def test_a_lane_may_be_left_to_others(citizen: Citizen, eventually: Eventually) -> None:
+    """Its messages wait until it is taken again; a queue that is no lane is refused."""
+    control = citizen.celery.control
+    control.cancel_consumer("backfill", reply=True, timeout=10, limit=1)
+    left = citizen.send("left", 3, Lane.BACKFILL)
+    taken = citizen.send("taken", 3)
+    eventually(lambda: citizen.indexed() >= {*taken})
+    assert citizen.lanes.lengths()["backfill"] == len(left)
+    assert [each["name"] for each in citizen.ask("active_queues")] == ["live"]
+    control.add_consumer("other", reply=True, timeout=10, limit=1)
+    control.add_consumer("backfill", reply=True, timeout=10, limit=1)
+    eventually(lambda: citizen.idle() and citizen.indexed() >= {*left})
+    assert "queue other is refused: a worker takes live and backfill" in citizen.log()
+
+
+@pytest.mark.parametrize("taken", [["live"], ["live", "backfill"]])
+def test_only_what_is_taken_may_be_missed(taken: list[str]) -> None:
+    """A worker that ``-Q`` leaves one lane to does not end because the other's messages wait."""
+    celery = create_celery(Settings())
+    celery.amqp.queues.select(taken)
+    consumer = SimpleNamespace(app=celery)
+    takes = [lane for lane in Lane if Consumer.takes(consumer, lane)]  # type: ignore[arg-type]
+    assert takes == taken
+
+
+def test_what_a_message_asks_for_in_vain_is_told(citizen: Citizen, eventually: Eventually) -> None:
+    """A time limit, a later time: the key is synced at once; a message without a key is dropped."""
+    citizen.celery.send_task(
+        "sync", kwargs={"key": "owl.wav"}, queue="live", time_limit=1, countdown=3600
+    )
+    for body in ({"args": ["odd"]}, {"kwargs": {"key": 1}}, {"kwargs": {"key": "a", "b": 1}}):
+        citizen.celery.send_task("sync", queue="live", **body)
+    eventually(citizen.idle)
+    assert "owl.wav: timelimit=[1, None] is not kept" in citizen.log()
+    assert re.search(r"owl.wav: eta=\S+ is not kept", citizen.log())
+    eventually(lambda: citizen.log().count("must name a key") >= 3)
+
+
 def test_a_lost_connection_changes_nothing_in_hand(
     citizen: Citizen, valkey_url: str, eventually: Eventually
 ) -> None:
-    """What is worked on stays in hand: it is done once, and no more is taken beside it."""
+    """What is worked on stays in hand: it is done once, and no more is taken beside it.
+
+    So it is after messages were revoked, refused and held back, too: nothing of them is counted.
+    """
     with citizen.gate(), Redis.from_url(valkey_url) as redis:
         keys = citizen.send("lost", IN_HAND - 5)
         eventually(lambda: len(citizen.keys("active")) == len(keys))
@@ -233,19 +276,6 @@ def test_a_lost_connection_changes_nothing_in_hand(
     log = citizen.log()
     assert all(log.count(f"after {key} SUCCESS created") == 1 for key in [*keys, *more])
     assert citizen.ask("stats")["prefetch_count"] == IN_HAND
-
-
-def test_what_a_message_asks_for_in_vain_is_told(citizen: Citizen, eventually: Eventually) -> None:
-    """A time limit, a later time: the key is synced at once; a message without a key is dropped."""
-    citizen.celery.send_task(
-        "sync", kwargs={"key": "owl.wav"}, queue="live", time_limit=1, countdown=3600
-    )
-    for body in ({"args": ["odd"]}, {"kwargs": {"key": 1}}, {"kwargs": {"key": "a", "b": 1}}):
-        citizen.celery.send_task("sync", queue="live", **body)
-    eventually(citizen.idle)
-    assert "owl.wav: timelimit=[1, None] is not kept" in citizen.log()
-    assert re.search(r"owl.wav: eta=\S+ is not kept", citizen.log())
-    eventually(lambda: citizen.log().count("must name a key") >= 3)
 
 
 def test_flower_lists_workers_and_tasks(citizen: Citizen, eventually: Eventually) -> None:
