@@ -212,7 +212,7 @@ def _line(file: BufferedReader) -> bytes:
         line = file.readline(MAX_LINE)
     except OSError as error:
         raise Unanswered(f"the answer broke off: {error}") from error
-    if not line.endswith(b"\r\n"):
+    if line[-2:] != b"\r\n":
         raise Unanswered(f"no line of HTTP/1: {line[:80]!r}")
     return line[:-2]
 
@@ -221,10 +221,10 @@ def _headers(file: BufferedReader) -> dict[str, str]:
     """Read headers up to the empty line, by their names in lower case; of one name, joined."""
     headers: dict[str, str] = {}
     for _ in range(MAX_HEADERS):
-        line = _line(file)
+        line = _line(file).decode("latin-1")
         if not line:
             return headers
-        before, colon, value = line.decode("latin-1").partition(":")
+        before, colon, value = line.partition(":")
         name = before.lower()
         if not colon or name != name.strip() or "\r" in value:
             raise Refuses(f"no header of HTTP/1: {line[:80]!r}")

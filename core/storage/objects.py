@@ -32,6 +32,8 @@ def object_info(
 
 def _decoded(value: str) -> str:
     """Undo RFC 2047, in which S3 returns user metadata that is not ASCII."""
+    if "=?" not in value:
+        return value
     try:
         return str(make_header(decode_header(value)))
     except (HeaderParseError, LookupError, ValueError):

@@ -143,7 +143,7 @@ class S3Bucket:
         if not self._has_told:
             self._has_told = True
             log.warning(
-                "s3://%s is asked by boto3, which takes ten times the CPU: %s", self.name, why
+                "s3://%s is asked by boto3, which takes eight times the CPU: %s", self.name, why
             )
 
 
