@@ -3,8 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from audiofuse.core.errors import AudiofuseError, Unavailable
 
@@ -13,12 +12,29 @@ Answer = TypeVar("Answer")
 
 
 class _Asked(Generic[Question, Answer]):
-    """A question, the answer to come, and a bell for whoever waits for it."""
+    """A question, what came of it, and a bell for whoever waits for it.
+
+    The bell is a bare lock, held until it is rung, once at the most: a future and an event are four
+    objects with locks of their own, which cost more than all the rest of a question.
+    """
+
+    __slots__ = ("answer", "bell", "error", "question", "settled")
 
     def __init__(self, question: Question) -> None:
         self.question = question
-        self.answer: Future[Answer] = Future()
-        self.bell = threading.Event()
+        self.answer: Answer | None = None
+        self.error: BaseException | None = None
+        self.settled = False
+        self.bell = threading.Lock()
+        self.bell.acquire()
+
+    def answered(self, answer: Answer) -> None:
+        """Note the answer."""
+        self.answer, self.settled = answer, True
+
+    def failed(self, error: BaseException) -> None:
+        """Note what is raised instead."""
+        self.error, self.settled = error, True
 
 
 class Batcher(Generic[Question, Answer]):
@@ -49,18 +65,22 @@ class Batcher(Generic[Question, Answer]):
 
         Raises ``Unavailable`` if the thread that asked for it among others was ended meanwhile.
         """
-        mine = _Asked[Question, Answer](question)
+        mine: _Asked[Question, Answer] = _Asked(question)
         with self._lock:
             self._waiting.append(mine)
-            if not self._led:
-                self._led = True
-                mine.bell.set()
-        mine.bell.wait()
-        if not mine.answer.done():
-            self._lead()
-        return mine.answer.result()
+            others_lead, self._led = self._led, True
+        if others_lead:
+            mine.bell.acquire()
+        if not mine.settled:
+            self._lead(mine)
+        if mine.error:
+            try:
+                raise mine.error
+            finally:
+                del mine  # the error's traceback holds this frame
+        return cast("Answer", mine.answer)
 
-    def _lead(self) -> None:
+    def _lead(self, mine: _Asked[Question, Answer]) -> None:
         """Ask for the first that wait, oneself foremost; then let the next one lead.
 
         Nobody is left waiting, even if this thread is being ended amid the call.
@@ -72,18 +92,17 @@ class Batcher(Generic[Question, Answer]):
             self._ask(together)
         except BaseException as error:
             for asked in together:
-                if not asked.answer.done():
-                    asked.answer.set_exception(
-                        Unavailable(f"who asked for it was ended: {error!r}")
-                    )
+                if not asked.settled:
+                    asked.failed(Unavailable(f"who asked for it was ended: {error!r}"))
             raise
         finally:
             for asked in together:
-                asked.bell.set()
+                if asked is not mine:
+                    asked.bell.release()
             with self._lock:
                 self._led = bool(self._waiting)
                 if self._waiting:
-                    self._waiting[0].bell.set()
+                    self._waiting[0].bell.release()
 
     def _ask(self, together: Sequence[_Asked[Question, Answer]]) -> None:
         try:
@@ -93,13 +112,13 @@ class Batcher(Generic[Question, Answer]):
             self._refuse(together, error)
         else:
             for asked, answer in pairs:
-                asked.answer.set_result(answer)
+                asked.answered(answer)
 
     def _refuse(self, together: Sequence[_Asked[Question, Answer]], error: Exception) -> None:
         """Give everybody the error, unless one may be at fault: then ask for each alone."""
         if len(together) == 1 or isinstance(error, self._away):
             for asked in together:
-                asked.answer.set_exception(error)
+                asked.failed(error)
         else:
             for asked in together:
                 self._ask([asked])
