@@ -12,6 +12,7 @@ from redis import Redis
 
 from audiofuse.core.errors import Reason, Rejected
 from audiofuse.workers.queue.lanes import key_prefix
+from audiofuse.workers.queue.pipelined import Pipelined
 from audiofuse.workers.telemetry.metrics import REJECTIONS
 
 DEAD = "dead-letters"  # what their keys in Redis begin with, after the index's name
@@ -41,6 +42,7 @@ class DeadLetters:
     def __init__(self, redis: Redis, index_name: str, encoder: str = "") -> None:
         """Keep the letters of an index's bucket; ``encoder`` is whose verdicts are added."""
         self._redis = redis
+        self._ask = Pipelined.of(redis)
         self._encoder = encoder
         name = key_prefix(index_name) + DEAD
         self._letters, self._counts = f"{name}:letters", f"{name}:counts"
@@ -123,7 +125,7 @@ class DeadLetters:
     def get(self, keys: Iterable[str]) -> dict[str, DeadLetter]:
         """Return the letters that exist among ``keys``, by key."""
         names = list(keys)
-        if not names:
+        if not names or not any(self._ask("HMGET", self._letters, *names)):  # as nearly always
             return {}
         with self._redis.pipeline() as pipe:
             pipe.hmget(self._letters, names)

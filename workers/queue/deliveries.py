@@ -7,20 +7,27 @@ it, and the end of one takes nobody else's tag away.
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from uuid import uuid4
 
-from redis import Redis, RedisError
+from redis import Redis
 
-from audiofuse.core.batcher import Batcher
 from audiofuse.workers.queue.lanes import key_prefix
+from audiofuse.workers.queue.pipelined import Pipelined
 
-AT_ONCE = 128
-"""Tags that go to Redis together. Higher: fewer round trips when many begin at once."""
 TAGS_TTL_S = 24 * 3600
 """Seconds for which a death is held against an object. Higher: deaths that had another cause, days
 apart, add up; lower: a sound that kills a worker now and then is tried again sooner. It must
 outlive every redelivery."""
+BEGIN = """
+redis.call('SET', KEYS[1], 1, 'PX', ARGV[1])
+redis.call('SADD', KEYS[2], ARGV[2])
+redis.call('EXPIRE', KEYS[2], ARGV[3])
+return redis.call('SMEMBERS', KEYS[2])
+"""
+"""Says that the worker is alive, leaves a tag, and returns all that the object has: at one moment,
+so that no tag is ever left that does not expire."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class Delivery:
 
 
 class Deliveries:
-    """The decodings of one worker; what many threads say at the same time goes to Redis together.
+    """The decodings of one worker.
 
     All methods raise ``RedisError`` while Redis is away.
     """
@@ -44,22 +51,22 @@ class Deliveries:
         is dead.
         """
         self._redis = redis
+        self._ask = Pipelined.of(redis)
         prefix = key_prefix(index_name)
         self._tags, self._alive = f"{prefix}deliveries:", f"{prefix}alive:"
         self._worker = uuid4().hex
         self._alive_ms = int(1000 * alive_s)
-        self._say = Batcher[tuple[str, str, bool], set[str]](
-            self._say_all, AT_ONCE, away=(RedisError,)
-        )
 
     def begin(self, key: str) -> Delivery:
         """Leave a tag, before any work on ``key``, and count the deaths so far."""
         tag = f"{self._worker}:{uuid4().hex}"
-        return Delivery(tag, self._deaths(self._say((key, tag, True))))
+        alive, own = self._alive + self._worker, self._tags + key
+        tags = self._ask("EVAL", BEGIN, 2, alive, own, self._alive_ms, tag, TAGS_TTL_S)
+        return Delivery(tag, self._deaths(tags))
 
     def finish(self, key: str, tag: str) -> None:
         """Take the tag away: the work ended, or never really began."""
-        self._say((key, tag, False))
+        self._ask("SREM", self._tags + key, tag)
 
     def forget(self, key: str) -> None:
         """Forget all deaths: there was a verdict, and whoever asks again gives a new chance."""
@@ -69,7 +76,7 @@ class Deliveries:
         """Say that this worker is there; ``begin`` says it, too."""
         self._redis.set(self._alive + self._worker, 1, px=self._alive_ms)
 
-    def _deaths(self, tags: set[str]) -> int:
+    def _deaths(self, tags: Iterable[str]) -> int:
         """Count the tags of workers that are not there any more."""
         counts = Counter(tag.partition(":")[0] for tag in tags)
         del counts[self._worker]
@@ -82,16 +89,3 @@ class Deliveries:
         return sum(
             count for count, is_alive in zip(counts.values(), alive, strict=True) if not is_alive
         )
-
-    def _say_all(self, said: list[tuple[str, str, bool]]) -> list[set[str]]:
-        """Leave the tags of what begins, take away the others; return each key's tags."""
-        with self._redis.pipeline() as pipe:
-            pipe.set(self._alive + self._worker, 1, px=self._alive_ms)
-            for key, tag, begins in said:
-                (pipe.sadd if begins else pipe.srem)(self._tags + key, tag)
-            for key, _, begins in said:
-                if begins:
-                    pipe.expire(self._tags + key, TAGS_TTL_S)
-            for key, _, _ in said:
-                pipe.smembers(self._tags + key)
-            return pipe.execute()[-len(said) :]
