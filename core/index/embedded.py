@@ -6,15 +6,20 @@ process uses it as it would a server: through ``qdrant_client`` and a URL. Only 
 """
 
 import secrets
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+import pydantic_core
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ValidationError
 from qdrant_client import models
 
 from audiofuse.core.index.engine import CollectionExistsError, Engine, NoSuchCollectionError
 
-Answer = dict[str, Any]
+Body = TypeVar("Body", bound=BaseModel)
+
 STATUSES: dict[type[Exception], int] = {NoSuchCollectionError: 404, CollectionExistsError: 409}
 NO_SNAPSHOTS = (
     "the embedded Qdrant takes no snapshots of {}: stop `audiofuse up` and copy AUDIOFUSE_HOME, or "
@@ -25,7 +30,7 @@ NO_SNAPSHOTS = (
 def create_app(engine: Engine, api_key: str) -> FastAPI:
     """Serve an engine to whoever sends ``api_key``."""
 
-    def authorised(request: Request) -> None:
+    async def authorised(request: Request) -> None:  # ``async``: else in a thread of its own
         if not secrets.compare_digest(request.headers.get("api-key", ""), api_key):
             raise HTTPException(401, "the api-key header is missing or wrong")
 
@@ -41,36 +46,36 @@ def _collections(engine: Engine) -> APIRouter:
     router = APIRouter()
 
     @router.get("/aliases")
-    def aliases() -> Answer:
+    def aliases() -> Response:
         return _result(engine.get_aliases())
 
     @router.post("/collections/aliases")
-    def change_aliases(body: models.ChangeAliasesOperation) -> Answer:
+    def change_aliases(body: models.ChangeAliasesOperation) -> Response:
         return _result(engine.update_collection_aliases(body.actions))
 
     @router.get("/collections")
-    def collections() -> Answer:
+    def collections() -> Response:
         return _result(engine.get_collections())
 
     @router.get("/collections/{name}")
-    def collection(name: str) -> Answer:
+    def collection(name: str) -> Response:
         return _result(engine.get_collection(name))
 
     @router.get("/collections/{name}/exists")
-    def exists(name: str) -> Answer:
+    def exists(name: str) -> Response:
         return _result({"exists": engine.collection_exists(name)})
 
     @router.put("/collections/{name}")
-    def create(name: str, body: models.CreateCollection) -> Answer:
+    def create(name: str, body: models.CreateCollection) -> Response:
         made = engine.create_collection(name, vectors_config=body.vectors, metadata=body.metadata)
         return _result(made)
 
     @router.delete("/collections/{name}")
-    def drop(name: str) -> Answer:
+    def drop(name: str) -> Response:
         return _result(engine.delete_collection(name))
 
     @router.put("/collections/{name}/index")
-    def create_index(name: str, body: models.CreateFieldIndex) -> Answer:
+    def create_index(name: str, body: models.CreateFieldIndex) -> Response:
         return _result(engine.create_payload_index(name, body.field_name, body.field_schema))
 
     return router
@@ -86,21 +91,38 @@ def _of_servers() -> APIRouter:
         raise HTTPException(501, NO_SNAPSHOTS.format(name))
 
     @router.get("/cluster")
-    def cluster() -> Answer:
+    def cluster() -> Response:
         return _result({"status": "disabled"})
 
     return router
+
+
+def _body(kind: type[Body]) -> Callable[[Request], Awaitable[Body]]:
+    """Return what reads a request's body at once: FastAPI would parse it first, then check it."""
+
+    async def read(request: Request) -> Body:
+        try:
+            return kind.model_validate_json(await request.body())
+        except ValidationError as error:
+            raise RequestValidationError(error.errors(include_url=False)) from error
+
+    return read
+
+
+PointsBody = Annotated[models.PointsList, Depends(_body(models.PointsList))]
+RequestBody = Annotated[models.PointRequest, Depends(_body(models.PointRequest))]
+IdsBody = Annotated[models.PointIdsList, Depends(_body(models.PointIdsList))]
 
 
 def _points(engine: Engine) -> APIRouter:
     router = APIRouter(prefix="/collections/{name}/points")
 
     @router.put("")
-    def upsert(name: str, body: models.PointsList) -> Answer:
+    def upsert(name: str, body: PointsBody) -> Response:
         return _result(engine.upsert(name, body.points))
 
     @router.post("")
-    def retrieve(name: str, body: models.PointRequest) -> Answer:
+    def retrieve(name: str, body: RequestBody) -> Response:
         records = engine.retrieve(
             name, body.ids, with_payload=_asked(body.with_payload, default=True),
             with_vectors=_asked(body.with_vector),
@@ -108,15 +130,15 @@ def _points(engine: Engine) -> APIRouter:
         return _result(records)
 
     @router.post("/delete")
-    def delete(name: str, body: models.PointIdsList) -> Answer:
+    def delete(name: str, body: IdsBody) -> Response:
         return _result(engine.delete(name, body))
 
     @router.post("/count")
-    def count(name: str, body: models.CountRequest) -> Answer:
+    def count(name: str, body: models.CountRequest) -> Response:
         return _result(engine.count(name, body.filter))
 
     @router.post("/scroll")
-    def scroll(name: str, body: models.ScrollRequest) -> Answer:
+    def scroll(name: str, body: models.ScrollRequest) -> Response:
         records, offset = engine.scroll(
             name, body.filter, limit=body.limit or 10, offset=body.offset,
             with_payload=_asked(body.with_payload, default=True),
@@ -125,11 +147,11 @@ def _points(engine: Engine) -> APIRouter:
         return _result({"points": records, "next_page_offset": offset})
 
     @router.post("/query/batch")
-    def query_batch(name: str, body: models.QueryRequestBatch) -> Answer:
+    def query_batch(name: str, body: models.QueryRequestBatch) -> Response:
         return _result(engine.query_batch_points(name, body.searches))
 
     @router.post("/query")  # what programs without audiofuse ask
-    def query(name: str, body: models.QueryRequest) -> Answer:
+    def query(name: str, body: models.QueryRequest) -> Response:
         return _result(engine.query_batch_points(name, [body])[0])
 
     return router
@@ -139,8 +161,10 @@ def _asked(selector: Any, *, default: bool = False) -> Any:
     return default if selector is None else selector
 
 
-def _result(value: object) -> Answer:
-    return {"result": value, "status": "ok", "time": 0.0}
+def _result(value: object) -> Response:
+    """Answer as a server does; what FastAPI makes of an answer itself takes ten times as long."""
+    content = pydantic_core.to_json({"result": value, "status": "ok", "time": 0.0})
+    return Response(content, media_type="application/json")
 
 
 def _refuse(_: Request, error: Exception) -> JSONResponse:

@@ -14,6 +14,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+import httpx
 from qdrant_client import QdrantClient, models
 
 from audiofuse.core.errors import ConfigurationError, Unavailable
@@ -59,6 +60,7 @@ __all__ = [  # whoever uses the index needs this module alone
 # was killed just there holds the next one up longer; lower: one that is only slow loses its turn.
 BEGINNING_S = 60.0
 LOOK_S = 0.1  # between two looks whether it is live: less asks more often, more starts later
+KEPT_ALIVE = httpx.Limits(max_connections=100, max_keepalive_connections=20)
 TIMEOUT_S = 30  # for one answer: longer waits out slower servers, shorter tells sooner of dead ones
 
 
@@ -88,7 +90,8 @@ def connect(url: str, api_key: str | None = None, ca_file: Path | None = None) -
         # A key over plain http is right on the loopback, where the local deployment lives.
         warnings.filterwarnings("ignore", message="Api key is used with an insecure connection")
         return QdrantClient(
-            url=url, api_key=api_key, timeout=TIMEOUT_S, check_compatibility=False, **tls
+            url=url, api_key=api_key, timeout=TIMEOUT_S, check_compatibility=False,
+            limits=KEPT_ALIVE, **tls
         )
 
 
