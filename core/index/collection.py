@@ -15,6 +15,7 @@ from typing import Any
 from qdrant_client import QdrantClient, models
 
 from audiofuse.core.index.refusals import refusals
+from audiofuse.core.index.rest import Record, rest_of
 from audiofuse.core.query import EVERYTHING, Filter
 
 ITEM, AUDIO = "item", "audio"  # the named vectors: what queries search, and what re-fusing needs
@@ -81,22 +82,27 @@ class Points:
     def __init__(self, client: QdrantClient) -> None:
         """Ask by ``client``."""
         self._client = client
+        self._rest = rest_of(client)
 
     def _refusals(self, generation: Generation, things: int = 1) -> AbstractContextManager[None]:
         return refusals(self._client, generation.collection, many=things > 1)
 
     def upsert(self, generation: Generation, points: Iterable[Point]) -> None:
         """Write whole points; when this returns they are searchable."""
-        structs = [
-            models.PointStruct(
-                id=point.id,
-                vector={ITEM: list(point.item), AUDIO: list(point.audio)},
-                payload=dict(point.payload),
-            )
+        sent = [
+            {
+                "id": point.id,
+                "vector": {ITEM: list(point.item), AUDIO: list(point.audio)},
+                "payload": dict(point.payload),
+            }
             for point in points
         ]
-        with self._refusals(generation, len(structs)):
-            self._client.upsert(generation.collection, structs, wait=True, ordering=ONE_ORDER)
+        with self._refusals(generation, len(sent)):
+            if self._rest:
+                self._rest.upsert(generation.collection, sent)
+            else:
+                structs = [models.PointStruct(**each) for each in sent]
+                self._client.upsert(generation.collection, structs, wait=True, ordering=ONE_ORDER)
 
     def remove(self, generation: Generation, ids: Sequence[str]) -> None:
         """Delete points; ids without a point are no error."""
@@ -109,6 +115,9 @@ class Points:
     ) -> dict[str, Point]:
         """Return the points that exist among ``ids``, by id, with their whole payloads."""
         with self._refusals(generation, len(ids)):
+            if self._rest:
+                found = self._rest.retrieve(generation.collection, list(ids), vectors=vectors)
+                return {each.id: _stored(each) for each in found}
             records = self._client.retrieve(
                 generation.collection, list(ids), with_vectors=vectors, consistency=MOST
             )
@@ -207,6 +216,16 @@ def _conditions(where: Filter) -> models.Filter | None:
 
 def _ms(moment: datetime | None) -> float | None:
     return None if moment is None else moment.timestamp() * 1000
+
+
+def _stored(record: Record) -> Point:
+    vectors = record.vector or {}
+    return Point(
+        id=record.id,
+        payload=record.payload or {},
+        item=vectors.get(ITEM, ()),
+        audio=vectors.get(AUDIO, ()),
+    )
 
 
 def _point(record: models.Record | models.ScoredPoint) -> Point:

@@ -90,8 +90,12 @@ def connect(url: str, api_key: str | None = None, ca_file: Path | None = None) -
         # A key over plain http is right on the loopback, where the local deployment lives.
         warnings.filterwarnings("ignore", message="Api key is used with an insecure connection")
         return QdrantClient(
-            url=url, api_key=api_key, timeout=TIMEOUT_S, check_compatibility=False,
-            limits=KEPT_ALIVE, **tls
+            url=url,
+            api_key=api_key,
+            timeout=TIMEOUT_S,
+            check_compatibility=False,
+            limits=KEPT_ALIVE,
+            **tls,
         )
 
 

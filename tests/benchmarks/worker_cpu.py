@@ -17,7 +17,7 @@ MESSAGES, DECODERS, DEVICE, SUPERVISOR = "messages", "decoders", "device", "supe
 ROLES = (
     (DECODERS, re.compile(r"indexing\.decoding")),
     (DEVICE, re.compile(r"indexing\.device")),
-    (MESSAGES, re.compile(r"celery")),
+    (MESSAGES, re.compile(r"celery|workers\.host\.taker")),
     (SUPERVISOR, re.compile(r"audiofuse worker|indexing\.supervis")),
 )
 OTHER = "other"  # a process of the host that no pattern knows

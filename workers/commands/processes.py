@@ -25,6 +25,10 @@ WATCH_S = 0.5  # how often an intake looks whether its thread still runs
 # over twice; lower: a sooner end, while a long poll may last 20 s.
 INTAKE_GRACE_S = 3.0
 
+# Seconds for which a connection that nobody uses is kept. Lower than a client keeps it, its next
+# question may meet one that is just being closed; httpx keeps it for 5.
+KEPT_ALIVE_S = 15
+
 Port = Annotated[int, typer.Option(help="TCP port.")]
 
 
@@ -132,5 +136,6 @@ def _serve(app: "FastAPI", port: int, host: str = "127.0.0.1") -> None:
     import uvicorn
 
     uvicorn.run(
-        app, host=host, port=port, server_header=False, log_config=None, log_level="warning"
-    )
+        app, host=host, port=port, server_header=False, log_config=None, log_level="warning",
+        timeout_keep_alive=KEPT_ALIVE_S,
+    )  # fmt: skip

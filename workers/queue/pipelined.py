@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
 from redis import Redis, RedisError
@@ -18,8 +18,8 @@ Command = tuple[str | bytes | float, ...]
 class Pipelined:
     """One client's commands, each atomic by itself; what comes while others are sent goes next."""
 
-    _all: WeakValueDictionary[int, "Pipelined"] = WeakValueDictionary()  # by id of the client
-    _making = threading.Lock()
+    _all: ClassVar[WeakValueDictionary[int, "Pipelined"]] = WeakValueDictionary()  # by id(redis)
+    _making: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self, redis: Redis) -> None:
         """Send by ``redis``."""

@@ -1,0 +1,130 @@
+"""The plain way to a server: connections are kept, and nothing is sent twice."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from audiofuse.core.errors import Unavailable
+from audiofuse.core.index.index import Generation, Index, connect
+from audiofuse.core.index.rest import rest_of
+
+ID = "8c3b2f6e-0d4a-4b5e-9f3e-6a1c2d3e4f50"
+GENERATION = Generation("audiofuse-a/b", "b")
+ANSWER = {"result": [{"id": ID, "payload": {"key": "rain.wav"}, "vector": {"audio": [1.0]}}]}
+
+
+class Server(ThreadingHTTPServer):
+    """Answers every request alike, and remembers them."""
+
+    block_on_close = False
+    hangs_up = False  # after each answer, without having said so
+    answers = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.connections: list[threading.Event] = []  # each is set once it is closed
+        self.requests: list[tuple[str, str, str | None]] = []
+        self.url = f"http://127.0.0.1:{self.server_port}/behind/"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection."""
+
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def setup(self) -> None:
+        """Count it."""
+        super().setup()
+        self.closed = threading.Event()
+        self.server.connections.append(self.closed)
+
+    def finish(self) -> None:
+        """Tell that it is closed."""
+        super().finish()
+        self.connection.close()
+        self.closed.set()
+
+    def do_POST(self) -> None:
+        """Answer, or hang up."""
+        self.rfile.read(int(self.headers["content-length"]))
+        self.server.requests.append((self.command, self.path, self.headers["api-key"]))
+        self.close_connection = self.server.hangs_up or not self.server.answers
+        if self.server.answers:
+            content = json.dumps(ANSWER).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """Run it."""
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, args=[0.01])
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def index(server: Server) -> Iterator[Index]:
+    """Return an index on it."""
+    client = connect(server.url, "a key")
+    yield Index(client, "audiofuse")
+    client.close()
+
+
+def test_a_connection_is_kept(server: Server, index: Index) -> None:
+    """What one thread asks in turn goes the same way, below the server's own path, with its key."""
+    for _ in range(3):
+        assert index.get(GENERATION, [ID])[ID].payload == {"key": "rain.wav"}
+    assert len(server.connections) == 1
+    where = "/behind/collections/audiofuse-a%2Fb/points?consistency=majority"
+    assert server.requests == [("POST", where, "a key")] * 3
+
+
+def test_a_connection_that_was_closed_is_not_used(server: Server, index: Index) -> None:
+    """A server may close what is idle without a word; no call pays for that, none is repeated."""
+    server.hangs_up = True
+    for number in range(3):
+        assert ID in index.get(GENERATION, [ID])
+        assert server.connections[number].wait(30)
+    assert len(server.requests) == 3
+
+
+def test_what_is_not_answered_is_not_sent_again(server: Server, index: Index) -> None:
+    """Whether it was done is unknown: whoever asked decides, not the way."""
+    assert ID in index.get(GENERATION, [ID])
+    server.answers = False
+    with pytest.raises(Unavailable, match="does not answer"):
+        index.get(GENERATION, [ID])
+    assert len(server.requests) == 2
+
+
+def test_vectors_come_as_they_are(index: Index) -> None:
+    """A point has what was answered of it, and nothing else."""
+    (point,) = index.get(GENERATION, [ID], vectors=True).values()
+    assert list(point.audio) == [1.0]
+    assert list(point.item) == []
+
+
+@pytest.mark.parametrize(("besides", "plain"), [("", False), ("127.0.0.1", True)])
+def test_a_proxy_is_the_clients_business(
+    server: Server, besides: str, *, plain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a proxy is set for the server, the plain way would go around it."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", besides)
+    client = connect(server.url)
+    assert (rest_of(client) is not None) is plain
+    client.close()
