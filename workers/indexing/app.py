@@ -69,6 +69,14 @@ class SyncTask(Task):  # type: ignore[misc]
     ignore_result = True
     worker: Worker | None = None  # until it has started
 
+    @property
+    def time_limit(self) -> None:
+        """None: setting one, as a command of Celery's does, is refused."""
+
+    @time_limit.setter
+    def time_limit(self, seconds: float | None) -> None:
+        raise NotImplementedError(NO_LIMITS)
+
     def run(self, key: str) -> str:
         """Settle a message; ``Reject`` hands it back, because the worker stops."""
         assert self.worker is not None

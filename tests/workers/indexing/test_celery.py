@@ -278,6 +278,35 @@ def test_a_lost_connection_changes_nothing_in_hand(
     assert citizen.ask("stats")["prefetch_count"] == IN_HAND
 
 
+@pytest.mark.parametrize(
+    ("command", "arguments", "reason"),
+    [
+        ("time_limit", {"task_name": "sync", "hard": 5}, "threads cannot be ended"),
+        ("pool_grow", {"n": 1}, "AUDIOFUSE_IN_HAND"),
+        ("pool_shrink", {"n": 1}, "AUDIOFUSE_IN_HAND"),
+    ],
+)
+def test_a_command_that_cannot_be_obeyed_is_answered_with_the_reason(
+    citizen: Citizen, command: str, arguments: dict[str, Any], reason: str
+) -> None:
+    """The worker never says that it did what it did not."""
+    ask = getattr(citizen.celery.control, command)
+    (answer,) = ask(**arguments, reply=True, timeout=10, limit=1)
+    assert reason in str(answer)
+
+
+def test_what_is_worked_on_is_not_ended(citizen: Citizen, eventually: Eventually) -> None:
+    """Revoked with ``terminate`` it goes on, and who asked is told why."""
+    with citizen.gate():
+        (key,) = citizen.send("terminated", 1)
+        eventually(lambda: citizen.keys("active") == [key])
+        (active,) = citizen.ask("active")
+        control = citizen.celery.control
+        (answer,) = control.terminate(active["id"], reply=True, timeout=10, limit=1)
+    assert "what is worked on is not ended" in str(answer)
+    eventually(lambda: citizen.idle() and key in citizen.indexed())
+
+
 def test_flower_lists_workers_and_tasks(citizen: Citizen, eventually: Eventually) -> None:
     """Over HTTP: the worker by name, each message with its key and what came of it."""
     port = free_port()
