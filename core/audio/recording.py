@@ -4,10 +4,11 @@ One decoder, PyAV, reads every format. A file that is not whole raises ``Rejecte
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import av
 import numpy as np
@@ -99,15 +100,14 @@ class Recording:
             self._frames(), key=lambda frame: (frame.format.name, frame.layout.name, frame.rate)
         )
         for _, frames in same_shape:
-            resampler = AudioResampler(format="fltp", rate=SAMPLE_RATE)
+            resampler = AudioResampler(format="flt", rate=SAMPLE_RATE)
             for frame in itertools.chain(frames, [None]):  # None flushes what it holds back
                 try:
                     parts = resampler.resample(frame)
                 except av.FFmpegError as error:  # of hundreds of channels, say
                     detail = f"it cannot be mixed to mono: {error.strerror}"
                     raise Rejected(Reason.NOT_AUDIO, detail) from error
-                for part in parts:
-                    yield part.to_ndarray().mean(axis=0)
+                yield from map(_mono, parts)
 
     def _frames(self) -> Iterator[AudioFrame]:
         """Decode packet by packet; one that does not decode is skipped, as players do.
@@ -134,9 +134,10 @@ class Recording:
             self._samples += chunk.size
             if self.duration_s > self._max_duration_s:
                 raise self._too_long(f"more than {self._max_duration_s:.0f} s")
-            if not np.isfinite(chunk).all():
+            high, low = float(chunk.max()), float(chunk.min())  # NaN if any is
+            if not (math.isfinite(high) and math.isfinite(low)):
                 raise Rejected(Reason.NOT_FINITE, "the samples hold NaN or infinity")
-            peak = max(peak, float(np.abs(chunk).max()))
+            peak = max(peak, high, -low)
             yield chunk
         self._check_whole()
         if self.duration_s < MIN_DURATION_S:
@@ -163,6 +164,23 @@ class Recording:
 
     def _too_long(self, found: str) -> Rejected:
         return Rejected(Reason.TOO_LONG, f"{found}; the limit is {self._max_duration_s:.0f} s")
+
+
+def _mono(frame: AudioFrame) -> Samples:
+    """Return the mean of a frame's channels, float32, which come sample by sample in one plane.
+
+    Not by ``to_ndarray``, nor plane by plane: PyAV has memory for eight planes.
+    """
+    channels = frame.layout.nb_channels
+    plane: Any = frame.planes[0]  # whose types do not tell that it is a buffer
+    samples = np.frombuffer(plane, np.float32, frame.samples * channels)
+    if channels == 1:
+        return samples
+    total: Samples = samples[::channels] + samples[1::channels]
+    for number in range(2, channels):
+        total += samples[number::channels]
+    total /= np.float32(channels)
+    return total
 
 
 class OpenSound(Protocol):

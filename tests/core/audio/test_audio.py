@@ -134,6 +134,14 @@ def test_stereo_is_no_louder_than_its_mono_mix(right: np.ndarray, tmp_path: Path
     np.testing.assert_allclose(heard, mixed, atol=1e-4)
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 6, 8, 9, 64])
+def test_any_number_of_channels_is_heard_as_their_mean(channels: int, tmp_path: Path) -> None:
+    """Eight channels are surround sound; of more than PyAV has planes for, none is lost."""
+    sides = np.random.default_rng(0).uniform(-0.5, 0.5, (SAMPLE_RATE, channels))
+    heard = _decode(write_wav(tmp_path / "many.wav", sides))
+    np.testing.assert_allclose(heard, sides.mean(axis=1), atol=1e-4)
+
+
 @pytest.mark.parametrize("rates", [(32_000, 32_000), (44_100, 44_100), (32_000, 44_100)])
 @pytest.mark.parametrize(("suffix", "codec"), [(".aac", "aac"), (".mp3", "libmp3lame")])
 def test_channels_and_rate_may_change_along_the_way(
