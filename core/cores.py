@@ -1,9 +1,12 @@
 """How many CPUs this process may use: what the scheduler and the container's quota leave of all.
 
+And whether a GPU may be here, which is asked before anything is imported that needs one.
+
 ``os.cpu_count()`` tells the machine's. A container of 4 CPUs on a node of 64 that starts 64 threads
 has most of them wait for their share, and those that wait hold up the others.
 """
 
+import ctypes
 import math
 import os
 import sys
@@ -11,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from audiofuse.core.cgroups import groups, numbers
+
+CUDA_DRIVER = "libcuda.so.1"
 
 
 def usable_cpus(root: Path = Path("/")) -> int:
@@ -41,6 +46,20 @@ def computing_threads(spare: int = 0) -> int:
     """
     given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     return int(given) if given.isdecimal() else max(1, usable_cpus() - spare)
+
+
+def may_have_gpu(device: str) -> bool:
+    """Whether ``device``, a setting, may come to mean a GPU: "cuda", or "auto" where one may be.
+
+    Without NVIDIA's driver PyTorch finds no GPU, and need not be asked.
+    """
+    if device != "auto":
+        return device == "cuda"
+    try:
+        ctypes.CDLL(CUDA_DRIVER)
+    except OSError:
+        return False
+    return True
 
 
 def thread_limits(threads: int) -> dict[str, str]:

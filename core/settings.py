@@ -173,11 +173,25 @@ class Settings(BaseSettings):
         gt=0,
         description="Seconds of audio in a worker's batch; unset: it measures what is worth it.",
     )
-    in_hand: int = Field(default=128, ge=1, description="Messages that a worker works on at once.")
+    in_hand: int = Field(
+        default=128,
+        ge=1,
+        description="Messages that each of a worker's processes works on at once.",
+    )
+    processes: int | None = Field(
+        default=None,
+        ge=1,
+        description="Processes of a worker that take messages; unset: as its CPUs suggest.",
+    )
+    device_socket: Path | None = Field(
+        default=None,
+        description="Unix socket of the device process that a worker's processes share; "
+        "`audiofuse worker` sets it for them.",
+    )
     decoders: int = Field(
         default_factory=usable_cpus,
         ge=1,
-        description="Decoding processes of a worker.",
+        description="Decoding processes of a worker, in all.",
     )
     decode_timeout_s: float = Field(
         default=60, gt=0, description="Decoding that makes no progress for so long is killed."
@@ -204,8 +218,9 @@ class Settings(BaseSettings):
     )
     metrics_listen: str = Field(
         default="",
-        pattern=r"^(.+:\d{1,5})?$",
-        description="Address and port at which a process tells its metrics; unset: nowhere.",
+        pattern=r"^(.+:\d{1,5}|unix:.+)?$",
+        description="Address and port at which a process tells its metrics, or unix: and the path "
+        "of a socket; unset: nowhere.",
     )
     traces_url: str = Field(
         default="",

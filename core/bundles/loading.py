@@ -5,7 +5,6 @@ cpu, a bundle with graphs       ONNX Runtime; PyTorch and transformers are not e
 cpu, a bundle of before them    PyTorch
 """
 
-import ctypes
 from pathlib import Path
 from typing import Literal
 
@@ -22,15 +21,13 @@ from audiofuse.core.bundles.manifest import (
     verify_bundle,
 )
 from audiofuse.core.bundles.registry import locate
-from audiofuse.core.cores import computing_threads
+from audiofuse.core.cores import computing_threads, may_have_gpu
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.encoder.onnx_runtime import AUDIO_GRAPH, OnnxRuntime
 from audiofuse.core.encoder.processing import SavedTextProcessor
 from audiofuse.core.errors import BundleError, ConfigurationError
 from audiofuse.core.model.config import EncoderConfig
 from audiofuse.core.settings import Settings
-
-CUDA_DRIVER = "libcuda.so.1"
 
 
 def load_encoder(settings: Settings, spare_cpus: int = 0) -> tuple[Encoder, str]:
@@ -63,7 +60,7 @@ def load_folder(settings: Settings, folder: Path, spare_cpus: int = 0) -> Encode
 
 
 def _device(settings: Settings) -> Literal["cpu", "cuda"]:
-    if settings.device == "cpu" or (settings.device == "auto" and not _has_cuda_driver()):
+    if not may_have_gpu(settings.device):
         return "cpu"
     import torch  # noqa: PLC0415 - takes seconds, where it is not needed
 
@@ -72,15 +69,6 @@ def _device(settings: Settings) -> Literal["cpu", "cuda"]:
     if settings.device == "cuda":
         raise ConfigurationError("AUDIOFUSE_DEVICE is cuda, but PyTorch finds no usable GPU")
     return "cpu"
-
-
-def _has_cuda_driver() -> bool:
-    """Whether NVIDIA's driver is here; without it PyTorch finds no GPU, and need not be asked."""
-    try:
-        ctypes.CDLL(CUDA_DRIVER)
-    except OSError:
-        return False
-    return True
 
 
 def _by_onnx_runtime(folder: Path, threads: int) -> Encoder:

@@ -53,6 +53,19 @@ class Fused:
     norms: Floats
 
 
+@dataclass(frozen=True)
+class EncodedItem:
+    """One sound as its point holds it.
+
+    ``audio`` is its audio vector ``(audio_dim,)``, ``item`` its item vector of unit length
+    ``(dim,)``, and ``norm`` the length that this had.
+    """
+
+    audio: Floats
+    item: Floats
+    norm: float
+
+
 def unit(vectors: Floats) -> Floats:
     """Return vectors ``(..., dim)`` at unit length; one of zeros stays."""
     norms = np.linalg.norm(vectors, axis=-1, keepdims=True)

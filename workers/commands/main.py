@@ -239,8 +239,10 @@ def backfill(
         raise AudiofuseError(str(comparison.removals))
 
 
-for command in (evaluate, worker, intake, exporter, serve, serve_index):
+for command in (evaluate, intake, exporter, serve, serve_index):
     cli.command()(command)
+HANDED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}  # to Celery
+cli.command(context_settings=HANDED_ON)(worker)
 
 
 def main() -> None:

@@ -3,9 +3,7 @@
 As in ``main.py`` they import what they need when they run.
 """
 
-import os
 import signal
-import sys
 import threading
 from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
@@ -32,11 +30,17 @@ KEPT_ALIVE_S = 15
 Port = Annotated[int, typer.Option(help="TCP port.")]
 
 
-def worker() -> None:
-    """Run a worker: take keys from the queue and sync them, until SIGTERM."""
-    celery = ["-m", "celery", "--quiet", "-A", "audiofuse.workers.indexing.app"]
-    celery += ["worker", "--without-gossip", "--without-mingle"]
-    os.execv(sys.executable, [sys.executable, *celery])  # noqa: S606 - it becomes this process
+def worker(context: typer.Context) -> None:
+    """Run a worker: take keys from the queue and sync them, until SIGTERM.
+
+    It is a supervisor of AUDIOFUSE_PROCESSES processes that take messages, and of one that encodes
+    for all of them. What is given beside is handed on to Celery, as in: audiofuse worker -E
+    """
+    from audiofuse.workers.host.supervisor import supervise
+
+    current = Settings()
+    configure_logging(current)
+    raise typer.Exit(supervise(current, context.args))
 
 
 def intake(

@@ -8,23 +8,23 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
-import numpy as np
 from celery import Celery
 from redis import Redis
 
-from audiofuse.core.audio.recording import WINDOW_S, WINDOW_SAMPLES
-from audiofuse.core.bundles.loading import load_encoder, load_version
+from audiofuse.core.audio.recording import WINDOW_S
+from audiofuse.core.bundles.manifest import bundle_version
 from audiofuse.core.bundles.registry import Watch, open_registry
-from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import ConfigurationError, Reason, Unavailable
 from audiofuse.core.index.index import Generation, Index, open_index
+from audiofuse.core.index.provisioning import VectorSizes
 from audiofuse.core.retrying import BackOff, retry
-from audiofuse.core.settings import Settings
+from audiofuse.core.settings import PREFIX, Settings
 from audiofuse.core.storage.store import open_store
 from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
 from audiofuse.workers.indexing.decoding.pool import Decoders
-from audiofuse.workers.indexing.device.device import Device
-from audiofuse.workers.indexing.device.fair_lock import FairLock
+from audiofuse.workers.indexing.exchange.client import DeviceClient
+from audiofuse.workers.indexing.exchange.protocol import EncoderFacts
+from audiofuse.workers.indexing.exchange.slab import Slab
 from audiofuse.workers.indexing.retries import RetryPolicy, quarantine, take_back
 from audiofuse.workers.indexing.stages import BatchedIndex, BoundedStore
 from audiofuse.workers.indexing.sync import Syncer
@@ -56,7 +56,10 @@ T = TypeVar("T")
 # Backfill messages at work while live ones come; more if a batch holds more. Raised, a backfill is
 # faster; lowered, live messages wait less.
 BESIDE_LIVE = 8
-SPARE_CPUS = 1  # that the encoder leaves to decoders and threads; 0 helps where it does nearly all
+# Messages in hand for each slot of a window. Lowered, more memory may be taken while the device is
+# behind; raised, decoders may wait for slots while it still could work.
+IN_HAND_EACH_SLOT = 2
+LOADING_S = 0.05  # between two looks whether the encoder is loaded; raised, a worker starts later
 # Part of a visibility timeout without a word after which a worker counts as dead: raised, one that
 # stands still for a moment is taken for dead; lowered, a death is known later.
 DEAD_AFTER = 2
@@ -67,8 +70,7 @@ STARTING = BackOff(first_s=1, most_s=32)  # while what a worker needs to begin i
 class Surroundings:
     """What a worker process has once, whatever versions it loads.
 
-    ``working`` counts the messages that are worked on; ``device_lock`` is held by the encoder that
-    computes.
+    ``working`` counts the messages that are worked on.
     """
 
     settings: Settings
@@ -76,12 +78,12 @@ class Surroundings:
     index: Index
     store: BoundedStore
     decoders: Decoders
+    device: DeviceClient
     follower: Follower
     deliveries: Deliveries
     watchdog: Watchdog
+    working: Counter[Lane]
     stopping: threading.Event = field(default_factory=threading.Event)
-    working: Counter[Lane] = field(default_factory=Counter)
-    device_lock: FairLock = field(default_factory=FairLock)
 
 
 def build_worker(
@@ -97,23 +99,21 @@ def build_worker(
         open_index(settings),
         Watch(open_registry(settings)),
     )
-    outages = Outages(redis, settings.index_name)
-    report = OutageReport(outages, follower_name("worker"))
+    report = OutageReport(Outages(redis, settings.index_name), follower_name("worker"))
     wait_for = partial(_wait_for, report, pause)
-    encoder, version = wait_for(partial(_load_live, settings, watch))
-    wait_for(partial(_begin, index, version, encoder, is_first=watch.tag is None))
-    report.works()
+    version = wait_for(partial(_live_version, settings, watch))
     dispatcher = Dispatcher(celery)
     around = _surroundings(settings, redis, index, watch, dispatcher)
+    facts = wait_for(partial(_loaded, around.device, version, pause))
+    wait_for(partial(_begin, index, version, facts, is_first=watch.tag is None))
+    report.works()
     versions = Versions(around.follower, version)
     equipment = Equipment(around, versions)
-    first = equipment.equip(version, encoder, settings.batch_s)
-    versions.put(first)
+    versions.put(equipment.equip(version, facts))
     versions.look()
     log.info(
         "batches of %.0f s of audio on %s by %s, %d decoders, %d messages in hand",
-        first.device.batch_s, encoder.device, encoder.runtime.name,
-        settings.decoders, settings.in_hand,
+        facts.batch_s, facts.device, facts.runtime, settings.decoders, settings.in_hand,
     )  # fmt: skip
     waiting = WaitingKeys(around.redis, settings.index_name)
     bound_s = message_bound_s(settings.max_duration_s)
@@ -132,15 +132,14 @@ def build_worker(
         working=around.working,
         versions=versions,
         decoders=around.decoders,
+        device=around.device,
         follower=around.follower,
         deliveries=around.deliveries,
         settle=policy.settle,
-        beside_live=max(BESIDE_LIVE, int(first.device.batch_s / WINDOW_S)),
+        beside_live=max(BESIDE_LIVE, int(facts.batch_s / WINDOW_S)),
         beside={
             "follow": versions.follow,
-            "load": partial(
-                versions.keep_loaded, partial(equipment.load, batch_s=first.device.batch_s)
-            ),
+            "load": partial(versions.keep_loaded, equipment.load),
             "drain": Drain(versions, waiting, dispatcher).run,
             "watchdog": around.watchdog.run,
         },
@@ -162,7 +161,13 @@ def _tell_waiting(report: OutageReport, error: Exception, _: float) -> None:
 def _surroundings(
     settings: Settings, redis: Redis, index: Index, watch: Watch, dispatcher: Dispatcher
 ) -> Surroundings:
+    if settings.device_socket is None:
+        raise ConfigurationError(
+            "this process takes messages only, and was told of no device process: start workers by "
+            f"`audiofuse worker`, or say with {PREFIX}DEVICE_SOCKET where one listens"
+        )
     watchdog, bucket = Watchdog(), open_store(settings)
+    slab, working = Slab(max(1, settings.in_hand // IN_HAND_EACH_SLOT)), Counter[Lane]()
     letters = DeadLetters(redis, settings.index_name)
     give_back = partial(take_back, letters, dispatcher, Reason.UNREADABLE)
     store = BoundedStore(bucket, settings.fetch_bytes, watchdog, give_back)
@@ -171,10 +176,12 @@ def _surroundings(
         redis=redis,
         index=index,
         store=store,
-        decoders=Decoders(settings.decoders, settings.decode_timeout_s, tell=_decoded),
+        decoders=Decoders(settings.decoders, settings.decode_timeout_s, slab, tell=_decoded),
+        device=DeviceClient(settings.device_socket, slab, working.total),
         follower=Follower(watch, Followers(redis, settings.index_name), follower_name("worker")),
         deliveries=Deliveries(redis, settings.index_name, settings.redelivery_s / DEAD_AFTER),
         watchdog=watchdog,
+        working=working,
     )
 
 
@@ -186,19 +193,14 @@ class Equipment:
         self._around = around
         self._versions = versions
 
-    def load(self, version: str, batch_s: float) -> Loaded:
-        """Load another version; have it encode and fuse once before anybody waits for it."""
-        encoder = load_version(self._around.settings, version, SPARE_CPUS)
-        with self._around.device_lock:
-            silence = [np.zeros(WINDOW_SAMPLES, np.float32)]
-            encoder.fuse(encoder.encode_audio(silence), ["warm up"])
-        return self.equip(version, encoder, batch_s)
+    def load(self, version: str) -> Loaded:
+        """Have the device load another version, and wait for it."""
+        return self.equip(version, self._around.device.use(version).result())
 
-    def equip(self, version: str, encoder: Encoder, batch_s: float | None) -> Loaded:
-        """Return what syncs by an encoder; measures the batches if they are not given."""
+    def equip(self, version: str, facts: EncoderFacts) -> Loaded:
+        """Return what syncs by an encoder that the device has loaded."""
         around = self._around
-        generation, fingerprint = around.index.generation(version), encoder.audio_fingerprint
-        device = Device(encoder, batch_s, partial(self._may_ask, version), around.device_lock)
+        generation, fingerprint = around.index.generation(version), facts.audio_fingerprint
         points = BatchedIndex(around.index, generation, around.watchdog)
         letters = VersionDeadLetters(
             DeadLetters(around.redis, around.settings.index_name, version),
@@ -207,9 +209,18 @@ class Equipment:
         )
         elsewhere = partial(self._versions.stored_elsewhere, version, fingerprint)
         side = IndexSide(points, generation, letters, elsewhere)
-        syncers = {lane: Syncer(self._bucket_side(lane), side, device.on(lane)) for lane in Lane}
-        make = partial(around.index.create, version, encoder)
-        return Loaded(generation, fingerprint, device, points, syncers, make)
+        syncers = {
+            lane: Syncer(self._bucket_side(lane), side, around.device.on(version, facts, lane))
+            for lane in Lane
+        }
+        return Loaded(
+            generation,
+            fingerprint,
+            points,
+            syncers,
+            make=partial(around.index.create, version, facts),
+            let_go=partial(around.device.drop, version),
+        )
 
     def _bucket_side(self, lane: Lane) -> BucketSide:
         around, settings = self._around, self._around.settings
@@ -221,12 +232,6 @@ class Equipment:
             around.stopping.wait,
         )
 
-    def _may_ask(self, version: str) -> int:
-        """Return how many threads may ask a version's device: those that wait for no other's."""
-        loaded = self._versions.loaded
-        others = (each.device for each in loaded if each.generation.version != version)
-        return self._around.working.total() - sum(other.askers for other in others)
-
 
 def _multi_version_syncers(
     around: Surroundings, versions: Versions, waiting: WaitingKeys
@@ -237,26 +242,36 @@ def _multi_version_syncers(
     }
 
 
-def _load_live(settings: Settings, watch: Watch) -> tuple[Encoder, str]:
-    """Load the live version; without a rollout that is AUDIOFUSE_ENCODER."""
+def _live_version(settings: Settings, watch: Watch) -> str:
+    """Return the live version; without a rollout that is AUDIOFUSE_ENCODER."""
     rollout = watch.look()
-    if rollout is None:
-        return load_encoder(settings, SPARE_CPUS)
-    return load_version(settings, rollout.live, SPARE_CPUS), rollout.live
+    if rollout is not None:
+        return rollout.live
+    if settings.encoder is None:
+        raise ConfigurationError(f"no encoder is set: give {PREFIX}ENCODER a bundle's folder")
+    return bundle_version(settings.encoder)
 
 
-def _begin(index: Index, version: str, encoder: Encoder, *, is_first: bool) -> None:
+def _loaded(device: DeviceClient, version: str, pause: Callable[[float], object]) -> EncoderFacts:
+    """Return what an encoder is, once the device has loaded it; ``pause`` may end the waiting."""
+    asked = device.use(version)
+    while not asked.done():
+        pause(LOADING_S)
+    return asked.result()
+
+
+def _begin(index: Index, version: str, facts: EncoderFacts, *, is_first: bool) -> None:
     """Make the live version's collection; ``is_first`` if no rollout says which that is."""
     if is_first:
-        live_generation(index, version, encoder)
+        live_generation(index, version, facts)
     else:
-        index.create(version, encoder)
+        index.create(version, facts)
 
 
-def live_generation(index: Index, version: str, encoder: Encoder) -> Generation:
+def live_generation(index: Index, version: str, sizes: VectorSizes) -> Generation:
     """Return the generation to fill; ``ConfigurationError`` if another encoder's is live."""
     _refuse_another(index.live(), version)
-    generation = index.create(version, encoder)
+    generation = index.create(version, sizes)
     _refuse_another(index.live(), version)  # of several encoders that begin at once one goes live
     return generation
 

@@ -6,25 +6,28 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from audiofuse.core.audio.recording import Opener, Samples, open_recording
-from audiofuse.core.encoder.embeddings import AudioEmbedding, Fused
+from audiofuse.core.encoder.embeddings import EncodedItem, Floats
 from audiofuse.core.errors import Rejected
 from audiofuse.core.index.index import Generation, Point
 from audiofuse.core.storage.store import Store
 from audiofuse.workers.queue.dead_letters import DeadLetter
 
 
-class AudioEncoder(Protocol):
-    """What encodes and fuses: an ``Encoder``, or the device that many threads share."""
+class ItemEncoder(Protocol):
+    """What makes an item's vectors: an encoder on the device that many threads share.
+
+    ``key`` says whose they are, should the device die of it.
+    """
 
     @property
     def fuses_stored_audio(self) -> bool:
         """See ``Encoder``."""
 
-    def encode_audio(self, windows: Iterable[Samples]) -> AudioEmbedding:
-        """See ``Encoder``."""
+    def encode(self, key: str, windows: Iterable[Samples], text: str) -> EncodedItem:
+        """Encode a sound, given as windows of at most 10 s, and fuse it with its text."""
 
-    def fuse(self, audio: AudioEmbedding, metadata: Sequence[str]) -> Fused:
-        """See ``Encoder``."""
+    def fuse(self, key: str, audio: Floats, text: str) -> EncodedItem:
+        """Fuse a stored audio vector ``(audio_dim,)`` with a text."""
 
 
 class Points(Protocol):

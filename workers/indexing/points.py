@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from audiofuse.core.encoder.embeddings import AudioEmbedding, Fused
+from audiofuse.core.encoder.embeddings import EncodedItem, Floats
 from audiofuse.core.errors import Reason, Rejected
 from audiofuse.core.index.index import VERSION_KEY, Point
 from audiofuse.core.items import Item, Metadata, point_id, user_metadata_hash
@@ -18,18 +18,25 @@ UNREADABLE = f"{Reason.UNREADABLE}: "  # how a problem begins that may go withou
 Verdicts = dict[str, Rejected]
 
 
-class Sound(NamedTuple):
-    """What the audio tower made of an item, and the payload fields that come from its bytes."""
+class StoredSound(NamedTuple):
+    """What a point holds of a sound: its audio vector, and the payload fields of its bytes."""
 
-    embedding: AudioEmbedding
+    audio: Floats
     facts: dict[str, Any]
 
 
-def make_point(  # noqa: PLR0913, PLR0917 - what a point says comes from all of these
-    item: Item, metadata: Metadata, sound: Sound, fused: Fused, problems: Verdicts, version: str
+class Sound(NamedTuple):
+    """What the encoder made of an item, and the payload fields that come from its bytes."""
+
+    encoded: EncodedItem
+    facts: dict[str, Any]
+
+
+def make_point(
+    item: Item, metadata: Metadata, sound: Sound, problems: Verdicts, version: str
 ) -> Point:
     """Return the point of an item; ``Rejected`` if its vector ``(dim,)`` is not finite."""
-    vector, norm = fused.vectors[0].tolist(), float(fused.norms[0])
+    vector = sound.encoded.item.tolist()
     if not all(map(math.isfinite, vector)):
         raise Rejected(Reason.NOT_FINITE, "the encoder gives no finite vector for it")
     payload = {
@@ -47,13 +54,13 @@ def make_point(  # noqa: PLR0913, PLR0917 - what a point says comes from all of 
         "labels": list(metadata.labels),
         "extra": dict(metadata.extra),
         "has_text": "yes" if normalise(metadata.text) else "no",
-        "item_norm": norm,
+        "item_norm": sound.encoded.norm,
         VERSION_KEY: version,
         "indexed_at": int(time.time() * 1000),
         **sound.facts,
     }
     id_ = str(point_id(item.bucket, item.key))
-    return Point(id_, payload, item=vector, audio=sound.embedding.pooled[0].tolist())
+    return Point(id_, payload, item=vector, audio=sound.encoded.audio.tolist())
 
 
 def _problem(verdict: Rejected) -> str:

@@ -37,7 +37,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from audiofuse.core.encoder.embeddings import AudioEmbedding
 from audiofuse.core.errors import ObjectChanged, Reason, Rejected, Unavailable
 from audiofuse.core.index.index import Point
 from audiofuse.core.items import (
@@ -51,10 +50,11 @@ from audiofuse.core.items import (
     sidecar_stem,
 )
 from audiofuse.core.storage.store import Store, content_hash
-from audiofuse.workers.indexing.collaborators import AudioEncoder, BucketSide, IndexSide
+from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, ItemEncoder
 from audiofuse.workers.indexing.points import (
     FACTS,
     Sound,
+    StoredSound,
     Verdicts,
     changed_ms,
     is_up_to_date,
@@ -89,7 +89,7 @@ class Synced:
 class Syncer:
     """Syncs items of one bucket into one generation. Many threads may use it at once."""
 
-    def __init__(self, bucket: BucketSide, index: IndexSide, encoder: AudioEncoder) -> None:
+    def __init__(self, bucket: BucketSide, index: IndexSide, encoder: ItemEncoder) -> None:
         """Make ``index`` agree with ``bucket``, by ``encoder``."""
         self.store = bucket.store
         self.letters = index.letters
@@ -97,6 +97,7 @@ class Syncer:
         self._encoder = encoder
         self._points = index.points
         self._generation = index.generation
+        self._version = index.generation.version
         self._elsewhere = index.elsewhere
 
     def sync(self, key: str) -> Synced:
@@ -149,8 +150,8 @@ class Syncer:
             return known, known_problems(known, item)
         metadata, verdicts = self._read_metadata(item)
         try:
-            sound = self._reusable(item, known) or self._encode_audio(item, known)
-            return self._fuse(item, metadata, sound, verdicts), verdicts
+            sound = self._sound(item, known, metadata.text)
+            return make_point(item, metadata, sound, verdicts, self._version), verdicts
         except Rejected as verdict:
             verdict.etag = item.audio.etag
             return None, {**verdicts, item.key: verdict}
@@ -229,7 +230,14 @@ class Syncer:
             raise Rejected(Reason.BAD_SIDECAR, detail)
         return Metadata.from_json(self.store.read(item.sidecar))
 
-    def _reusable(self, item: Item, known: Point | None) -> Sound | None:
+    def _sound(self, item: Item, known: Point | None, text: str) -> Sound:
+        """Encode an item's sound, or fuse anew what is stored of it."""
+        stored = self._reusable(item, known)
+        if stored is None:
+            return self._encode(item, known, text)
+        return Sound(self._encoder.fuse(item.key, stored.audio, text), stored.facts)
+
+    def _reusable(self, item: Item, known: Point | None) -> StoredSound | None:
         """Return what is stored of the same sound, here or elsewhere: no download, no decoding.
 
         Vectors are fetched only here: most messages need none.
@@ -242,13 +250,13 @@ class Syncer:
                 return sound
         return self._stored(item, self._elsewhere(self._id(item.key)))
 
-    def _stored(self, item: Item, point: Point | None) -> Sound | None:
+    def _stored(self, item: Item, point: Point | None) -> StoredSound | None:
         if point is None or point.payload["etag"] != item.audio.etag:
             return None
-        audio = np.array([point.audio], np.float32)
-        return Sound(AudioEmbedding(audio), {name: point.payload[name] for name in FACTS})
+        audio = np.array(point.audio, np.float32)
+        return StoredSound(audio, {name: point.payload[name] for name in FACTS})
 
-    def _encode_audio(self, item: Item, known: Point | None) -> Sound:
+    def _encode(self, item: Item, known: Point | None, text: str) -> Sound:
         self._wait_for_burst(known)
         bucket = self._bucket
         if item.audio.size > bucket.limits.object_bytes:
@@ -258,14 +266,15 @@ class Syncer:
             self.store.open(item.audio) as path,
             bucket.open_sound(path, bucket.limits.duration_s) as recording,
         ):
-            embedding = self._encoder.encode_audio(bucket.guard(item.key, recording.windows()))
+            windows = bucket.guard(item.key, recording.windows())
+            encoded = self._encoder.encode(item.key, windows, text)
             facts = (
                 round(recording.duration_s, 3),
                 recording.sample_rate,
                 recording.channels,
                 content_hash(path),
             )
-        return Sound(embedding, dict(zip(FACTS, facts, strict=True)))
+        return Sound(encoded, dict(zip(FACTS, facts, strict=True)))
 
     def _wait_for_burst(self, known: Point | None) -> None:
         """Encode the first of many changes at once, and then the last: they come in bursts."""
@@ -275,10 +284,6 @@ class Syncer:
         if self._bucket.pause(BURST_S - age_s):
             raise Unavailable("the worker stops")
         raise ObjectChanged("it may have changed while more changes were awaited")
-
-    def _fuse(self, item: Item, metadata: Metadata, sound: Sound, problems: Verdicts) -> Point:
-        fused = self._encoder.fuse(sound.embedding, [metadata.text])
-        return make_point(item, metadata, sound, fused, problems, self._generation.version)
 
 
 def sounds_of(store: Store, sidecar_key: str) -> Iterator[str]:

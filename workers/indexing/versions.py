@@ -13,7 +13,6 @@ The document is a lease (``workers/queue/followers.py``): a worker that could no
 while does not know what is live, and settles nothing.
 """
 
-import gc
 import logging
 import math
 import threading
@@ -29,12 +28,10 @@ from redis import RedisError
 from audiofuse.core.bundles.document import POLL_S
 from audiofuse.core.errors import Reason, Rejected, Unavailable
 from audiofuse.core.index.index import Generation, GenerationGone, Point
-from audiofuse.core.memory import give_back_freed
 from audiofuse.core.retrying import BackOff, retry
 from audiofuse.core.storage.store import Store
 from audiofuse.workers.indexing.breaker import Breaker
 from audiofuse.workers.indexing.collaborators import Points
-from audiofuse.workers.indexing.device.device import Device
 from audiofuse.workers.indexing.retries import MAX_DELIVERIES
 from audiofuse.workers.indexing.sync import Synced, Syncer
 from audiofuse.workers.queue.broker import Dispatcher
@@ -55,15 +52,16 @@ DRAINED_AT_ONCE = 500  # keys that one look hands over at most; raised, the lane
 class Loaded:
     """One version as a worker uses it. Equal fingerprints: their audio vectors agree.
 
-    ``make`` makes what is lacking of its collection.
+    ``make`` makes what is lacking of its collection; ``let_go`` tells the device that this process
+    needs it no more.
     """
 
     generation: Generation
     audio_fingerprint: str
-    device: Device
     points: Points
     syncers: Mapping[Lane, Syncer]
     make: Callable[[], object]
+    let_go: Callable[[], object]
     breaker: Breaker = field(default_factory=Breaker)
 
 
@@ -141,12 +139,8 @@ class Versions:
         with self._changed:
             gone = [self._loaded.pop(version) for version in self._surplus()]
         for loaded in gone:
-            loaded.device.close()
+            loaded.let_go()
             log.info("encoder %s is let go of", loaded.generation.version)
-        if gone:
-            del gone, loaded
-            gc.collect()
-            give_back_freed()
 
     @contextmanager
     def lease(self) -> Iterator[dict[str, Loaded | None]]:

@@ -10,8 +10,9 @@ from functools import partial
 from redis import Redis, RedisError
 
 from audiofuse.core.settings import Settings
-from audiofuse.core.threads import end_process, vital_thread
+from audiofuse.core.threads import vital_thread
 from audiofuse.workers.indexing.decoding.pool import Decoders
+from audiofuse.workers.indexing.exchange.client import DeviceClient
 from audiofuse.workers.indexing.message_threads import MessageThreads
 from audiofuse.workers.indexing.versions import Versions
 from audiofuse.workers.indexing.watchdog import Consumption
@@ -49,6 +50,7 @@ class Worker:
         working: Counter[Lane],
         versions: Versions,
         decoders: Decoders,
+        device: DeviceClient,
         follower: Follower,
         deliveries: Deliveries,
         settle: Callable[[str, Lane, float | None], Outcome | None],
@@ -70,6 +72,7 @@ class Worker:
         self._consumption = Consumption()
         self._versions = versions
         self._decoders = decoders
+        self._device = device
         self._follower = follower
         self._deliveries = deliveries
         self._threads = MessageThreads(settings.in_hand, self._report, beside_live, working)
@@ -85,10 +88,6 @@ class Worker:
         ]
         for lane in Lane:
             metrics.IN_HAND.labels(lane).set_function(partial(self._in_hand, lane))
-        for each in self._versions.loaded:
-            encoder = each.device.encoder
-            tell_device(encoder.device, self._settings.device, encoder.runtime.name)
-            metrics.BATCH_CAPACITY.set(each.device.batch_s)
         metrics.HEARTBEAT.set_to_current_time()
         # In each turn of its loop, which ends while Celery connects anew, as do timers.
         self._consumer.hub.on_tick.add(self._turn)
@@ -117,9 +116,7 @@ class Worker:
         self._decoders.close()
         self._finish(LET_GO_S)
         log.info("stopped; %d messages go back", len(self._consumer.held()))
-        for each in self._versions.loaded:
-            log.info("%s: %s", each.generation.version, each.device.stats)
-            each.device.close()
+        self._device.close()
         self._stopped.set()
         self._follower.leave()
 
@@ -150,11 +147,8 @@ class Worker:
         self._consumer.acknowledge()
 
     def _hold(self) -> None:
-        """Keep what is in hand from being delivered again, unless nothing moves any more."""
+        """Keep what is in hand from being delivered again, and notice that none is taken."""
         while not self._stopped.wait(self._hold_s):
-            if any(each.device.stuck for each in self._versions.loaded):
-                log.critical("the device does not answer")
-                end_process()
             try:
                 self._deliveries.stay_alive()
                 adopt(self._redis, self._settings.index_name)
@@ -172,18 +166,3 @@ class Worker:
             else:
                 if not self._stopping.is_set():
                     self._consumption.look(waiting, len(held))
-
-
-def tell_device(device: str, asked: str, runtime: str) -> None:
-    """Tell where and by which ``runtime`` is computed, and what was ``asked`` for."""
-    metrics.DEVICE_INFO.labels(device, asked, runtime).set(1)
-    if device == "cuda":
-        import torch  # noqa: PLC0415 - takes seconds, where it is not needed
-
-        total = torch.cuda.get_device_properties(device).total_memory
-        metrics.DEVICE_MEMORY.labels("total").set(total)
-        for memory, ask in (
-            ("allocated", torch.cuda.memory_allocated),
-            ("reserved", torch.cuda.memory_reserved),
-        ):
-            metrics.DEVICE_MEMORY.labels(memory).set_function(partial(ask, device))

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from importlib.metadata import version as installed_version
 from itertools import product
+from pathlib import Path
 from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
@@ -24,6 +25,7 @@ from redis import RedisError
 from audiofuse.core.errors import ConfigurationError, ObjectChanged, Reason, Rejected, Unavailable
 from audiofuse.core.memory import memory_limit, memory_used
 from audiofuse.core.settings import PREFIX, Settings
+from audiofuse.workers.telemetry.host import UNIX, tell_host
 from audiofuse.workers.telemetry.names import Flaw, Lane, Source
 
 log = logging.getLogger(__name__)
@@ -308,14 +310,22 @@ def serve_metrics(settings: Settings, process: Process) -> str | None:
     if not settings.metrics_listen:
         return None
     registry = REGISTRIES[process]
+    ProcessCollector(registry=registry)
+    BUILD_INFO[process].labels(installed_version("audiofuse"), process).set(1)
+    if settings.metrics_listen.startswith(UNIX):
+        tell_host(Path(settings.metrics_listen.removeprefix(UNIX)), registry)
+        return None
+    return listen(settings, registry)
+
+
+def listen(settings: Settings, registry: Collector) -> str:
+    """Serve metrics over HTTP where the settings say; return the URL."""
     host, _, port = settings.metrics_listen.rpartition(":")
     try:
         server, _ = start_http_server(int(port), host.strip("[]"), registry)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         where = f"{PREFIX}METRICS_LISTEN={settings.metrics_listen}"
         raise ConfigurationError(f"{where}: {error}") from error
-    ProcessCollector(registry=registry)
-    BUILD_INFO[process].labels(installed_version("audiofuse"), process).set(1)
     url = f"http://{host}:{server.server_port}/metrics"
     log.info("metrics are at %s", url)
     return url

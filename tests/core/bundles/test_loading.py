@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from audiofuse.core.bundles import loading
+from audiofuse.core import cores
 from audiofuse.core.bundles.bundle import save_bundle
 from audiofuse.core.bundles.loading import load_folder
 from audiofuse.core.bundles.manifest import Manifest, file_entries, verify_bundle
@@ -54,7 +54,7 @@ def test_without_a_driver_nobody_asks_for_a_gpu(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where NVIDIA's driver is absent, "auto" is the CPU at once."""
-    monkeypatch.setattr(loading, "CUDA_DRIVER", "libthere-is-no-such-library.so.1")
+    monkeypatch.setattr(cores, "CUDA_DRIVER", "libthere-is-no-such-library.so.1")
     assert load_folder(Settings(device="auto"), bundle).runtime.name == "onnxruntime"
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from audiofuse.workers.indexing.device.budget import Budget
+from audiofuse.workers.indexing.stages import Budget
 from audiofuse.workers.indexing.device.fair_lock import FairLock
 
 Eventually = Callable[..., Any]

@@ -42,15 +42,7 @@ SHORT = [  # real sounds of up to 3 s in every format
         "home/typing.mp3", "music/bell.opus", "music/gong.ogg", "music/tabla-loop.m4a",
     )
 ]  # fmt: skip
-WORKER = [
-    sys.executable,
-    "-m",
-    "celery",
-    "-A",
-    "audiofuse.workers.indexing.app",
-    "worker",
-    "--without-gossip",
-]
+WORKER = [sys.executable, "-m", "audiofuse", "worker"]
 REDELIVERY_S = 5
 pytestmark = pytest.mark.timeout(900)  # they wait for progress, however slow the machine
 SOME = 100  # sounds, more than a worker takes in hand at once

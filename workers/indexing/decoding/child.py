@@ -1,11 +1,23 @@
 """The decoding process itself: python -m audiofuse.workers.indexing.decoding.child.
 
-Standard input is the socket to the worker. It ends with the worker, however that ends.
+Standard input is the socket to the worker, over which they say lines of JSON to each other. It ends
+with the worker, however that ends.
+
+    worker ── {"open": id, "path": str, "max_duration_s": float} ──> {"sample_rate", "channels"}
+           ── {"next": id, "slot"} ──> {"samples": n}, with {"duration_s"} the last
+           ── {"close": id} ──> nothing
+
+Each line but ``close`` gets one answer; before the first comes ``{"ready": true}``: what ends
+before that is no sound's fault. A process may have many sounds open, and works on one window at a
+time, so that a long sound never keeps a short one waiting for more than a window. The window itself
+is written into a slot of the worker's slab (``exchange/slab.py``): ``n`` float32 samples, mono at
+32 kHz. There may be no samples left for the last answer. Instead of any answer there may be
+``{"rejected": reason, "detail"}``, the sound's own fault, or ``{"bug": text}``; then too the sound
+is closed.
 """
 
 import contextlib
 import json
-import mmap
 import resource
 import signal
 import socket
@@ -15,12 +27,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from audiofuse.core.audio.recording import WINDOW_SAMPLES, Recording, Samples, open_recording
 from audiofuse.core.children import end_with
 from audiofuse.core.errors import Reason, Rejected
-from audiofuse.workers.indexing.decoding.protocol import WINDOW_BYTES
+from audiofuse.workers.indexing.exchange.slab import SlabMapping
 
 Answer = dict[str, Any]
 
@@ -34,7 +44,11 @@ class Sound:
         self.recording: Recording = self._closing.enter_context(
             open_recording(path, max_duration_s)
         )
-        self.windows: Iterator[Samples] = self.recording.windows()
+        self._windows: Iterator[Samples] = self.recording.windows()
+
+    def next_window(self) -> Samples | None:
+        """Return the next window; ``None`` after the last. Raises what reading it raises."""
+        return next(self._windows, None)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -45,9 +59,9 @@ class Child:
     """Answers the worker's requests, one after the other."""
 
     def __init__(self, shared: int) -> None:
-        """Write windows into the memory that the descriptor ``shared`` names."""
+        """Write windows into the slab behind the descriptor ``shared``."""
         self._socket = socket.socket(fileno=0)
-        self._memory = np.frombuffer(mmap.mmap(shared, WINDOW_BYTES), np.float32)
+        self._slab = SlabMapping(shared)
         self._open: dict[int, Sound] = {}
 
     def serve(self) -> None:
@@ -69,7 +83,7 @@ class Child:
             return None
         number = request["open"] if "open" in request else request["next"]
         try:
-            return self._begin(**request) if "open" in request else self._next(number)
+            return self._begin(**request) if "open" in request else self._next(**request)
         except Rejected as verdict:
             answer = {"rejected": verdict.reason, "detail": verdict.detail}
         except MemoryError:
@@ -83,16 +97,16 @@ class Child:
         sound = self._open[open] = Sound(Path(path), max_duration_s)
         return {"sample_rate": sound.recording.sample_rate, "channels": sound.recording.channels}
 
-    def _next(self, number: int) -> Answer:
-        sound = self._open[number]
-        window = next(sound.windows, None)
+    def _next(self, next: int, slot: int) -> Answer:  # noqa: A002
+        sound = self._open[next]
+        window = sound.next_window()
         answer: Answer = {}
         if window is not None:
-            self._memory[: window.size] = window
+            self._slab.window(slot, window.size)[:] = window
             answer["samples"] = window.size
         if window is None or window.size < WINDOW_SAMPLES:  # only the last is shorter
             answer["duration_s"] = sound.recording.duration_s
-            self._close(number)
+            self._close(next)
         return answer
 
     def _close(self, number: int) -> None:

@@ -3,22 +3,16 @@
 import contextlib
 import itertools
 import json
-import mmap
 import os
 import select
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import numpy as np
-
-from audiofuse.core.audio.recording import Samples
 from audiofuse.core.cores import thread_limits
-from audiofuse.workers.indexing.decoding.protocol import WINDOW_BYTES
 
 CHILD = "audiofuse.workers.indexing.decoding.child"
 
@@ -34,8 +28,10 @@ class DecoderDiedError(Exception):
 class Decoder:
     """One decoding process."""
 
-    def __init__(self, memory_bytes: int) -> None:
+    def __init__(self, slab: int, memory_bytes: int) -> None:
         """Start it; it may take at most ``memory_bytes`` of address space.
+
+        It writes windows into the slab behind the descriptor ``slab``.
 
         It ends with the thread that calls this. Raises ``OSError`` where no process can be had.
         """
@@ -44,22 +40,20 @@ class Decoder:
         self.ready = False  # it has told that it started
         self._sending = threading.Lock()
         with contextlib.ExitStack() as undo:
-            self._shared = undo.enter_context(_memory_file())
-            self._shared.truncate(WINDOW_BYTES)
-            self._memory = mmap.mmap(self._shared.fileno(), WINDOW_BYTES)
             self._socket, theirs = socket.socketpair()
             undo.enter_context(self._socket)
             with theirs:
-                self.process = self._start(theirs, memory_bytes)
+                self.process = self._start(theirs, slab, memory_bytes)
             self._poll = select.poll()  # select() ends at 1,024 descriptors
             self._poll.register(self._socket, select.POLLIN)
             undo.pop_all()
 
-    def _start(self, theirs: socket.socket, memory_bytes: int) -> "subprocess.Popen[bytes]":
-        shared = self._shared.fileno()
-        command = [sys.executable, "-m", CHILD, str(shared), str(memory_bytes), str(os.getpid())]
+    def _start(
+        self, theirs: socket.socket, slab: int, memory_bytes: int
+    ) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-m", CHILD, str(slab), str(memory_bytes), str(os.getpid())]
         return subprocess.Popen(  # noqa: S603 - ourselves
-            command, stdin=theirs.fileno(), pass_fds=[shared], env=os.environ | thread_limits(1)
+            command, stdin=theirs.fileno(), pass_fds=[slab], env=os.environ | thread_limits(1)
         )
 
     def begin(self, path: Path, max_duration_s: float, patience_s: float) -> tuple[int, Any]:
@@ -68,12 +62,9 @@ class Decoder:
         request = {"open": number, "path": str(path), "max_duration_s": max_duration_s}
         return number, self._ask(request, patience_s)
 
-    def next(self, number: int, patience_s: float) -> tuple[Samples | None, Any]:
-        """Return the next window of a sound, if there is one, and the answer."""
-        answer = self._ask({"next": number}, patience_s)
-        if "samples" not in answer:
-            return None, answer
-        return np.frombuffer(self._memory, np.float32, answer["samples"]).copy(), answer
+    def next(self, number: int, slot: int, patience_s: float) -> Any:
+        """Have the next window of a sound, if there is one, written into a slot."""
+        return self._ask({"next": number, "slot": slot}, patience_s)
 
     def forget(self, number: int) -> None:
         """Have a sound closed that nobody wants to the end; any thread may, at any time."""
@@ -91,7 +82,6 @@ class Decoder:
     def release(self) -> None:
         """Give back the descriptors of a process that was killed and that nobody uses."""
         self._socket.close()
-        self._shared.close()
 
     def _ask(self, request: dict[str, Any], patience_s: float) -> Any:
         """Return the answer; ``DecoderHungError`` or ``DecoderDiedError`` if none comes."""
@@ -121,11 +111,3 @@ class Decoder:
             return self._socket.recv(65536)
         except ConnectionResetError:
             return b""
-
-
-def _memory_file() -> IO[bytes]:
-    """Return a file to map; where that is possible one that the kernel never writes to a disk."""
-    create = getattr(os, "memfd_create", None)  # Linux has it
-    if create:
-        return os.fdopen(create("audiofuse-windows"), "r+b")
-    return tempfile.TemporaryFile(prefix="audiofuse-windows-")

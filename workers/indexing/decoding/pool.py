@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from audiofuse.core.errors import Reason, Rejected, Unavailable
 from audiofuse.core.threads import vital_thread
 from audiofuse.workers.indexing.decoding.decoder import Decoder, DecoderDiedError, DecoderHungError
 from audiofuse.workers.indexing.decoding.turns import Turns
+from audiofuse.workers.indexing.exchange.slab import Slab
 
 log = logging.getLogger(__name__)
 
@@ -51,19 +53,28 @@ class DecodedRecording:
     def windows(self) -> Iterator[Samples]:
         """Yield the clip in windows; see ``core.audio.recording.Recording.windows``.
 
+        Each lies in a slot of the slab, which is whose it is that takes the window.
+
         Raises ``Rejected`` for the sound's own fault, a decoding that crashes or hangs included;
         ``Unavailable`` if the worker stops, or the process ended with another sound;
         ``DecoderBugError`` for anything else.
         """
         while self._decoder:
-            window, answer = self._asked(self._next)
+            slot = self._pool.slab.take()
+            try:
+                answer = self._asked(partial(self._next, slot))
+            except BaseException:
+                self._pool.slab.give_back(slot)
+                raise
             self._windows += 1
             if "duration_s" in answer:
                 self.duration_s = answer["duration_s"]
                 self._end()
                 self._pool.tell(self._waited_s, None)
-            if window is not None:
-                yield window
+            if "samples" in answer:
+                yield self._pool.slab.lend(slot, answer["samples"])
+            else:
+                self._pool.slab.give_back(slot)
 
     def close(self) -> None:
         """Let go of a sound that nobody wants to the end."""
@@ -76,9 +87,8 @@ class DecodedRecording:
         self._number, answer = decoder.begin(path, max_duration_s, self._pool.patience_s)
         return self._checked(answer)
 
-    def _next(self, decoder: Decoder) -> tuple[Samples | None, Any]:
-        window, answer = decoder.next(self._number, self._pool.patience_s)
-        return window, self._checked(answer)
+    def _next(self, slot: int, decoder: Decoder) -> Any:
+        return self._checked(decoder.next(self._number, slot, self._pool.patience_s))
 
     def _checked(self, answer: Any) -> Any:
         """Return the answer, unless it says that the sound was closed for a fault."""
@@ -120,15 +130,19 @@ class Decoders:
         self,
         count: int,
         patience_s: float,
+        slab: Slab,
         memory_bytes: int = MEMORY_BYTES,
         tell: Tell = lambda _, __: None,
     ) -> None:
-        """Start ``count`` processes; one that is silent for ``patience_s`` is killed.
+        """Start ``count`` processes, which write into ``slab``.
+
+        One that is silent for ``patience_s`` is killed.
 
         ``tell`` is told of each sound how many seconds were waited for it to be decoded, and the
         error that ended that, if any.
         """
         self.patience_s = patience_s
+        self.slab = slab
         self.tell = tell
         self.turns = Turns[Decoder]()
         self._count = count
@@ -183,6 +197,7 @@ class Decoders:
     def close(self) -> None:
         """End all processes, whatever they do; who waits for one gets ``Unavailable``."""
         self._closed.set()  # first, so that nobody takes their end for a sound's fault
+        self.slab.close()
         idle = self.turns.close(STOPS)
         for decoder in self.turns.processes():
             decoder.kill()
@@ -227,7 +242,7 @@ class Decoders:
                 pause_s = min(2 * pause_s, MAX_BACKOFF_S)
 
     def _start(self) -> None:
-        decoder = Decoder(self._memory_bytes)
+        decoder = Decoder(self.slab.file.fileno(), self._memory_bytes)
         try:
             self.turns.add(decoder)
         except Unavailable:  # closed meanwhile

@@ -1,6 +1,7 @@
-"""One thread owns the encoder and batches across messages.
+"""The device: one process for each host that encodes and fuses, in full batches.
 
-In reading order: ``device`` what threads talk to, ``batches`` which windows make the next batch,
-``waiting`` what waits, ``budget`` bounds that, ``fair_lock`` lets devices take turns, ``measure``
-finds the best batch.
+In reading order: ``__main__`` the process, ``server`` who it serves, ``connection`` one of these,
+``encoders`` what is loaded, ``device`` the thread that runs an encoder, ``batches`` which windows
+make a batch, ``waiting`` what waits, ``measure`` which batches are worth their size, ``fair_lock``
+by which encoders take turns.
 """

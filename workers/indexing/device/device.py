@@ -1,12 +1,13 @@
-"""The device: one thread that owns the encoder, and makes full batches of what many threads ask.
+"""The device: one thread that owns the encoder, and makes full batches of what many ask.
 
-    encode_audio(windows) ──> windows wait, by lane ──┐
-                                                      ├──> the device's thread: batch after batch
-    fuse(embedding, text) ──> texts wait ─────────────┘
+    give(sound, window) ──> windows wait, by lane ──┐
+                                                    ├──> the device's thread: batch after batch
+    heard, or stored  ──> texts wait ───────────────┘
 
-Which windows make a batch, and when it begins, ``batches`` decides. Texts gather while one batch of
-windows is encoded, and no longer; where there is no such batch they are fused at once. A batch of
-texts is as cheap as its longest text, so they are sorted.
+Nobody waits in here: what is asked is answered in a future. Which windows make a batch, and when it
+begins, ``batches`` decides. Texts gather while one batch of windows is encoded, and no longer;
+where there is no such batch they are fused at once. A batch of texts is as cheap as its longest
+text, so they are sorted.
 """
 
 import gc
@@ -14,52 +15,38 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
-from typing import Protocol, TypeVar
-
-import numpy as np
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
 
 from audiofuse.core.audio.recording import SAMPLE_RATE, Samples
 from audiofuse.core.encoder.accumulator import AudioAccumulator
-from audiofuse.core.encoder.embeddings import AudioEmbedding, Floats, Fused
+from audiofuse.core.encoder.embeddings import AudioEmbedding, EncodedItem, Floats
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.encoder.runtime import DeviceLost, OutOfMemory
 from audiofuse.core.errors import Reason, Rejected, Unavailable
 from audiofuse.core.threads import vital_thread
 from audiofuse.workers.indexing.device.batches import Batches
-from audiofuse.workers.indexing.device.budget import Budget
 from audiofuse.workers.indexing.device.fair_lock import FairLock
 from audiofuse.workers.indexing.device.measure import best_batch_s
-from audiofuse.workers.indexing.device.waiting import Clip, Stats, Text, Window
+from audiofuse.workers.indexing.device.waiting import Sound, Stats, Window, nobody, nothing
 from audiofuse.workers.telemetry import metrics
 from audiofuse.workers.telemetry.metrics import Split, Stage
 from audiofuse.workers.telemetry.names import Lane
-from audiofuse.workers.telemetry.tracing import span
 
 log = logging.getLogger(__name__)
 
-# How many batches of decoded audio may wait. More: memory; fewer: the device may run dry.
-BUFFERED_BATCHES = 8
 # Texts in a batch. More are slower on a CPU: all are padded to the longest.
 TEXTS_AT_ONCE = {"cpu": 16, "cuda": 64}
 STUCK_S = 300.0  # a batch that takes longer never ends. Higher: the process hangs for longer
 CLOSED = "the device is closed: the worker stops, or nobody wants this version any more"
-Answer = TypeVar("Answer")
 
-
-class _Failing(Protocol):
-    """What waits for the device, and can be told that it waits in vain."""
-
-    def fail(self, error: Exception) -> None:
-        """Let whoever waits know."""
-
-
-Waiting = TypeVar("Waiting", bound=_Failing)
+Waiting = TypeVar("Waiting", Sound, Window)
 
 
 class Device:
-    """Runs the encoder for many threads; ``on(lane)`` is what they talk to."""
+    """Runs the encoder for many askers."""
 
     def __init__(
         self,
@@ -70,8 +57,8 @@ class Device:
     ) -> None:
         """Make batches of ``batch_s`` seconds of audio, or of what proves best.
 
-        ``in_hand`` tells how many threads may ask: once all wait, nothing more is coming. Encoders
-        that share a processor take each other's ``turn``.
+        ``in_hand`` tells how many may ask: once all wait, nothing more is coming. Encoders that
+        share a processor take each other's ``turn``.
         """
         self.encoder = encoder
         self.batch_s = batch_s or best_batch_s(encoder)
@@ -79,21 +66,17 @@ class Device:
         self._in_hand = in_hand
         self._turn = turn or FairLock()
         self._batches = Batches(self.batch_s)
-        self._texts: list[Text] = []  # in the order in which they came
-        self._buffer = Budget(BUFFERED_BATCHES * self.batch_s)
+        self._alone: deque[Window] = deque()  # windows that share no batch
+        self._heard: list[Sound] = []  # to be fused, in the order in which they came
         self._changed = threading.Condition()
-        self._askers = 0  # threads that wait for an answer
+        self._askers = 0  # sounds that are waited for, with nothing of them to come
         self._closed = False
         self._busy_since = math.inf  # a monotonic time
         self._thread = vital_thread("device", self._run)
 
-    def on(self, lane: Lane) -> "DeviceLane":
-        """Return the device for messages of one lane."""
-        return DeviceLane(self, lane)
-
     @property
     def askers(self) -> int:
-        """How many threads wait for an answer."""
+        """How many wait for an answer, and will give nothing more before."""
         return self._askers
 
     @property
@@ -108,65 +91,93 @@ class Device:
             self._changed.notify()
         self._thread.join()
         with self._changed:
-            windows = self._batches.clear()
-            in_vain: list[_Failing] = [*windows, *self._texts]
-            self._texts = []
-        for waiting in in_vain:
-            waiting.fail(Unavailable(CLOSED))
-        # Whoever waits for room for a window gets it, finds this closed, and lets the next in.
-        self._buffer.give_back(sum(window.length for window in windows) / SAMPLE_RATE)
+            windows, self._alone = [*self._batches.clear(), *self._alone], deque()
+            sounds, self._heard = self._heard, []
+        for sound in {*sounds, *(window.sound for window in windows)}:
+            sound.fail(Stage.ENCODE, Unavailable(CLOSED))
+        for window in windows:
+            window.release()
 
-    def encode_audio(self, windows: Iterable[Samples], lane: Lane) -> AudioEmbedding:
-        """Encode one clip; blocks while too much audio waits, then until it is encoded.
+    def begin(
+        self,
+        text: str,
+        lane: Lane,
+        *,
+        alone: bool = False,
+        mark: Callable[[bool], None] = nobody,
+    ) -> Sound:
+        """Return a sound that is to be given windows, and then to be fused with ``text``.
 
-        ``windows``: float32 samples at 32 kHz, each ``(samples,)``. Raises what encoding it alone
-        raises, ``Rejected`` if it does not fit the device.
+        Its ``answer`` raises what encoding it alone raises, ``Rejected`` if it does not fit.
         """
-        clip = Clip(AudioAccumulator(self.encoder.audio_dim))
-        try:
-            for window in windows:
-                if clip.embedding.done():  # it failed
-                    break
-                self._give(clip, window, lane)
-        except BaseException:
-            clip.embedding.cancel()
-            raise
-        with self._changed:
-            clip.complete = True
-            clip.settle()
-        return self._await(clip.embedding)
+        return Sound(text, lane, AudioAccumulator(self.encoder.audio_dim), alone, mark)
 
-    def fuse(self, embedding: AudioEmbedding, text: str) -> tuple[Floats, np.float32]:
-        """Fuse one sound with its text; return its vector ``(dim,)`` and norm."""
-        with self._changed:
-            if self._closed:
-                raise Unavailable(CLOSED)
-            asked = Text(embedding, text, self._batches.begun)
-            self._texts.append(asked)
-        return self._await(asked.fused)
+    def give(self, sound: Sound, samples: Samples, release: Callable[[], None] = nothing) -> None:
+        """Have a sound's next window encoded: float32 at 32 kHz, ``(samples,)``.
 
-    def _give(self, clip: Clip, samples: Samples, lane: Lane) -> None:
+        ``release`` is called once the samples are needed no more.
+        """
         length = self.encoder.audio_processor.padded_length(samples)
-        self._buffer.take(length / SAMPLE_RATE)
         with self._changed:
-            if self._closed:
-                self._buffer.give_back(length / SAMPLE_RATE)
-                raise Unavailable(CLOSED)
-            now = time.monotonic()
-            self._batches.add(Window(clip, clip.given, samples, lane, now, length))
-            clip.given += 1
+            is_open = not self._closed
+            if is_open:
+                window = Window(sound, sound.given, samples, time.monotonic(), length, release)
+                sound.given += 1
+                if sound.alone:
+                    self._alone.append(window)
+                else:
+                    self._batches.add(window)
+                self._changed.notify()
+        if not is_open:
+            release()
+            sound.fail(Stage.ENCODE, Unavailable(CLOSED))
+
+    def end(self, sound: Sound) -> None:
+        """Know that a sound has no more windows; it is answered once they are encoded."""
+        if not sound.given:
+            sound.fail(Stage.ENCODE, ValueError("a sound of no windows has no audio vector"))
+        self._await(sound)
+        with self._changed:
+            sound.is_whole = True
+            self._fuse_if_heard(sound)
             self._changed.notify()
 
-    def _await(self, answer: "Future[Answer]") -> Answer:
+    def fuse(
+        self,
+        audio: Floats,
+        text: str,
+        lane: Lane,
+        *,
+        alone: bool = False,
+        mark: Callable[[bool], None] = nobody,
+    ) -> Sound:
+        """Fuse a stored audio vector ``(audio_dim,)`` with a text."""
+        sound = self.begin(text, lane, alone=alone, mark=mark)
+        self._await(sound)
         with self._changed:
-            if not answer.done():
-                self._askers += 1
-                answer.add_done_callback(self._answered)
-            self._changed.notify()
-        return answer.result()
+            is_open = not self._closed
+            if is_open:
+                self._fuse_later(sound, AudioEmbedding(audio[None]))
+                self._changed.notify()
+        if not is_open:
+            sound.fail(Stage.FUSE, Unavailable(CLOSED))
+        return sound
+
+    def _fuse_if_heard(self, sound: Sound) -> None:
+        if sound.is_heard and sound.given:
+            self._fuse_later(sound, sound.accumulator.embedding())
+
+    def _fuse_later(self, sound: Sound, embedding: AudioEmbedding) -> None:
+        sound.embedding, sound.since = embedding, self._batches.begun
+        self._heard.append(sound)
+
+    def _await(self, sound: Sound) -> None:
+        """Count who waits, until it is answered: the asker itself may need a while to wake up."""
+        with self._changed:
+            self._askers += 1
+        sound.answer.add_done_callback(self._answered)
 
     def _answered(self, _: object) -> None:
-        """Count at once: the asker itself may need a while to wake up."""
         with self._changed:
             self._askers -= 1
 
@@ -191,41 +202,44 @@ class Device:
 
     def _next(self) -> Callable[[], None] | None:
         """Choose what to do now: texts that let a batch of windows pass, such a batch, or texts."""
-        gathered = bool(self._texts) and self._texts[0].since < self._batches.begun
+        gathered = bool(self._heard) and self._heard[0].since < self._batches.begun
+        if not gathered and self._alone:
+            return partial(self._encode_all, [self._alone.popleft()])
         windows = [] if gathered else self._choose_windows()
         if windows:
-            return lambda: self._encode_clips(windows)
-        if self._texts:
-            texts, self._texts = self._texts, []
-            return lambda: self._fuse_all(texts)
+            return partial(self._encode_all, windows)
+        if self._heard:
+            sounds, self._heard = self._heard, []
+            return partial(self._fuse_all, sounds)
         return None
 
     def _choose_windows(self) -> list[Window]:
         """Take the windows of the next batch; none while it is worth waiting for more.
 
-        Nothing more comes once every thread that may ask waits for an answer, and none of them is
-        about to get one; nor while all the audio waits that may.
+        Nothing more comes once all that may ask wait for an answer, and none of them is about to
+        get one.
         """
-        all_wait = self._askers >= self._in_hand() and not self._texts
-        nothing_more_comes = all_wait or self._buffer.exhausted
-        return self._batches.choose(time.monotonic(), nothing_more_comes=nothing_more_comes)
+        all_wait = self._askers >= self._in_hand() and not self._heard
+        return self._batches.choose(time.monotonic(), nothing_more_comes=all_wait)
 
-    def _encode_clips(self, windows: list[Window]) -> None:
+    def _encode_all(self, windows: list[Window]) -> None:
         started = time.perf_counter()
-        wanted = [window for window in windows if not window.clip.embedding.done()]
+        wanted = [window for window in windows if not window.sound.answer.done()]
         if wanted:
-            self._by_halves(self._encode_audio, wanted)
-        self._buffer.give_back(sum(window.length for window in windows) / SAMPLE_RATE)
+            self._by_halves(Stage.ENCODE, self._encode, wanted)
+        for window in windows:
+            window.release()
         self._batches.took(time.perf_counter() - started)
 
-    def _encode_audio(self, windows: list[Window]) -> None:
+    def _encode(self, windows: list[Window]) -> None:
         with metrics.timed(Stage.ENCODE):
             encoded = self.encoder.encode_windows([window.samples for window in windows])
         with self._changed:
             for window, sums in zip(windows, encoded, strict=True):
-                window.clip.accumulator.add(window.number, sums)
-                window.clip.done += 1
-                window.clip.settle()
+                sound = window.sound
+                sound.accumulator.add(window.number, sums)
+                sound.done += 1
+                self._fuse_if_heard(sound)
         self._count(windows)
         self._batches.grow()
         metrics.BATCH_CAPACITY.set(self._batches.bound_s)
@@ -243,23 +257,31 @@ class Device:
         metrics.BATCH_FILL.observe(len(windows) / room)
         metrics.BATCH_PADDING.observe(1 - audio_s / padded_s)
 
-    def _fuse_all(self, texts: list[Text]) -> None:
-        shortest_first = sorted(texts, key=lambda text: len(text.text))
+    def _fuse_all(self, sounds: list[Sound]) -> None:
+        wanted = [sound for sound in sounds if not sound.answer.done()]
+        shortest_first = sorted(wanted, key=lambda sound: (sound.alone, len(sound.text)))
+        shared = sum(not sound.alone for sound in wanted)
         at_once = TEXTS_AT_ONCE[self.encoder.device]
-        for start in range(0, len(texts), at_once):
-            self._by_halves(self._fuse, shortest_first[start : start + at_once])
+        for start in range(0, shared, at_once):
+            some = shortest_first[start : min(start + at_once, shared)]
+            self._by_halves(Stage.FUSE, self._fuse, some)
+        for sound in shortest_first[shared:]:
+            self._by_halves(Stage.FUSE, self._fuse, [sound])
 
-    def _fuse(self, texts: list[Text]) -> None:
-        embeddings = AudioEmbedding.stack([text.embedding for text in texts])
+    def _fuse(self, sounds: list[Sound]) -> None:
+        embeddings = AudioEmbedding.stack([each.embedding for each in sounds if each.embedding])
         with metrics.timed(Stage.FUSE):
-            fused = self.encoder.fuse(embeddings, [each.text for each in texts])
-        results = zip(fused.vectors, fused.norms, strict=True)
-        for text, result in zip(texts, results, strict=True):
-            text.fused.set_result(result)
-        self.stats.texts += len(texts)
+            fused = self.encoder.fuse(embeddings, [sound.text for sound in sounds])
+        for sound, audio, item, norm in zip(
+            sounds, embeddings.pooled, fused.vectors, fused.norms, strict=True
+        ):
+            sound.settle(EncodedItem(audio, item, float(norm)))
+        self.stats.texts += len(sounds)
         self.stats.text_batches += 1
 
-    def _by_halves(self, work: Callable[[list[Waiting]], None], things: list[Waiting]) -> None:
+    def _by_halves(
+        self, stage: Stage, work: Callable[[list[Waiting]], None], things: list[Waiting]
+    ) -> None:
         """Work on all at once; if that fails on each half, so that a bad one fails alone."""
         error = _error_of(work, things)
         if error is None:
@@ -271,12 +293,13 @@ class Device:
         if len(things) > 1:
             metrics.BATCH_SPLITS.labels(_why_split(error)).inc()
             middle = len(things) // 2
-            self._by_halves(work, things[:middle])
-            self._by_halves(work, things[middle:])
+            self._by_halves(stage, work, things[:middle])
+            self._by_halves(stage, work, things[middle:])
         elif isinstance(error, OutOfMemory):
-            things[0].fail(Rejected(Reason.NO_MEMORY, f"it does not fit the device: {error}"))
+            detail = f"it does not fit the device: {error}"
+            _sound(things[0]).fail(stage, Rejected(Reason.NO_MEMORY, detail))
         else:
-            things[0].fail(error)
+            _sound(things[0]).fail(stage, error)
 
     def _shrink(self) -> None:
         gc.collect()
@@ -286,35 +309,29 @@ class Device:
         log.warning("out of memory: batches of %.0f s of audio now", self._batches.bound_s)
 
 
-class DeviceLane:
-    """The device for messages of one lane, in an encoder's own words; for many threads."""
-
-    def __init__(self, device: Device, lane: Lane) -> None:
-        """Ask ``device`` for messages of ``lane``."""
-        self._device = device
-        self._lane = lane
-        self.fuses_stored_audio = device.encoder.fuses_stored_audio
-
-    def encode_audio(self, windows: Iterable[Samples]) -> AudioEmbedding:
-        """Encode one clip; see ``Encoder.encode_audio``."""
-        with span("encode"):
-            return self._device.encode_audio(windows, self._lane)
-
-    def fuse(self, embedding: AudioEmbedding, metadata: Sequence[str]) -> Fused:
-        """Fuse one sound with its text; see ``Encoder.fuse``."""
-        (text,) = metadata
-        with span("fuse"):
-            vector, norm = self._device.fuse(embedding, text)
-        return Fused(vector[None], np.array([norm]))
+def _sound(thing: Sound | Window) -> Sound:
+    return thing.sound if isinstance(thing, Window) else thing
 
 
 def _error_of(work: Callable[[list[Waiting]], None], things: list[Waiting]) -> Exception | None:
-    """Work; return what went wrong, without the frames that hold the batch's memory."""
+    """Work; return what went wrong, without the frames that hold the batch's memory.
+
+    What is worked on is marked, should this process end here.
+    """
+    sounds = [_sound(thing) for thing in things]
+    _mark(sounds, in_work=True)
     try:
         work(things)
     except Exception as error:  # noqa: BLE001 - its class decides what becomes of the batch
         return error.with_traceback(None)
+    finally:
+        _mark(sounds, in_work=False)
     return None
+
+
+def _mark(sounds: Sequence[Sound], *, in_work: bool) -> None:
+    for sound in sounds:
+        sound.mark(in_work)
 
 
 def _why_split(error: Exception) -> Split:

@@ -1,69 +1,81 @@
-"""What waits for the device: clips, their windows, texts; and what it has done so far."""
+"""What waits for the device: sounds and their windows; and what it has done so far."""
 
-from concurrent.futures import Future
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
-
-import numpy as np
 
 from audiofuse.core.audio.recording import Samples
 from audiofuse.core.encoder.accumulator import AudioAccumulator
-from audiofuse.core.encoder.embeddings import AudioEmbedding, Floats
+from audiofuse.core.encoder.embeddings import AudioEmbedding, EncodedItem
 from audiofuse.workers.telemetry import metrics
 from audiofuse.workers.telemetry.metrics import Stage
 from audiofuse.workers.telemetry.names import Lane
 
 
-@dataclass
-class Clip:
-    """A clip that is being encoded, window by window."""
+def nothing() -> None:
+    """Do nothing."""
 
+
+def nobody(_: bool) -> None:  # noqa: FBT001 - a callback
+    """Tell nobody."""
+
+
+@dataclass(eq=False)
+class Sound:
+    """A sound that is encoded window by window, then fused with its ``text``.
+
+    One that goes ``alone`` shares no batch. ``mark`` is told when the device begins to work on it,
+    and when it has worked.
+    """
+
+    text: str
+    lane: Lane
     accumulator: AudioAccumulator
-    embedding: Future[AudioEmbedding] = field(default_factory=Future)
+    alone: bool = False
+    mark: Callable[[bool], None] = nobody
+    answer: "Future[EncodedItem]" = field(default_factory=Future)
     given: int = 0  # windows
     done: int = 0
-    complete: bool = False  # no window is to come
+    is_whole: bool = False  # no window is to come
+    embedding: AudioEmbedding | None = None  # once every window is in it
+    since: int = 0  # window batches that had begun by then
 
-    def settle(self) -> None:
-        """Tell the embedding once every window is in it."""
-        if self.complete and self.done == self.given and not self.embedding.done():
-            self.embedding.set_result(self.accumulator.embedding())
+    @property
+    def is_heard(self) -> bool:
+        """Whether every window is encoded, and nobody knows yet."""
+        return self.is_whole and self.done == self.given and self.embedding is None
 
-    def fail(self, error: Exception) -> None:
-        """Let whoever waits for the clip know that it cannot be encoded."""
-        if not self.embedding.done():
-            metrics.failed(Stage.ENCODE, error)
-            self.embedding.set_exception(error)
+    def settle(self, item: EncodedItem) -> None:
+        """Answer, unless nobody wants it any more."""
+        with suppress(InvalidStateError):
+            self.answer.set_result(item)
+
+    def fail(self, stage: Stage, error: Exception) -> None:
+        """Let whoever waits for it know that it cannot be done."""
+        with suppress(InvalidStateError):
+            self.answer.set_exception(error)
+            metrics.failed(stage, error)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Window:
-    """A window that waits since ``since``, a monotonic time. ``length``: samples with padding."""
+    """A window that waits since ``since``, a monotonic time. ``length``: samples with padding.
 
-    clip: Clip
+    ``release`` is called once its samples are needed no more.
+    """
+
+    sound: Sound
     number: int
     samples: Samples
-    lane: Lane
     since: float
     length: int
+    release: Callable[[], None] = nothing
 
-    def fail(self, error: Exception) -> None:
-        """Without one window there is no clip."""
-        self.clip.fail(error)
-
-
-@dataclass(frozen=True)
-class Text:
-    """A sound that waits to be fused with its text: vector ``(dim,)`` and norm."""
-
-    embedding: AudioEmbedding
-    text: str
-    since: int  # window batches that had begun when it came
-    fused: Future[tuple[Floats, np.float32]] = field(default_factory=Future)
-
-    def fail(self, error: Exception) -> None:
-        """Let whoever waits know."""
-        metrics.failed(Stage.FUSE, error)
-        self.fused.set_exception(error)
+    @property
+    def lane(self) -> Lane:
+        """The lane of its sound."""
+        return self.sound.lane
 
 
 @dataclass

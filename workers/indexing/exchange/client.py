@@ -1,0 +1,336 @@
+"""A message process's side of the device: threads ask, and wait for one answer each.
+
+    encode(windows, text) ──> frames ──> the device process ──> one reading thread ──> the asker
+
+If the device's process ends, whoever waits gets ``Unavailable`` and tries again; who asks while
+there is none waits for the next, in which what was loaded is loaded again.
+"""
+
+import itertools
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from audiofuse.core.audio.recording import WINDOW_SAMPLES, Samples
+from audiofuse.core.encoder.embeddings import EncodedItem, Floats
+from audiofuse.core.errors import Unavailable
+from audiofuse.core.threads import vital_thread
+from audiofuse.workers.indexing.exchange.protocol import (
+    HELLO,
+    EncoderFacts,
+    Message,
+    answers_in,
+    error_in,
+    frames,
+    pack,
+)
+from audiofuse.workers.indexing.exchange.slab import CLOSED, SharedWindow, Slab
+from audiofuse.workers.indexing.exchange.suspects import Suspects
+from audiofuse.workers.telemetry.names import Lane
+from audiofuse.workers.telemetry.tracing import span
+
+log = logging.getLogger(__name__)
+
+CONNECT_S = 0.2  # between two tries to connect. Raised, a new device is noticed later
+RELOAD_S = 5.0  # between two tries to have a new device load what is in use; raised, likewise
+# Seconds for which an ask waits for a device that is not there. Raised, a message keeps its place
+# for longer while none starts; lowered, it goes round while one does.
+ABSENT_S = 60.0
+GONE = "the device's process ended; it is started again"
+
+
+@dataclass(eq=False)
+class Ask:
+    """A sound that a thread wants encoded and fused, by the device behind ``connection``."""
+
+    number: int
+    key: str
+    connection: socket.socket | None
+    answer: "Future[EncodedItem]" = field(default_factory=Future)
+
+
+class DeviceClient:
+    """The device process, for the threads of this one. What it cannot do now is ``Unavailable``."""
+
+    def __init__(self, path: Path, slab: Slab, working: Callable[[], int]) -> None:
+        """Ask the device that listens at ``path``; windows cross in ``slab``.
+
+        ``working`` tells how many messages this process works on: as many may ask.
+        """
+        self._path = path
+        self._slab = slab
+        self._working = working
+        self._suspects = Suspects()
+        self._numbers = itertools.count()
+        self._lock = threading.Lock()  # of what is open
+        self._asks: dict[int, Ask] = {}
+        self._lent: set[int] = set()  # slots that the device has
+        self._used: set[str] = set()
+        self._loading: dict[str, Future[EncoderFacts]] = {}
+        self._sending = threading.Lock()  # of the socket
+        self._socket: socket.socket | None = None
+        self._ready = threading.Event()  # a device is there, and has what is in use
+        self._closed = threading.Event()
+        vital_thread("device", self._run)
+
+    def use(self, version: str) -> "Future[EncoderFacts]":
+        """Have a version loaded, whichever process is the device; tell what it is once it is.
+
+        The future raises what loading raises.
+        """
+        with self._lock:
+            asked = self._loading.setdefault(version, Future())
+        self._send({"use": version})
+        return asked
+
+    def drop(self, version: str) -> None:
+        """Need a version no more."""
+        with self._lock:
+            self._used.discard(version)
+        self._send({"drop": version})
+
+    def on(self, version: str, facts: EncoderFacts, lane: Lane) -> "EncoderOnDevice":
+        """Return what encodes by a version that is in use, for messages of one lane."""
+        return EncoderOnDevice(self, version, facts, lane)
+
+    def close(self) -> None:
+        """Ask no more; whoever waits gets ``Unavailable``."""
+        self._closed.set()
+        self._slab.close()
+        self._hang_up()
+        self._fail_all(Unavailable(CLOSED))
+
+    def encode(
+        self, version: str, lane: Lane, key: str, windows: Iterable[Samples], text: str
+    ) -> EncodedItem:
+        """Encode a sound and fuse it with its text; blocks while the device is behind.
+
+        Raises what encoding it alone raises; ``Rejected`` if it does not fit the device, or if the
+        device's process keeps ending at it.
+        """
+        with self._asking(version, lane, key, text) as (ask, first):
+            head, is_whole = first, False
+            for window in windows:
+                if ask.answer.done():  # it failed: the rest is read only for what it says of itself
+                    self._give_back(window)
+                    continue
+                is_whole = window.size < WINDOW_SAMPLES
+                self._send_window(ask, window, head | {"last": is_whole})
+                head = {}
+            if not is_whole:
+                self._send(head | {"ask": ask.number, "last": True}, to=ask.connection)
+            return ask.answer.result()
+
+    def fuse(self, version: str, lane: Lane, key: str, audio: Floats, text: str) -> EncodedItem:
+        """Fuse a stored audio vector with a text."""
+        with self._asking(version, lane, key, text) as (ask, first):
+            self._send({"fuse": ask.number, **first}, [audio], to=ask.connection)
+            return ask.answer.result()
+
+    @contextmanager
+    def _asking(
+        self, version: str, lane: Lane, key: str, text: str
+    ) -> Iterator[tuple[Ask, dict[str, Any]]]:
+        """Open an ask; yield it, and what its first frame says."""
+        self._await_device()
+        alone = self._suspects.is_one(key)
+        ask = self._open(key)
+        try:
+            yield ask, {
+                "version": version, "lane": lane, "text": text, "alone": alone,
+                "working": self._working(),
+            }  # fmt: skip
+        finally:
+            with self._lock:
+                is_open = self._asks.pop(ask.number, None)
+            if is_open:
+                self._send({"cancel": ask.number}, to=ask.connection)
+        if alone:
+            self._suspects.clear(key)
+
+    def _open(self, key: str) -> Ask:
+        with self._lock:
+            if not self._ready.is_set():  # else ``_lost`` finds it
+                raise Unavailable(GONE)
+            ask = Ask(next(self._numbers), key, self._socket)
+            self._asks[ask.number] = ask
+        return ask
+
+    def _send_window(self, ask: Ask, window: Samples, message: dict[str, Any]) -> None:
+        """Hand a window over, in the slot where a decoder wrote it, or in a new one."""
+        if not isinstance(window, SharedWindow):
+            shared = self._slab.lend(self._slab.take(), window.size)
+            shared[:] = window
+            window = shared
+        with self._lock:
+            is_open = ask.number in self._asks
+            if is_open:
+                self._lent.add(window.slot)
+        if is_open:
+            about = {"ask": ask.number, "slot": window.slot, "samples": window.size}
+            self._send(message | about, to=ask.connection)
+        else:
+            self._give_back(window)
+
+    def _give_back(self, window: Samples) -> None:
+        if isinstance(window, SharedWindow):
+            self._slab.give_back(window.slot)
+
+    def _send(
+        self,
+        message: dict[str, Any],
+        vectors: Sequence[Floats] = (),
+        *,
+        to: socket.socket | None = None,
+    ) -> None:
+        """Send a frame to the device, or to no other than that of one's ask.
+
+        What a device does not get because it ends, ``_lost`` makes up for.
+        """
+        frame = pack(message, vectors)
+        with self._sending, suppress(OSError):
+            if self._socket and to in {None, self._socket}:
+                self._socket.sendall(frame)
+
+    def _await_device(self) -> None:
+        if not self._ready.wait(ABSENT_S):
+            raise Unavailable(f"for {ABSENT_S:.0f} s there was no device process")
+        if self._closed.is_set():
+            raise Unavailable(CLOSED)
+
+    def _run(self) -> None:
+        """Talk to one device after the other, until closed."""
+        while not self._closed.is_set():
+            try:
+                connection = self._connect()
+            except OSError as error:
+                log.debug("the device's process does not listen: %s", error)
+                self._closed.wait(CONNECT_S)
+                continue
+            has_loaded = self._talk(connection)
+            self._ready.clear()
+            self._hang_up()
+            self._lost()
+            if not has_loaded:
+                self._closed.wait(RELOAD_S)
+        self._ready.set()  # who waits for a device learns that this is closed
+
+    def _connect(self) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.connect(str(self._path))
+            socket.send_fds(connection, [HELLO], [self._slab.file.fileno()])
+        except OSError:
+            connection.close()
+            raise
+        with self._sending:
+            self._socket = connection
+        return connection
+
+    def _talk(self, connection: socket.socket) -> bool:
+        """Read until this device ends; false if it did not load what is in use."""
+        with self._lock:
+            missing, wanted = set(self._used), self._used | self._loading.keys()
+        for version in wanted:
+            self._send({"use": version})
+        if not missing:
+            self._ready.set()
+        with suppress(OSError), connection.makefile("rb") as stream:
+            for message, vectors in frames(stream):
+                if "used" not in message:
+                    self._answered(message, vectors)
+                    continue
+                version, error = message["used"], self._loaded(message)
+                if error and version in missing:
+                    log.error("a new device does not load %s, which is in use: %s", version, error)
+                    return False
+                missing.discard(version)
+                if not missing:
+                    self._ready.set()
+        return True
+
+    def _loaded(self, message: dict[str, Any]) -> Exception | None:
+        """Tell who waits for a version to be loaded; return what went wrong."""
+        version = message.pop("used")
+        error = error_in(message) if "error" in message else None
+        with self._lock:
+            waiting = self._loading.pop(version, None)
+            if waiting and not error:
+                self._used.add(version)
+        if waiting and error:
+            waiting.set_exception(error)
+        elif waiting:
+            waiting.set_result(EncoderFacts(**message))
+        return error
+
+    def _answered(self, message: Message, vectors: Floats) -> None:
+        with self._lock:
+            self._lent.difference_update(message["free"])
+        for slot in message["free"]:
+            self._slab.give_back(slot)
+        for number, answer in answers_in(message, vectors):
+            with self._lock:
+                ask = self._asks.pop(number, None)
+            if ask is None:
+                continue  # it was cancelled
+            if isinstance(answer, Exception):
+                ask.answer.set_exception(answer)
+            else:
+                ask.answer.set_result(answer)
+
+    def _lost(self) -> None:
+        """Make up for a device that is no more: it has no slots, and answers nobody."""
+        with self._lock:
+            lent, self._lent = self._lent, set()
+            died_of = [ask.key for ask in self._asks.values() if self._slab.in_work(ask.number)]
+        self._slab.clear_marks()
+        self._suspects.died_of(died_of)
+        if not self._closed.is_set():
+            log.warning("%s; it was at work on: %s", GONE, ", ".join(died_of) or "nothing of ours")
+        self._fail_all(Unavailable(GONE))
+        for slot in lent:
+            self._slab.give_back(slot)
+
+    def _fail_all(self, error: Exception) -> None:
+        with self._lock:
+            asks, self._asks = self._asks, {}
+        for ask in asks.values():
+            ask.answer.set_exception(error)
+
+    def _hang_up(self) -> None:
+        """End the connection, which ends who reads from it."""
+        connection = self._socket
+        if connection is None:
+            return
+        with suppress(OSError):  # it has ended by itself
+            connection.shutdown(socket.SHUT_RDWR)
+        with self._sending:
+            self._socket = None
+            connection.close()
+
+
+class EncoderOnDevice:
+    """An encoder that the device has loaded, for messages of one lane; see ``AudioEncoder``."""
+
+    def __init__(self, device: DeviceClient, version: str, facts: EncoderFacts, lane: Lane) -> None:
+        """Ask ``device`` for what ``version`` makes of sounds."""
+        self._device = device
+        self._version = version
+        self._lane = lane
+        self.fuses_stored_audio = facts.fuses_stored_audio
+
+    def encode(self, key: str, windows: Iterable[Samples], text: str) -> EncodedItem:
+        """Encode a sound and fuse it with its text."""
+        with span("encode"):
+            return self._device.encode(self._version, self._lane, key, windows, text)
+
+    def fuse(self, key: str, audio: Floats, text: str) -> EncodedItem:
+        """Fuse a stored audio vector with a text."""
+        with span("fuse"):
+            return self._device.fuse(self._version, self._lane, key, audio, text)

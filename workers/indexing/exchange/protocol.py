@@ -1,0 +1,130 @@
+"""What a message process and the device process say to each other, over a Unix socket.
+
+A message process, with its hello, hands over the memory that its windows lie in (``slab.py``).
+Then it sends frames; each is two lengths, a JSON object and, behind it, float32 vectors:
+
+    {"use": version}             have it loaded ─────────> {"used": version, facts of the encoder}
+    {"drop": version}            it is needed no more      or {"used": version, "error", ...}
+    {"ask": n, "version", "lane", "text", "alone", "working"}       encode a sound, and fuse it
+       with {"slot", "samples"}  its next window           with its text; windows come one by
+       with {"last": true}       it has no more            one, the first with the ask itself
+    {"fuse": n, as above} audio  fuse a stored audio vector
+    {"cancel": n}                nobody wants it any more
+
+and is sent
+
+    {"free": [slots], "answers": [{"ask": n, "norm", "widths"} | {"ask": n, "error", ...}]}
+       and of each answer that is no error its audio and item vector, of these widths
+
+Slots are free once their windows are encoded. ``working`` is how many of the process's messages are
+worked on: once as many wait for the device, nothing more is coming, and no batch waits to be full.
+``alone``: it may have ended a device's process; it is given no company.
+"""
+
+import json
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from audiofuse.core.encoder.embeddings import EncodedItem, Floats
+from audiofuse.core.errors import ConfigurationError, Reason, Rejected, Unavailable
+
+Message = Mapping[str, Any]
+HELLO = b"windows"
+LENGTHS = struct.Struct("<II")  # of a frame's line and of its vectors, in bytes
+
+
+@dataclass(frozen=True)
+class EncoderFacts:
+    """What a message process knows of an encoder that the device has loaded.
+
+    ``audio_fingerprint``: encoders with equal ones give the same audio vectors. ``batch_s`` is what
+    a batch holds, in seconds of audio; ``runtime`` computes, on ``device``.
+    """
+
+    dim: int
+    audio_dim: int
+    fuses_stored_audio: bool
+    audio_fingerprint: str
+    batch_s: float
+    device: str
+    runtime: str
+
+
+class DeviceBugError(Exception):
+    """Encoding ended in an exception that says nothing about the sound."""
+
+
+def pack(message: Message, vectors: Sequence[Floats] = ()) -> bytes:
+    """Return the frame of a message and its vectors."""
+    line = json.dumps(message).encode()
+    size = sum(each.nbytes for each in vectors)
+    return b"".join([LENGTHS.pack(len(line), size), line, *(each.tobytes() for each in vectors)])
+
+
+def frames(stream: BinaryIO) -> Iterator[tuple[dict[str, Any], Floats]]:
+    """Yield messages, each with its vectors joined, until the other side is no more."""
+    while len(lengths := stream.read(LENGTHS.size)) == LENGTHS.size:
+        line_bytes, vector_bytes = LENGTHS.unpack(lengths)
+        content = stream.read(line_bytes + vector_bytes)
+        if len(content) < line_bytes + vector_bytes:
+            return
+        vectors = np.frombuffer(content[line_bytes:], np.float32)
+        yield json.loads(content[:line_bytes]), vectors
+
+
+Answer = tuple[int, EncodedItem | Exception]
+
+
+def pack_answers(free: Sequence[int], answers: Sequence[Answer]) -> bytes:
+    """Return the frame that frees slots and answers asks."""
+    told: list[dict[str, Any]] = []
+    vectors: list[Floats] = []
+    for number, answer in answers:
+        if isinstance(answer, EncodedItem):
+            widths = [answer.audio.size, answer.item.size]
+            told.append({"ask": number, "norm": float(answer.norm), "widths": widths})
+            vectors += [answer.audio, answer.item]
+        else:
+            told.append({"ask": number, **failure(answer)})
+    return pack({"free": list(free), "answers": told}, vectors)
+
+
+def answers_in(message: Message, vectors: Floats) -> Iterator[Answer]:
+    """Yield the answers of a frame, each with its ask."""
+    start = 0
+    for told in message["answers"]:
+        if "error" in told:
+            yield told["ask"], error_in(told)
+            continue
+        middle = start + told["widths"][0]
+        end = middle + told["widths"][1]
+        yield told["ask"], EncodedItem(vectors[start:middle], vectors[middle:end], told["norm"])
+        start = end
+
+
+def failure(error: Exception) -> dict[str, Any]:
+    """Return what tells the other side of an error."""
+    match error:
+        case Rejected():
+            return {"error": "rejected", "reason": error.reason, "text": error.detail}
+        case Unavailable():
+            return {"error": "unavailable", "text": str(error)}
+        case ConfigurationError():
+            return {"error": "misconfigured", "text": str(error)}
+    return {"error": "bug", "text": f"{type(error).__name__}: {error}"}
+
+
+def error_in(told: Message) -> Exception:
+    """Return the error that the other side told of."""
+    match told["error"]:
+        case "rejected":
+            return Rejected(Reason(told["reason"]), told["text"])
+        case "unavailable":
+            return Unavailable(told["text"])
+        case "misconfigured":
+            return ConfigurationError(told["text"])
+    return DeviceBugError(told["text"])
