@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from local_encoder import LocalEncoder
 from pydantic import SecretStr
 from redis import Redis
 
@@ -81,7 +82,7 @@ def _synced(settings: Settings, encoder: Encoder, redis: Redis) -> State:
     letters = DeadLetters(redis, settings.index_name)
     generation = index.create("tiny-aaa", encoder)
     syncer = Syncer(
-        BucketSide(store, Limits(60, 10**7)), IndexSide(index, generation, letters=letters), encoder
+        BucketSide(store, Limits(60, 10**7)), IndexSide(index, generation, letters=letters), LocalEncoder(encoder)
     )
     for key in filter(is_audio, CONTENT):
         with suppress(Rejected):

@@ -275,7 +275,7 @@ def test_a_decoding_that_eats_memory_is_rejected() -> None:
     script = (
         "import sys, numpy as np\n"
         "from audiofuse.workers.indexing.decoding import child\n"
-        "child.Child._next = lambda self, number: np.ones(2**28)\n"
+        "child.Child._next = lambda self, **_: np.ones(2**28)\n"
         "child.main(*map(int, sys.argv[1:]))\n"
     )
     run = subprocess.Popen

@@ -2,7 +2,6 @@
 
 import math
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -12,13 +11,18 @@ import numpy as np
 import pytest
 
 from audiofuse.core.audio.recording import SAMPLE_RATE, WINDOW_SAMPLES, Samples, open_recording
-from audiofuse.core.encoder.embeddings import AudioEmbedding, Fused, WindowEmbedding
+from audiofuse.core.encoder.embeddings import (
+    AudioEmbedding,
+    EncodedItem,
+    Floats,
+    Fused,
+    WindowEmbedding,
+)
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.encoder.runtime import OutOfMemory
 from audiofuse.core.errors import Reason, Rejected, Unavailable
 from audiofuse.core.model.config import TINY
 from audiofuse.workers.indexing.device import batches as batches_module
-from audiofuse.workers.indexing.device import device as device_module
 from audiofuse.workers.indexing.device.device import Device
 from audiofuse.workers.indexing.device.measure import best_batch_s
 from audiofuse.workers.telemetry.names import Lane
@@ -75,13 +79,24 @@ class Bench:
         self.spy = Spy(encoder)
         self.coming = 0
         self.device = Device(self.spy, batch_s, lambda: self.coming)  # type: ignore[arg-type]
-        self.threads = ThreadPoolExecutor(64)
+        self.released = 0  # windows
 
-    def encode_audio(
-        self, windows: Sequence[Samples], lane: Lane = LIVE
-    ) -> "Future[AudioEmbedding]":
-        """Ask from a thread of its own."""
-        return self.threads.submit(self.device.encode_audio, windows, lane)
+    def encode(
+        self, windows: Sequence[Samples], lane: Lane = LIVE, text: str = "", **how: Any
+    ) -> "Future[EncodedItem]":
+        """Give a sound with all its windows."""
+        sound = self.device.begin(text, lane, **how)
+        for window in windows:
+            self.device.give(sound, window, self._release)
+        self.device.end(sound)
+        return sound.answer
+
+    def fuse(self, audio: Floats, text: str) -> "Future[EncodedItem]":
+        """Fuse a stored audio vector with a text."""
+        return self.device.fuse(audio, text, LIVE).answer
+
+    def _release(self) -> None:
+        self.released += 1
 
     def waiting(self) -> int:
         """Return how many windows wait."""
@@ -98,7 +113,6 @@ def bench(tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Be
     made.coming = 0
     with made.device._changed:
         made.device._changed.notify()
-    made.threads.shutdown()
     made.device.close()
 
 
@@ -111,25 +125,26 @@ def test_a_clip_is_heard_as_if_it_were_alone(fusion: str) -> None:
     for path in sorted(SOUNDS.rglob("*.wav")):
         with open_recording(path, 60) as recording:
             clips.append(list(recording.windows()))
-    with ThreadPoolExecutor(len(clips)) as threads:
-        together = list(threads.map(device.on(LIVE).encode_audio, clips))
-        texts = [f"sound {number}" for number in range(len(clips))]
-        fused = list(threads.map(lambda h, t: device.on(LIVE).fuse(h, [t]), together, texts))
+    texts = [f"sound {number}" for number in range(len(clips))]
+    sounds = [device.begin(text, LIVE) for text in texts]
+    for sound, windows in zip(sounds, clips, strict=True):
+        for window in windows:
+            device.give(sound, window)
+        device.end(sound)
+    together = [sound.answer.result(60) for sound in sounds]
     device.close()
-    for windows, heard, text, vector in zip(clips, together, texts, fused, strict=True):
+    for windows, text, encoded in zip(clips, texts, together, strict=True):
         alone = encoder.encode_audio(windows)
-        np.testing.assert_allclose(heard.pooled, alone.pooled, atol=1e-5, rtol=1e-5)
+        np.testing.assert_allclose(encoded.audio, alone.pooled[0], atol=1e-5, rtol=1e-5)
         expected = encoder.fuse(alone, [text])
-        np.testing.assert_allclose(vector.vectors, expected.vectors, atol=1e-5, rtol=0)
-        np.testing.assert_allclose(vector.norms, expected.norms, atol=1e-3, rtol=1e-5)
+        np.testing.assert_allclose(encoded.item, expected.vectors[0], atol=1e-5, rtol=0)
+        assert encoded.norm == pytest.approx(expected.norms[0], abs=1e-3, rel=1e-5)
 
 
 def test_a_long_clip_and_short_ones_fill_the_same_batches(bench: Bench) -> None:
     """Batches are made of windows, whosever they are, and begin once they are full."""
     bench.coming = 10**9
-    answers = [bench.encode_audio(clip(60))] + [
-        bench.encode_audio(clip(10, seed)) for seed in range(1, 7)
-    ]
+    answers = [bench.encode(clip(60))] + [bench.encode(clip(10, seed)) for seed in range(1, 7)]
     for answer in answers:
         answer.result(30)
     assert [len(batch) for batch in bench.spy.batches] == [4, 4, 4]
@@ -139,10 +154,10 @@ def test_a_long_clip_and_short_ones_fill_the_same_batches(bench: Bench) -> None:
 def test_a_batch_begins_when_nothing_more_is_coming(bench: Bench) -> None:
     """Once all that are in hand wait for the device, nobody waits for a full batch."""
     bench.coming = 3
-    first = [bench.encode_audio(clip(5, seed)) for seed in range(2)]
+    first = [bench.encode(clip(5, seed)) for seed in range(2)]
     with pytest.raises(TimeoutError):
         first[0].result(0.2)
-    bench.encode_audio(clip(5, 2)).result(30)
+    bench.encode(clip(5, 2)).result(30)
     assert [len(batch) for batch in bench.spy.batches] == [3]
 
 
@@ -152,8 +167,8 @@ def test_the_oldest_window_waits_no_longer_than_its_patience(
     """A batch that does not fill begins when its oldest window has waited long enough."""
     monkeypatch.setattr(batches_module, "PATIENCE_S", {LIVE: 0.05, BACKFILL: 60.0})
     bench.coming = 10**9
-    background = bench.encode_audio(clip(3), BACKFILL)
-    bench.encode_audio(clip(5)).result(30)
+    background = bench.encode(clip(3), BACKFILL)
+    bench.encode(clip(5)).result(30)
     assert not background.done()
 
 
@@ -162,13 +177,13 @@ def test_live_goes_first_and_backfill_fills_the_holes(
 ) -> None:
     """Live windows that came later are heard before backfill, which takes the room that is left."""
     bench.spy.gate.clear()
-    plug = bench.encode_audio(clip(10, 99))  # keeps the device busy while others arrive
+    plug = bench.encode(clip(10, 99))  # keeps the device busy while others arrive
     eventually(lambda: bench.device.stuck is False and bench.waiting() == 0)
     back = [clip(10, seed) for seed in range(6)]
-    answers = [bench.encode_audio(windows, BACKFILL) for windows in back]
+    answers = [bench.encode(windows, BACKFILL) for windows in back]
     eventually(lambda: bench.waiting() == 6)
     live = [clip(10, seed) for seed in range(10, 13)]
-    answers += [bench.encode_audio(windows, LIVE) for windows in live]
+    answers += [bench.encode(windows, LIVE) for windows in live]
     eventually(lambda: bench.waiting() == 9)
     bench.spy.gate.set()
     for answer in [plug, *answers]:
@@ -181,12 +196,12 @@ def test_live_goes_first_and_backfill_fills_the_holes(
 def test_backfill_has_its_turn(bench: Bench, eventually: Callable[..., Any]) -> None:
     """However much live audio waits, every tenth batch begins with backfill."""
     bench.spy.gate.clear()
-    bench.encode_audio(clip(10, 999))
+    bench.encode(clip(10, 999))
     eventually(lambda: bench.waiting() == 0)
-    late = bench.encode_audio(clip(7), BACKFILL)  # shares no batch with what is live
+    late = bench.encode(clip(7), BACKFILL)  # shares no batch with what is live
     eventually(lambda: bench.waiting() == 1)
     windows = [window for seed in range(3) for window in clip(100, seed)]
-    answers = [bench.encode_audio([window]) for window in windows]
+    answers = [bench.encode([window]) for window in windows]
     eventually(lambda: bench.waiting() > 20)
     bench.device._batches.begun = 9  # the gate holds the ninth
     bench.spy.gate.set()
@@ -201,26 +216,26 @@ def test_a_bad_window_fails_its_clip_alone(bench: Bench) -> None:
     bad = clip(10)
     bad[0][0] = MARK
     bench.coming = 4
-    answers = [bench.encode_audio(windows) for windows in (bad, *(clip(10, n) for n in range(3)))]
+    answers = [bench.encode(windows) for windows in (bad, *(clip(10, n) for n in range(3)))]
     with pytest.raises(ValueError, match="a bad window"):
         answers[0].result(30)
     for answer in answers[1:]:
-        assert np.isfinite(answer.result(30).pooled).all()
+        assert np.isfinite(answer.result(30).item).all()
 
 
 def test_out_of_memory_halves_and_goes_on(bench: Bench) -> None:
     """A batch that does not fit is heard in parts; later ones are smaller, and grow again."""
     bench.spy.memory_windows = 2
     bench.coming = 4
-    for answer in [bench.encode_audio(clip(10, seed)) for seed in range(4)]:
-        assert np.isfinite(answer.result(30).pooled).all()
+    for answer in [bench.encode(clip(10, seed)) for seed in range(4)]:
+        assert np.isfinite(answer.result(30).item).all()
     assert [len(batch) for batch in bench.spy.batches] == [2, 2]
     shrunk = bench.device._batches.bound_s
     assert shrunk < 40
     bench.spy.memory_windows = 100
     bench.coming = 0
     for seed in range(30):
-        bench.encode_audio(clip(1, seed)).result(30)
+        bench.encode(clip(1, seed)).result(30)
     assert shrunk < bench.device._batches.bound_s <= 40
 
 
@@ -228,93 +243,89 @@ def test_a_clip_that_never_fits_is_rejected(bench: Bench) -> None:
     """What does not fit the device even alone gets a verdict; the device goes on."""
     bench.spy.memory_windows = 0
     with pytest.raises(Rejected) as caught:
-        bench.encode_audio(clip(10)).result(30)
+        bench.encode(clip(10)).result(30)
     assert caught.value.reason is Reason.NO_MEMORY
     bench.spy.memory_windows = 100
-    assert bench.encode_audio(clip(10)).result(30)
+    assert bench.encode(clip(10)).result(30)
 
 
-def test_audio_that_waits_is_bounded(bench: Bench, eventually: Callable[..., Any]) -> None:
-    """While the device is busy no more than some batches of audio are taken from the decoders."""
-    bench.spy.gate.clear()
-    read = []
-
-    def windows() -> Iterator[Samples]:
-        for window in clip(600):
-            read.append(window)
-            yield window
-
-    answer = bench.threads.submit(bench.device.encode_audio, windows(), LIVE)
-    eventually(lambda: bench.device._buffer.exhausted)
-    time.sleep(0.05)
-    assert len(read) * 10 <= (device_module.BUFFERED_BATCHES + 1) * 40
-    bench.spy.gate.set()
-    assert answer.result(30)
-    assert len(read) == 60
-
-
-def test_a_clip_that_proves_bad_leaves_nothing_behind(bench: Bench) -> None:
-    """Windows of a clip whose decoding failed do not take the device's time."""
+def test_a_sound_that_nobody_wants_takes_no_time(bench: Bench) -> None:
+    """Windows of a sound that was cancelled are let go of, and not encoded."""
     bench.coming = 10**9
-
-    def fails() -> Iterator[Samples]:
-        yield from clip(10)
-        raise Rejected(Reason.DAMAGED, "cut off")
-
-    with pytest.raises(Rejected, match="cut off"):
-        bench.device.encode_audio(fails(), LIVE)
-    for answer in [bench.encode_audio(clip(10, seed)) for seed in range(1, 4)]:
+    unwanted = bench.encode(clip(10))
+    unwanted.cancel()
+    for answer in [bench.encode(clip(10, seed)) for seed in range(1, 4)]:
         assert answer.result(30)
     assert len(bench.spy.batches[0]) == 3
+    assert bench.released == 4
+
+
+def test_a_suspect_shares_no_batch(bench: Bench, eventually: Callable[..., Any]) -> None:
+    """What is to go alone is encoded and fused alone, and marked while it is, like all others."""
+    bench.spy.gate.clear()
+    plug = bench.encode(clip(2, 9), text="plug")
+    eventually(lambda: bench.device._busy_since < math.inf)
+    marked: list[bool] = []
+    answers = [bench.encode(clip(10, seed), text=f"{seed}") for seed in range(2)]
+    answers.append(bench.encode(clip(10, 2), text="2", alone=True, mark=marked.append))
+    bench.spy.gate.set()
+    for answer in [plug, *answers]:
+        assert answer.result(30)
+    suspect = [float(clip(10, 2)[0][0])]
+    assert [suspect[0] in batch for batch in bench.spy.batches].count(True) == 1
+    assert suspect in bench.spy.batches
+    assert ["2"] in bench.spy.texts
+    assert marked == [True, False, True, False]  # the window, then the text
 
 
 def test_texts_are_fused_together(
     bench: Bench, tiny_encoder: Encoder, eventually: Callable[..., None]
 ) -> None:
     """What waits to be fused while the device is busy is fused at once, each with its own text."""
-    heard = tiny_encoder.encode_audio(clip(2))
+    heard = tiny_encoder.encode_audio(clip(2)).pooled[0]
     bench.spy.gate.clear()
-    plug = bench.encode_audio(clip(10))
+    plug = bench.encode(clip(10))
     eventually(lambda: bench.device._busy_since < math.inf)
     texts = [f"text {number}" for number in range(32)]
-    answers = [bench.threads.submit(bench.device.fuse, heard, text) for text in texts]
-    eventually(lambda: len(bench.device._texts) == len(texts))
+    answers = [bench.fuse(heard, text) for text in texts]
+    eventually(lambda: len(bench.device._heard) == len(texts))
     bench.spy.gate.set()
     plug.result(30)
-    expected = tiny_encoder.fuse(AudioEmbedding(heard.pooled.repeat(32, 0)), texts).vectors
+    expected = tiny_encoder.fuse(AudioEmbedding(heard[None].repeat(32, 0)), texts).vectors
     for answer, vector in zip(answers, expected, strict=True):
-        np.testing.assert_allclose(answer.result(30)[0], vector, atol=1e-5, rtol=0)
-    assert list(map(len, bench.spy.texts)) == [16, 16]
+        np.testing.assert_allclose(answer.result(30).item, vector, atol=1e-5, rtol=0)
+    assert list(map(len, bench.spy.texts))[:2] == [16, 16]
 
 
 def test_texts_of_a_batch_are_of_like_length(
     bench: Bench, tiny_encoder: Encoder, eventually: Callable[..., None]
 ) -> None:
     """What waits is sorted before it is cut into batches, so that little of them is padding."""
-    heard = tiny_encoder.encode_audio(clip(2))
+    heard = tiny_encoder.encode_audio(clip(2)).pooled[0]
     bench.spy.gate.clear()
-    bench.encode_audio(clip(10))
+    bench.encode(clip(10), text="y" * 33)
     eventually(lambda: bench.device._busy_since < math.inf)
     texts = ["x" * (length * 7 % 32 + 1) for length in range(32)]
-    answers = [bench.threads.submit(bench.device.fuse, heard, text) for text in texts]
-    eventually(lambda: len(bench.device._texts) == len(texts))
+    answers = [bench.fuse(heard, text) for text in texts]
+    eventually(lambda: len(bench.device._heard) == len(texts))
     bench.spy.gate.set()
     for answer in answers:
         answer.result(30)
-    assert [text for batch in bench.spy.texts for text in batch] == sorted(texts)
+    fused = [text for batch in bench.spy.texts for text in batch]
+    assert fused[: len(texts)] == sorted(texts)
 
 
 def test_texts_let_one_full_batch_pass_and_no_more(
     bench: Bench, tiny_encoder: Encoder, eventually: Callable[..., None]
 ) -> None:
     """Under load texts gather while one batch of windows is heard, and then go before the next."""
-    heard = tiny_encoder.encode_audio(clip(2))
+    heard = tiny_encoder.encode_audio(clip(2)).pooled[0]
     bench.spy.gate.clear()
-    windows = [bench.encode_audio(clip(10, seed)) for seed in range(12)]
+    windows = [bench.encode(clip(10, seed)) for seed in range(12)]
     bench.coming = 10**9
     eventually(lambda: bench.device._busy_since < math.inf and bench.waiting() >= 8)
-    text = bench.threads.submit(bench.device.fuse, heard, "a text")
-    eventually(lambda: bench.device._texts)
+    text = bench.fuse(heard, "a text")
+    eventually(lambda: bench.device._heard)
     bench.spy.gate.set()
     text.result(30)
     assert bench.spy.done[:3] == ["hear", "hear", "fuse"]
@@ -328,9 +339,9 @@ def test_a_text_does_not_wait_for_windows_that_wait(
 ) -> None:
     """While windows wait for company the device has nothing else to do, so a text is read."""
     bench.coming = 10**9
-    bench.encode_audio(clip(10))
+    bench.encode(clip(10))
     eventually(lambda: bench.waiting() == 1)
-    bench.threads.submit(bench.device.fuse, tiny_encoder.encode_audio(clip(2)), "a text").result(30)
+    bench.fuse(tiny_encoder.encode_audio(clip(2)).pooled[0], "a text").result(30)
     assert bench.spy.done == ["fuse"]
 
 
@@ -344,21 +355,21 @@ def test_a_batch_size_is_found(tiny_encoder: Encoder) -> None:
 def test_a_device_that_closes_answers_whoever_waits(
     bench: Bench, tiny_encoder: Encoder, eventually: Callable[..., Any]
 ) -> None:
-    """Windows, texts and what has no room yet are told so, and so is whoever asks afterwards."""
+    """Windows and texts that wait are told so, and so is whoever asks afterwards."""
     bench.spy.gate.clear()
-    under_way = bench.encode_audio(clip(2))  # its room alone lets no whole window in
+    under_way = bench.encode(clip(2))
     eventually(lambda: bench.device._busy_since < math.inf)
     bench.coming = 10**9
-    waiting = [bench.encode_audio(clip(3, 1)), bench.encode_audio(clip(600, 2))]
-    sound = tiny_encoder.encode_audio(clip(2))
-    waiting.append(bench.threads.submit(bench.device.fuse, sound, "a text"))  # type: ignore[arg-type]
-    eventually(lambda: bench.device._buffer.exhausted and bench.device._texts)
-    closing = bench.threads.submit(bench.device.close)
-    bench.spy.gate.set()
-    closing.result(30)
-    assert under_way.result(30)
-    waiting.append(bench.encode_audio(clip(3)))
-    waiting.append(bench.threads.submit(bench.device.fuse, sound, "late"))  # type: ignore[arg-type]
+    waiting = [bench.encode(clip(3, 1)), bench.encode(clip(600, 2))]
+    audio = tiny_encoder.encode_audio(clip(2)).pooled[0]
+    waiting += [under_way, bench.fuse(audio, "a text")]  # heard in time, but not fused any more
+    with ThreadPoolExecutor(1) as threads:
+        closing = threads.submit(bench.device.close)
+        eventually(lambda: bench.device._closed)
+        bench.spy.gate.set()
+        closing.result(30)
+    waiting += [bench.encode(clip(3)), bench.fuse(audio, "late")]
     for answer in waiting:
         with pytest.raises(Unavailable, match="closed"):
             answer.result(30)
+    assert bench.released == 1 + 1 + 60 + 1

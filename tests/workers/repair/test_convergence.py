@@ -20,7 +20,7 @@ import pytest
 from redis import Redis
 
 from audiofuse.core.audio.recording import Samples
-from audiofuse.core.encoder.embeddings import AudioEmbedding
+from audiofuse.core.encoder.embeddings import EncodedItem, Floats
 from audiofuse.core.errors import Reason, Rejected, Unavailable
 from audiofuse.core.index.index import Generation, Index, connect_embedded
 from audiofuse.core.items import Metadata, point_id, sidecar_keys
@@ -45,29 +45,22 @@ FAULT = 0.01  # how likely a call kills its worker, or fails, before it is done 
 BAD = b"no sound"
 
 
-@dataclass(frozen=True)
-class Fused:
-    """What fusing gives; see ``core.encoder.encoder.Fused``, whose module takes long to import."""
-
-    vectors: np.ndarray
-    norms: np.ndarray
-
-
 class Numbers:
     """An encoder that costs nothing: a sound is a number, and so are the words."""
 
     dim = audio_dim = 2
     fuses_stored_audio = True
 
-    def encode_audio(self, windows: Iterable[Samples]) -> AudioEmbedding:
+    def encode(self, key: str, windows: Iterable[Samples], text: str) -> EncodedItem:
         """Hear the number."""
-        return AudioEmbedding(np.array([[float(next(iter(windows))[0]), 1.0]], np.float32))
+        return self.fuse(key, np.array([float(next(iter(windows))[0]), 1.0], np.float32), text)
 
-    def fuse(self, heard: AudioEmbedding, metadata: list[str]) -> Fused:
+    def fuse(self, key: str, audio: Floats, text: str) -> EncodedItem:
         """Point where the sound's and the words' numbers do."""
-        vector = heard.pooled + np.array([[0, zlib.crc32(metadata[0].encode()) % 97]], np.float32)
+        del key
+        vector = audio + np.array([0, zlib.crc32(text.encode()) % 97], np.float32)
         norm = np.linalg.norm(vector)
-        return Fused(vector / norm, np.array([norm]))
+        return EncodedItem(audio, vector / norm, float(norm))
 
 
 class Recording:

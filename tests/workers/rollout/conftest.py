@@ -11,6 +11,7 @@ from functools import cache, partial
 from pathlib import Path
 
 import pytest
+from local_encoder import LocalEncoder
 from fastapi import FastAPI
 from pydantic import SecretStr
 from redis import Redis
@@ -102,7 +103,7 @@ def _syncer(settings: Settings, version: str) -> Syncer:
             index.generation(version),
             letters=DeadLetters(redis, settings.index_name, version),
         ),
-        _encoder(settings.home / "encoders" / version),
+        LocalEncoder(_encoder(settings.home / "encoders" / version)),
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from local_encoder import LocalEncoder
 from prometheus_client import generate_latest
 from pydantic import SecretStr
 from redis import Redis
@@ -68,7 +69,7 @@ def test_no_label_knows_a_key(
     syncer = Syncer(
         BucketSide(store, Limits(60, 10**6)),
         IndexSide(index, generation, letters=letters),
-        tiny_encoder,
+        LocalEncoder(tiny_encoder),
     )
     fates = RetryPolicy(dict.fromkeys(Lane, syncer), dispatcher, threading.Event())
     known_source(Source.WEBHOOK)
@@ -116,7 +117,7 @@ def test_freshness_is_that_of_what_changed(tiny_encoder: Encoder, tmp_path: Path
     generation = index.create("tiny-1", tiny_encoder)
     store = FolderStore(tmp_path / "bucket")
     syncer = Syncer(
-        BucketSide(store, Limits(60, 10**7)), IndexSide(index, generation), tiny_encoder
+        BucketSide(store, Limits(60, 10**7)), IndexSide(index, generation), LocalEncoder(tiny_encoder)
     )
 
     def age_s() -> float | None:
@@ -154,7 +155,11 @@ def test_a_batch_that_does_not_fit_is_counted_as_split(
     before = splits._value.get()
     device = Device(tiny_encoder, 40.0)
     second = np.full(32_000, 0.1, np.float32)
-    device.encode_audio([second, second], Lane.LIVE)
+    sound = device.begin("", Lane.LIVE)
+    for _ in range(2):
+        device.give(sound, second)
+    device.end(sound)
+    sound.answer.result(60)
     device.close()
     assert splits._value.get() == before + 1
     assert 0 < BATCH_CAPACITY._value.get() < 40
@@ -164,7 +169,7 @@ def test_the_memory_of_a_gpu_is_told() -> None:
     """Where there is a GPU its memory is told: allocated, reserved, total."""
     import torch
 
-    from audiofuse.workers.indexing.worker import tell_device
+    from audiofuse.workers.indexing.device.encoders import tell_device
 
     if not torch.cuda.is_available():
         pytest.skip("needs a GPU")

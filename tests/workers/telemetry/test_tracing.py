@@ -59,10 +59,7 @@ def settle(
     store = BoundedStore(FolderStore(tmp_path / "bucket"), 10**9)
     index = Index(connect_embedded(), "test")
     generation = index.create("tiny-1", tiny_encoder)
-    device, decoders = (
-        Device(tiny_encoder, 10.0),
-        Decoders(1, 30, tell=lambda s, _: happened("decode", s)),
-    )
+    decoders = Decoders(1, 30, tell=lambda s, _: happened("decode", s))
     points = BatchedIndex(index, generation)
     syncer = Syncer(
         BucketSide(store, Limits(60, 10**7), open_sound=decoders.open),

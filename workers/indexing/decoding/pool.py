@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from audiofuse.core.audio.recording import Samples
 from audiofuse.core.errors import Reason, Rejected, Unavailable
 from audiofuse.core.threads import vital_thread
@@ -53,7 +55,7 @@ class DecodedRecording:
     def windows(self) -> Iterator[Samples]:
         """Yield the clip in windows; see ``core.audio.recording.Recording.windows``.
 
-        Each lies in a slot of the slab, which is whose it is that takes the window.
+        Where the pool has a slab of others', each lies in a slot, which goes with it.
 
         Raises ``Rejected`` for the sound's own fault, a decoding that crashes or hangs included;
         ``Unavailable`` if the worker stops, or the process ended with another sound;
@@ -72,7 +74,7 @@ class DecodedRecording:
                 self._end()
                 self._pool.tell(self._waited_s, None)
             if "samples" in answer:
-                yield self._pool.slab.lend(slot, answer["samples"])
+                yield self._pool.window(slot, answer["samples"])
             else:
                 self._pool.slab.give_back(slot)
 
@@ -130,19 +132,20 @@ class Decoders:
         self,
         count: int,
         patience_s: float,
-        slab: Slab,
+        slab: Slab | None = None,
         memory_bytes: int = MEMORY_BYTES,
         tell: Tell = lambda _, __: None,
     ) -> None:
-        """Start ``count`` processes, which write into ``slab``.
+        """Start ``count`` processes; one that is silent for ``patience_s`` is killed.
 
-        One that is silent for ``patience_s`` is killed.
+        Windows stay where they are written, in ``slab``; without one they are copied.
 
         ``tell`` is told of each sound how many seconds were waited for it to be decoded, and the
         error that ended that, if any.
         """
         self.patience_s = patience_s
-        self.slab = slab
+        self.slab = slab or Slab(count)
+        self._copies = slab is None
         self.tell = tell
         self.turns = Turns[Decoder]()
         self._count = count
@@ -166,6 +169,15 @@ class Decoders:
             yield recording
         finally:
             recording.close()
+
+    def window(self, slot: int, samples: int) -> Samples:
+        """Return what was decoded into a slot."""
+        lent = self.slab.lend(slot, samples)
+        if not self._copies:
+            return lent
+        copied = np.array(lent)
+        self.slab.give_back(slot)
+        return copied
 
     @contextmanager
     def turn(self, wanted: Decoder | None, *, urgent: bool, windows: int) -> Iterator[Decoder]:
@@ -242,7 +254,7 @@ class Decoders:
                 pause_s = min(2 * pause_s, MAX_BACKOFF_S)
 
     def _start(self) -> None:
-        decoder = Decoder(self.slab.file.fileno(), self._memory_bytes)
+        decoder = Decoder(self.slab.descriptor, self._memory_bytes)
         try:
             self.turns.add(decoder)
         except Unavailable:  # closed meanwhile

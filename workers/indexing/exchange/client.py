@@ -225,7 +225,7 @@ class DeviceClient:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connection.connect(str(self._path))
-            socket.send_fds(connection, [HELLO], [self._slab.file.fileno()])
+            socket.send_fds(connection, [HELLO], [self._slab.descriptor])
         except OSError:
             connection.close()
             raise

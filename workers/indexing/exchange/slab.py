@@ -13,7 +13,8 @@ import mmap
 import os
 import tempfile
 import threading
-from typing import IO, Any
+import weakref
+from typing import Any
 
 import numpy as np
 
@@ -63,9 +64,10 @@ class Slab(SlabMapping):
 
     def __init__(self, slots: int) -> None:
         """Have room for so many windows; memory is taken as they are used."""
-        self.file = _memory_file()
-        self.file.truncate(FLAGS + slots * WINDOW_BYTES)
-        super().__init__(self.file.fileno())
+        self.descriptor = _memory_file()
+        weakref.finalize(self, os.close, self.descriptor)
+        os.ftruncate(self.descriptor, FLAGS + slots * WINDOW_BYTES)
+        super().__init__(self.descriptor)
         # The last that was given back is lent first, so that few of them are ever touched.
         self._free = list(reversed(range(slots)))
         self._changed = threading.Condition()
@@ -103,9 +105,10 @@ class Slab(SlabMapping):
             self._changed.notify_all()
 
 
-def _memory_file() -> IO[bytes]:
+def _memory_file() -> int:
     """Return a file to map; where that is possible one that the kernel never writes to a disk."""
     create = getattr(os, "memfd_create", None)  # Linux has it
     if create:
-        return os.fdopen(create("audiofuse-windows"), "r+b")
-    return tempfile.TemporaryFile(prefix="audiofuse-windows-")
+        return int(create("audiofuse-windows"))
+    with tempfile.TemporaryFile(prefix="audiofuse-windows-") as file:
+        return os.dup(file.fileno())

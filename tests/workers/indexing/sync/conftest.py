@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from local_encoder import LocalEncoder
 from redis import Redis
 
 from audiofuse.core.encoder.encoder import Encoder
@@ -32,7 +33,7 @@ class World:
         self.syncer = Syncer(
             BucketSide(FolderStore(root), limits, pause=self._pause),
             IndexSide(self.index, self.generation, self.letters),
-            encoder,
+            LocalEncoder(encoder),
         )
         self.ticks = 0
         self.wait: Callable[[float], object] = self.pauses.append

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from local_encoder import LocalEncoder
 
 from audiofuse.core.audio.recording import OpenSound
 from audiofuse.core.errors import Reason, Rejected, Unavailable
@@ -50,7 +51,7 @@ def unreadable(world: Any) -> Unreadable:
     store = Unreadable(world.root)
     limits = Limits(duration_s=60, object_bytes=10_000_000)
     index = IndexSide(world.index, world.generation, world.letters)
-    world.syncer = Syncer(BucketSide(store, limits), index, world.encoder)
+    world.syncer = Syncer(BucketSide(store, limits), index, LocalEncoder(world.encoder))
     return store
 
 
@@ -124,6 +125,6 @@ def test_a_decoding_that_a_stop_ends_changes_nothing(world: Any) -> None:
     bucket = BucketSide(FolderStore(world.root), limits, closing)
     index = IndexSide(world.index, world.generation, world.letters)
     with pytest.raises(Unavailable, match="stops"):
-        Syncer(bucket, index, world.encoder).sync(KEY)
+        Syncer(bucket, index, LocalEncoder(world.encoder)).sync(KEY)
     assert world.payload(KEY) is not None
     assert world.verdicts() == {}

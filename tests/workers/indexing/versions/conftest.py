@@ -3,12 +3,12 @@
 import copy
 import shutil
 import threading
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
 import pytest
+from local_encoder import LocalEncoder
 from redis import Redis
 
 from audiofuse.core.audio.recording import OpenSound, open_recording
@@ -20,7 +20,6 @@ from audiofuse.core.index.index import Index, Point, connect_embedded
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import FolderStore
 from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
-from audiofuse.workers.indexing.device.device import Device
 from audiofuse.workers.indexing.stages import BatchedIndex
 from audiofuse.workers.indexing.sync import Syncer
 from audiofuse.workers.indexing.versions import (
@@ -54,6 +53,7 @@ class World:
         self.sent: list[tuple[str, Lane]] = []
         self.decoded: list[str] = []
         self.loads: list[str] = []
+        self.let_go: list[str] = []
         self.may_load = threading.Event()
         self._redis = redis
         self._encoders = encoders
@@ -125,7 +125,7 @@ class World:
     def _equip(self, version: str) -> Loaded:
         encoder = self._encoders[version]
         generation, same = self.index.generation(version), _EARS[version]
-        device, points = Device(encoder, 40), BatchedIndex(self.index, generation)
+        points = BatchedIndex(self.index, generation)
         letters = VersionDeadLetters(
             DeadLetters(self._redis, "audiofuse", version),
             version,
@@ -140,14 +140,10 @@ class World:
             points, generation, letters, partial(self.versions.stored_elsewhere, version, same)
         )
         bucket = BucketSide(self.store, Limits(60, 10**7), open_sound, pause=lambda _: None)
-        syncers = {lane: Syncer(bucket, index, device.on(lane)) for lane in Lane}
+        syncers = {lane: Syncer(bucket, index, LocalEncoder(encoder)) for lane in Lane}
         make = partial(self.index.create, version, encoder)
-        return Loaded(generation, same, device, points, syncers, make)
-
-    def close(self) -> None:
-        """End the devices' threads."""
-        for loaded in self.versions.loaded:
-            loaded.device.close()
+        let_go = partial(self.let_go.append, version)
+        return Loaded(generation, same, points, syncers, make, let_go)
 
 
 @pytest.fixture(scope="module")
@@ -162,9 +158,7 @@ def encoders(tiny_encoder: Encoder) -> dict[str, Encoder]:
 @pytest.fixture
 def world(
     tmp_path: Path, redis: Redis, encoders: dict[str, Encoder], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[World]:
+) -> World:
     """Return a world with the old version live, which does not wait for bursts to end."""
     monkeypatch.setattr("audiofuse.workers.indexing.sync.BURST_S", 0.0)
-    world = World(tmp_path, redis, encoders)
-    yield world
-    world.close()
+    return World(tmp_path, redis, encoders)

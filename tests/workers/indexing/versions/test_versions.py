@@ -152,15 +152,8 @@ def test_the_live_generation_is_made_anew_once_the_index_was_emptied(world: Any)
     assert world.index.generation(OLD) not in world.index.generations()
 
 
-def test_versions_come_and_go_with_the_document(
-    world: Any, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A named version is loaded in the background; one that is not is let go of when unused.
-
-    Its memory goes back to the system.
-    """
-    given_back = threading.Event()
-    monkeypatch.setattr("audiofuse.workers.indexing.versions.give_back_freed", given_back.set)
+def test_versions_come_and_go_with_the_document(world: Any, eventually: Eventually) -> None:
+    """A named version is loaded in the background; one that is not is let go of when unused."""
     loading = partial(world.versions.keep_loaded, world.equip)
     thread = threading.Thread(target=loading, daemon=True)
     thread.start()
@@ -173,12 +166,10 @@ def test_versions_come_and_go_with_the_document(
         assert [*leased] == [OLD, OTHER_EARS]
         world.write(Rollout(live=OLD))
         world.versions.look()
-        loaded = leased[OTHER_EARS]
-        assert loaded
-        assert loaded.device._thread.is_alive()
-    eventually(lambda: len(world.versions.loaded) == 1)
-    eventually(lambda: not loaded.device._thread.is_alive())
-    assert given_back.wait(5)
+        assert leased[OTHER_EARS]
+        assert not world.let_go
+    eventually(lambda: world.let_go == [OTHER_EARS])
+    assert len(world.versions.loaded) == 1
     assert world.loads == [OTHER_EARS]
 
 
