@@ -1,4 +1,5 @@
 """Sound files.
 
-``recording`` decodes one window by window, ``containers`` tells how long one says it is.
+``windows`` what one is handed on in, ``recording`` decodes one window by window, ``containers``
+tells how long one says it is.
 """

@@ -5,10 +5,10 @@ One decoder, PyAV, reads every format. A file that is not whole raises ``Rejecte
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import av
 import numpy as np
@@ -16,14 +16,11 @@ from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import InputContainer
-from numpy.typing import NDArray
 
 from audiofuse.core.audio.containers import Length, ends_early, length_of
+from audiofuse.core.audio.windows import SAMPLE_RATE, WINDOW_SAMPLES, Samples
 from audiofuse.core.errors import Reason, Rejected
 
-SAMPLE_RATE = 32_000  # Hz, what the audio tower hears
-WINDOW_S = 10  # the audio tower was trained on windows of this length
-WINDOW_SAMPLES = WINDOW_S * SAMPLE_RATE
 MIN_DURATION_S = 0.05
 SILENCE_PEAK = 1e-4  # full scale is 1; -80 dB is below the noise of any recording
 TOLERANCE_S = 0.25  # a header may promise this much more than it holds: encoder delay and padding
@@ -33,8 +30,6 @@ FORMATS = "aac,aiff,asf,au,caf,flac,matroska,mov,mp3,ogg,w64,wav"
 # FFmpeg searches up to 5 MB of a WAV file for other codecs disguised as PCM, and then cuts it into
 # packets of 4 kB; both take longer than decoding itself.
 QUICK = {"probesize": "16384", "max_size": "16384"}  # bytes
-
-Samples = NDArray[np.float32]
 
 
 class Recording:
@@ -181,23 +176,6 @@ def _mono(frame: AudioFrame) -> Samples:
         total += samples[number::channels]
     total /= np.float32(channels)
     return total
-
-
-class OpenSound(Protocol):
-    """A sound file that is open: a ``Recording``, or one that another process decodes."""
-
-    sample_rate: int
-    channels: int
-
-    @property
-    def duration_s(self) -> float:
-        """Seconds decoded so far."""
-
-    def windows(self) -> Iterator[Samples]:
-        """Yield the clip in windows."""
-
-
-Opener = Callable[[Path, float], AbstractContextManager[OpenSound]]  # with the longest duration, s
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from audiofuse.core.audio.recording import Samples
+from audiofuse.core.audio.windows import Samples
 from audiofuse.core.encoder.accumulator import AudioAccumulator
 from audiofuse.core.encoder.embeddings import AudioEmbedding, Floats, Fused, WindowEmbedding
 from audiofuse.core.encoder.processing import (

@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from audiofuse.core.audio.recording import Samples
+from audiofuse.core.audio.windows import Samples
 from audiofuse.core.encoder.embeddings import AudioEmbedding, Floats, WindowEmbedding
 from audiofuse.core.encoder.processing import Tokens
 from audiofuse.core.model.config import EncoderConfig

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import torch
 from torch import Tensor
 
-from audiofuse.core.audio.recording import SAMPLE_RATE
+from audiofuse.core.audio.windows import SAMPLE_RATE
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.model.config import AudioConfig
 from audiofuse.core.model.mobilenet import AUDIOSET_CLASSES

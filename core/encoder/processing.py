@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from audiofuse.core.audio.recording import SAMPLE_RATE, WINDOW_SAMPLES, Samples
+from audiofuse.core.audio.windows import SAMPLE_RATE, WINDOW_SAMPLES, Samples
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.model.config import Preprocessing
 from audiofuse.core.query import normalise

@@ -5,7 +5,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from audiofuse.core.audio.recording import Samples
+from audiofuse.core.audio.windows import Samples
 from audiofuse.core.encoder.embeddings import AudioEmbedding, Floats, WindowEmbedding
 from audiofuse.core.encoder.processing import Tokens
 

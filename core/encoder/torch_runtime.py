@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from audiofuse.core.audio.recording import Samples
+from audiofuse.core.audio.windows import Samples
 from audiofuse.core.encoder.embeddings import AudioEmbedding, Floats, WindowEmbedding
 from audiofuse.core.encoder.processing import WINDOWS_PER_BATCH, AudioProcessor, Tokens
 from audiofuse.core.encoder.runtime import DeviceLost, OutOfMemory

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from audiofuse.core.audio.recording import WINDOW_S
+from audiofuse.core.audio.windows import WINDOW_S
 
 MEL_BANDS = 128
 HOP_SAMPLES = 320  # 10 ms

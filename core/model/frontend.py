@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchaudio.compliance.kaldi import get_mel_banks
 
-from audiofuse.core.audio.recording import SAMPLE_RATE
+from audiofuse.core.audio.windows import SAMPLE_RATE
 from audiofuse.core.model.config import HOP_SAMPLES, MEL_BANDS
 from audiofuse.core.model.mel import (
     F_MAX,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from audiofuse.core.audio.recording import SAMPLE_RATE, Samples
+from audiofuse.core.audio.windows import SAMPLE_RATE, Samples
 from audiofuse.core.model.config import HOP_SAMPLES, MEL_BANDS
 
 N_FFT = 1024  # samples

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from audiofuse.core.audio.recording import Samples
+from audiofuse.core.audio.windows import Samples
 from audiofuse.core.batcher import Batcher
 from audiofuse.core.encoder.embeddings import Floats, unit
 from audiofuse.core.encoder.encoder import Encoder

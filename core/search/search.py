@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from audiofuse.core.audio.recording import Opener, open_recording
+from audiofuse.core.audio.recording import open_recording
+from audiofuse.core.audio.windows import Opener
 from audiofuse.core.batcher import Batcher
 from audiofuse.core.bundles.document import POLL_S
 from audiofuse.core.bundles.loading import load_encoder, load_version

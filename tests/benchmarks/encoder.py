@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from audiofuse.core.audio.recording import SAMPLE_RATE, WINDOW_SAMPLES, Samples
+from audiofuse.core.audio.windows import SAMPLE_RATE, WINDOW_SAMPLES, Samples
 from audiofuse.core.bundles.bundle import save_bundle
 from audiofuse.core.bundles.loading import load_folder
 from audiofuse.core.encoder.encoder import Encoder

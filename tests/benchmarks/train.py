@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
-from audiofuse.core.audio.recording import SAMPLE_RATE, open_recording
+from audiofuse.core.audio.recording import open_recording
+from audiofuse.core.audio.windows import SAMPLE_RATE
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.encoder.starting import default_encoder
 from audiofuse.core.encoder.torch_runtime import words, words_on

@@ -32,7 +32,8 @@ from rich.console import Console
 from worker_model import costs, model, rates, write_model
 from worker_rig import FOLDER, S3, WARM_UP, Measured, Rig, Shape, on_cores, words_of
 
-from audiofuse.core.audio.recording import SAMPLE_RATE, Samples, open_recording
+from audiofuse.core.audio.recording import open_recording
+from audiofuse.core.audio.windows import SAMPLE_RATE, Samples
 from audiofuse.core.bundles.bundle import save_bundle
 from audiofuse.core.bundles.loading import load_folder
 from audiofuse.core.encoder.embeddings import AudioEmbedding

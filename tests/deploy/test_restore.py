@@ -82,7 +82,9 @@ def _synced(settings: Settings, encoder: Encoder, redis: Redis) -> State:
     letters = DeadLetters(redis, settings.index_name)
     generation = index.create("tiny-aaa", encoder)
     syncer = Syncer(
-        BucketSide(store, Limits(60, 10**7)), IndexSide(index, generation, letters=letters), LocalEncoder(encoder)
+        BucketSide(store, Limits(60, 10**7)),
+        IndexSide(index, generation, letters=letters),
+        LocalEncoder(encoder),
     )
     for key in filter(is_audio, CONTENT):
         with suppress(Rejected):

@@ -23,7 +23,8 @@ from pydantic import SecretStr
 from redis import Redis
 from scripts import load_script
 
-from audiofuse.core.audio.recording import SAMPLE_RATE, open_recording
+from audiofuse.core.audio.recording import open_recording
+from audiofuse.core.audio.windows import SAMPLE_RATE
 from audiofuse.core.bundles.bundle import save_bundle
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import Reason, Rejected

@@ -30,6 +30,13 @@ def test_it_is_imported_without_torch(module: str) -> None:
     _run(f"import {module}")
 
 
+def test_what_takes_messages_computes_nothing() -> None:
+    """Processes that take messages are small: nothing in them can run a model, or decode."""
+    blocked = (*BLOCKED, "onnxruntime", "tokenizers", "onnx", "av")
+    for module in ("app", "build"):
+        _run(f"import audiofuse.workers.indexing.{module}", blocked=blocked)
+
+
 # What a worker does with a bundle on a CPU, and a query service with a question.
 INDEXING = """
 import numpy as np
@@ -41,8 +48,10 @@ from audiofuse.workers.telemetry.names import Lane
 
 encoder, _ = load_encoder(Settings(device="cpu", encoder=sys.argv[1]), spare_cpus=1)
 device = Device(encoder, 40.0)
-sound = device.encode_audio([np.full(32_000, 0.1, np.float32)], Lane.LIVE)
-item, _ = device.fuse(sound, "a hum")
+sound = device.begin("a hum", Lane.LIVE)
+device.give(sound, np.full(32_000, 0.1, np.float32))
+device.end(sound)
+item = sound.answer.result(60).item
 device.close()
 assert np.isfinite(item @ LoadedEncoder(encoder).encode_text("hum"))
 assert not {"torch", "transformers", "onnx"} & {n for n, m in sys.modules.items() if m}
@@ -66,8 +75,8 @@ def test_onnx_runtime_tells_nobody_what_is_run(tmp_path: Path) -> None:
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def _run(script: str, *arguments: Path) -> None:
-    block = f"import sys; sys.modules.update(dict.fromkeys({BLOCKED}))\n"
+def _run(script: str, *arguments: Path, blocked: tuple[str, ...] = BLOCKED) -> None:
+    block = f"import sys; sys.modules.update(dict.fromkeys({blocked}))\n"
     command = [sys.executable, "-c", block + script, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -33,7 +33,8 @@ from rich.console import Console
 from rich.table import Table
 from typer.testing import CliRunner
 
-from audiofuse.core.audio.recording import SAMPLE_RATE, open_recording
+from audiofuse.core.audio.recording import open_recording
+from audiofuse.core.audio.windows import SAMPLE_RATE
 from audiofuse.core.bundles.bundle import save_bundle
 from audiofuse.core.bundles.registry import open_registry
 from audiofuse.core.encoder.encoder import Encoder

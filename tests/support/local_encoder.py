@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from audiofuse.core.audio.recording import Samples
+from audiofuse.core.audio.windows import Samples
 from audiofuse.core.encoder.embeddings import AudioEmbedding, EncodedItem, Floats
 from audiofuse.core.encoder.encoder import Encoder
 

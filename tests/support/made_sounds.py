@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from audiofuse.core.audio.recording import SAMPLE_RATE
+from audiofuse.core.audio.windows import SAMPLE_RATE
 
 PCM, FLOAT = 1, 3  # format codes of RIFF WAVE
 RATES = {"libopus": 48_000, "wmav2": 44_100}  # these encoders do not know 32 kHz

@@ -15,7 +15,7 @@ import torch
 from made_sounds import write_wav
 from transformers import BertConfig, BertModel
 
-from audiofuse.core.audio.recording import SAMPLE_RATE
+from audiofuse.core.audio.windows import SAMPLE_RATE
 from audiofuse.core.encoder.processing import character_tokenizer
 from audiofuse.core.model.config import TINY
 from audiofuse.core.model.mobilenet import MobileNet

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from audiofuse.core.audio.recording import SAMPLE_RATE, WINDOW_SAMPLES, Samples
+from audiofuse.core.audio.windows import SAMPLE_RATE, WINDOW_SAMPLES, Samples
 from audiofuse.core.evaluation.clips import Clip
 from audiofuse.trainer.data.cache import Entry, read
 from audiofuse.trainer.data.metadata import (

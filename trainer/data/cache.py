@@ -27,7 +27,8 @@ from typing import IO, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from audiofuse.core.audio.recording import SAMPLE_RATE, Samples, open_recording
+from audiofuse.core.audio.recording import open_recording
+from audiofuse.core.audio.windows import SAMPLE_RATE, Samples
 from audiofuse.core.cores import usable_cpus
 from audiofuse.core.errors import ConfigurationError, Reason, Rejected
 from audiofuse.core.evaluation.clips import Clip

@@ -20,7 +20,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from torch import Tensor
 from torchaudio.functional import resample
 
-from audiofuse.core.audio.recording import SAMPLE_RATE, open_recording
+from audiofuse.core.audio.recording import open_recording
+from audiofuse.core.audio.windows import SAMPLE_RATE
 from audiofuse.core.errors import Rejected
 from audiofuse.core.evaluation.clips import Clip, Query
 from audiofuse.core.evaluation.evaluation import (

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, normalize
 from torchaudio.functional import resample
 
-from audiofuse.core.audio.recording import SAMPLE_RATE, Samples
+from audiofuse.core.audio.windows import SAMPLE_RATE, Samples
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.encoder.inference import prepare
 from audiofuse.core.encoder.pretrained import CLASS_NAMES, locate, read_class_names

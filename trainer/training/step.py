@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, distributed, nn
 
-from audiofuse.core.audio.recording import Samples
+from audiofuse.core.audio.windows import Samples
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.encoder.processing import WINDOWS_PER_BATCH
 from audiofuse.core.encoder.torch_runtime import windows_of, windows_on, words, words_on

@@ -23,13 +23,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from prometheus_client import CollectorRegistry
-
 from audiofuse.core.cores import may_have_gpu, usable_cpus
 from audiofuse.core.settings import PREFIX, Settings
 from audiofuse.workers.host.kept import Kept
-from audiofuse.workers.telemetry.host import UNIX, HostMetrics
-from audiofuse.workers.telemetry.metrics import listen
+from audiofuse.workers.telemetry.host import UNIX
+from audiofuse.workers.telemetry.metrics import serve_host
 
 log = logging.getLogger(__name__)
 
@@ -76,10 +74,7 @@ class Supervisor:
             self._start(name, [TAKER, str(os.getpid()), "-n", f"{name}@%h", *celery_options])
             for name in (f"worker-{n}" for n in range(1, processes_for(settings) + 1))
         ]
-        if settings.metrics_listen:
-            registry = CollectorRegistry()
-            registry.register(HostMetrics(self._telling))
-            listen(settings, registry)
+        serve_host(settings, self._telling)
 
     def _start(self, name: str, module: Sequence[str], descriptors: Sequence[int] = ()) -> Kept:
         count = processes_for(self._settings)

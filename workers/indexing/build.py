@@ -11,7 +11,7 @@ from typing import TypeVar
 from celery import Celery
 from redis import Redis
 
-from audiofuse.core.audio.recording import WINDOW_S
+from audiofuse.core.audio.windows import WINDOW_S
 from audiofuse.core.bundles.manifest import bundle_version
 from audiofuse.core.bundles.registry import Watch, open_registry
 from audiofuse.core.errors import ConfigurationError, Reason, Unavailable

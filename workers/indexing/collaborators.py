@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
-from audiofuse.core.audio.recording import Opener, Samples, open_recording
+from audiofuse.core.audio.windows import Opener, OpenSound, Samples
 from audiofuse.core.encoder.embeddings import EncodedItem, Floats
 from audiofuse.core.errors import Rejected
 from audiofuse.core.index.index import Generation, Point
@@ -110,6 +112,13 @@ def unguarded(key: str, windows: Iterator[Samples]) -> Iterator[Samples]:
     return windows
 
 
+def open_here(path: Path, max_duration_s: float) -> AbstractContextManager[OpenSound]:
+    """Decode in this process."""
+    from audiofuse.core.audio.recording import open_recording  # noqa: PLC0415 - most never do
+
+    return open_recording(path, max_duration_s)
+
+
 def nowhere(id_: str) -> Point | None:
     """Find no point."""
     del id_
@@ -127,7 +136,7 @@ class BucketSide:
 
     store: Store
     limits: Limits
-    open_sound: Opener = open_recording
+    open_sound: Opener = open_here
     guard: Guard = unguarded
     pause: Callable[[float], object] = time.sleep
 

@@ -26,7 +26,7 @@ from typing import Generic, Protocol, TypeVar
 
 from redis import RedisError
 
-from audiofuse.core.audio.recording import Samples
+from audiofuse.core.audio.windows import Samples
 from audiofuse.core.errors import Reason, Rejected, Unavailable
 from audiofuse.core.items import is_audio
 from audiofuse.core.storage.store import Store

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from audiofuse.core.audio.recording import SAMPLE_RATE
+from audiofuse.core.audio.windows import SAMPLE_RATE
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import BundleError, Unavailable
 from audiofuse.core.evaluation.clips import Clip, Query, select_queries

@@ -1,4 +1,5 @@
 """What processes tell.
 
-``names`` (shared by queue and metrics), ``metrics``, ``logs``, ``tracing``.
+``names`` (shared by queue and metrics), ``metrics``, ``host`` (those of a host as one), ``logs``,
+``tracing``.
 """

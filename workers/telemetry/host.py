@@ -10,6 +10,7 @@ of all.
 import io
 import logging
 import socket
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -36,8 +37,8 @@ SUMS = {
 }
 LEAST = {"audiofuse_heartbeat_timestamp_seconds"}
 
-Labels = tuple[tuple[str, str], ...]
-Values = dict[tuple[str, Labels], float]  # by a sample's name and labels
+Series = tuple[str, str, tuple[tuple[str, str], ...]]  # a family, a sample's name, its labels
+Values = dict[Series, float]
 
 
 def tell_host(path: Path, registry: CollectorRegistry) -> None:
@@ -63,43 +64,57 @@ class HostMetrics(Collector):
     def __init__(self, sockets: Callable[[], Mapping[str, Path]]) -> None:
         """Ask the ``sockets`` of the processes that run now, by a name that none had before."""
         self._sockets = sockets
-        self._last: dict[str, Values] = {}  # what each process had counted
-        self._ended: Values = defaultdict(float)  # what was counted by those that are no more
+        self._lock = threading.Lock()
+        self._families: dict[str, Metric] = {}  # that any process has told of
+        self._counted: dict[str, Values] = {}  # by each process, when it last told
+        self._ended: Values = defaultdict(float)  # by those that are no more
 
     def collect(self) -> Iterator[Metric]:
         """Yield all families, joined."""
-        running = self._sockets()
-        for name in self._last.keys() - running.keys():
-            for counter, value in self._last.pop(name).items():
-                self._ended[counter] += value
-        families: dict[str, Metric] = {}
-        told: dict[str, dict[tuple[str, Labels], list[float]]] = defaultdict(dict)
+        with self._lock:
+            joined = self._join(self._sockets())
+        for family in list(self._families.values()):
+            metric = Metric(family.name, family.documentation, family.type)
+            metric.samples = [
+                Sample(name, dict(labels), value)
+                for (of, name, labels), value in joined.items()
+                if of == family.name
+            ]
+            yield metric
+
+    def _join(self, running: Mapping[str, Path]) -> Values:
+        """Ask the processes that run; return the value of each series."""
+        for name in self._counted.keys() - running.keys():
+            for series, value in self._counted.pop(name).items():
+                self._ended[series] += value
+        joined: Values = {}
         for name, path in running.items():
             counted: Values = {}
             for family in _ask(name, path):
-                families.setdefault(family.name, family)
+                self._families.setdefault(family.name, family)
                 for sample in family.samples:
-                    key = sample.name, tuple(sorted(sample.labels.items()))
-                    told[family.name].setdefault(key, []).append(sample.value)
+                    series = family.name, sample.name, tuple(sorted(sample.labels.items()))
                     if family.type in ADDED_UP:
-                        counted[key] = sample.value
-            self._last[name] = counted or self._last.get(name, {})
-        for name, family in families.items():
-            yield self._joined(family, told[name])
-
-    def _joined(self, family: Metric, told: Mapping[tuple[str, Labels], list[float]]) -> Metric:
-        joined = Metric(family.name, family.documentation, family.type)
-        for (name, labels), values in told.items():
-            if family.type in ADDED_UP:
-                value = sum(values) + self._ended.get((name, labels), 0.0)
-            elif family.name in SUMS:
-                value = sum(values)
-            elif family.name in LEAST:
-                value = min(values)
-            else:
-                value = max(values)
-            joined.samples.append(Sample(name, dict(labels), value))
+                        counted[series] = sample.value
+                    else:
+                        joined[series] = _gauge(family.name, joined.get(series), sample.value)
+            if counted or name not in self._counted:
+                self._counted[name] = counted
+        for counts in (self._ended, *self._counted.values()):
+            for series, value in counts.items():
+                joined[series] = joined.get(series, 0.0) + value
         return joined
+
+
+def _gauge(name: str, others: float | None, value: float) -> float:
+    """Return what a gauge of several processes tells, ``others`` being that of those before."""
+    if others is None:
+        return value
+    if name in SUMS:
+        return others + value
+    if name in LEAST and others and value:  # the device has none, which is 0
+        return min(others, value)
+    return max(others, value)
 
 
 def _ask(name: str, path: Path) -> Iterable[Metric]:

@@ -8,7 +8,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from importlib.metadata import version as installed_version
@@ -25,7 +25,7 @@ from redis import RedisError
 from audiofuse.core.errors import ConfigurationError, ObjectChanged, Reason, Rejected, Unavailable
 from audiofuse.core.memory import memory_limit, memory_used
 from audiofuse.core.settings import PREFIX, Settings
-from audiofuse.workers.telemetry.host import UNIX, tell_host
+from audiofuse.workers.telemetry.host import UNIX, HostMetrics, tell_host
 from audiofuse.workers.telemetry.names import Flaw, Lane, Source
 
 log = logging.getLogger(__name__)
@@ -309,13 +309,22 @@ def serve_metrics(settings: Settings, process: Process) -> str | None:
     """
     if not settings.metrics_listen:
         return None
-    registry = REGISTRIES[process]
-    ProcessCollector(registry=registry)
-    BUILD_INFO[process].labels(installed_version("audiofuse"), process).set(1)
+    registry, url = REGISTRIES[process], None
     if settings.metrics_listen.startswith(UNIX):
         tell_host(Path(settings.metrics_listen.removeprefix(UNIX)), registry)
-        return None
-    return listen(settings, registry)
+    else:
+        url = listen(settings, registry)
+    ProcessCollector(registry=registry)
+    BUILD_INFO[process].labels(installed_version("audiofuse"), process).set(1)
+    return url
+
+
+def serve_host(settings: Settings, sockets: Callable[[], Mapping[str, Path]]) -> None:
+    """Serve, as one, what the processes of a host tell at ``sockets``; see ``HostMetrics``."""
+    if settings.metrics_listen:
+        registry = CollectorRegistry()
+        registry.register(HostMetrics(sockets))
+        listen(settings, registry)
 
 
 def listen(settings: Settings, registry: Collector) -> str:

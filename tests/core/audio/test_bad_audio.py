@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from made_sounds import PCM, encode_as, float_wav, header, noise, tone, write_wav
 
-from audiofuse.core.audio.recording import SAMPLE_RATE, WINDOW_SAMPLES, open_recording
+from audiofuse.core.audio.recording import open_recording
+from audiofuse.core.audio.windows import SAMPLE_RATE, WINDOW_SAMPLES
 from audiofuse.core.errors import Reason, Rejected
 
 SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"

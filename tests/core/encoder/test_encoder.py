@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from audiofuse.core.audio.recording import WINDOW_SAMPLES, Samples, open_recording
+from audiofuse.core.audio.recording import open_recording
+from audiofuse.core.audio.windows import WINDOW_SAMPLES, Samples
 from audiofuse.core.encoder.accumulator import FramePooler
 from audiofuse.core.encoder.embeddings import AudioEmbedding, unit
 from audiofuse.core.encoder.encoder import Encoder

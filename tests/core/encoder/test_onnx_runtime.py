@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from audiofuse.core.audio.recording import SAMPLE_RATE, Samples, open_recording
+from audiofuse.core.audio.recording import open_recording
+from audiofuse.core.audio.windows import SAMPLE_RATE, Samples
 from audiofuse.core.bundles.bundle import load_bundle, save_bundle
 from audiofuse.core.bundles.loading import load_folder
 from audiofuse.core.encoder.embeddings import AudioEmbedding, Floats

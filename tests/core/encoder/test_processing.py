@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from audiofuse.core.audio import recording
-from audiofuse.core.audio.recording import SAMPLE_RATE, WINDOW_SAMPLES
+from audiofuse.core.audio.windows import SAMPLE_RATE, WINDOW_SAMPLES
 from audiofuse.core.bundles.bundle import load_bundle, save_bundle
 from audiofuse.core.bundles.manifest import file_entries
 from audiofuse.core.encoder.encoder import Encoder

@@ -10,7 +10,7 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from audiofuse.core.audio.recording import SAMPLE_RATE
+from audiofuse.core.audio.windows import SAMPLE_RATE
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.encoder.torch_runtime import windows_of, words
 from audiofuse.core.model.config import TINY

@@ -13,7 +13,8 @@ import numpy as np
 import psutil
 import pytest
 
-from audiofuse.core.audio.recording import SAMPLE_RATE, open_recording
+from audiofuse.core.audio.recording import open_recording
+from audiofuse.core.audio.windows import SAMPLE_RATE
 from audiofuse.core.errors import ConfigurationError, Reason
 from audiofuse.core.evaluation.clips import Clip
 from audiofuse.core.items import Metadata

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from audiofuse.core.audio.recording import SAMPLE_RATE, Samples
+from audiofuse.core.audio.windows import SAMPLE_RATE, Samples
 from audiofuse.core.encoder.accumulator import AudioAccumulator
 from audiofuse.workers.indexing.device import measure
 from audiofuse.workers.indexing.device.batches import (
@@ -18,7 +18,7 @@ from audiofuse.workers.indexing.device.batches import (
     Batches,
 )
 from audiofuse.workers.indexing.device.measure import best_batch_s
-from audiofuse.workers.indexing.device.waiting import Clip, Window
+from audiofuse.workers.indexing.device.waiting import Sound, Window
 from audiofuse.workers.queue.lanes import BACKFILL_TURN
 from audiofuse.workers.telemetry.names import Lane
 
@@ -29,7 +29,7 @@ SILENCE = np.zeros(1, np.float32)
 def window(seconds: float = 10, lane: Lane = LIVE, since: float = 0.0) -> Window:
     """Return a window of so many seconds, padding included, that came at ``since``."""
     length = int(seconds * SAMPLE_RATE)
-    return Window(Clip(AudioAccumulator(1)), 0, SILENCE, lane, since, length)
+    return Window(Sound("", lane, AudioAccumulator(1)), 0, SILENCE, since, length)
 
 
 def filled(*windows: Window, batch_s: float = 40) -> Batches:

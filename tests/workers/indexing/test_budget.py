@@ -4,8 +4,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from audiofuse.workers.indexing.stages import Budget
 from audiofuse.workers.indexing.device.fair_lock import FairLock
+from audiofuse.workers.indexing.stages import Budget
 
 Eventually = Callable[..., Any]
 

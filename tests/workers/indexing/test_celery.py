@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +15,7 @@ import httpx
 import psutil
 import pytest
 from celery import Celery
+from devices import device_in_threads
 from fastapi import FastAPI
 from pydantic import SecretStr
 from redis import Redis
@@ -138,21 +139,22 @@ def citizen(
     root = tmp_path_factory.mktemp("citizen")
     (root / "bucket").mkdir()
     client = connect_embedded()
-    with serving(embedded.create_app(client, "key")) as url:
-        running = Citizen(
-            root,
-            Settings(
-                bucket=str(root / "bucket"),
-                broker_url=SecretStr(valkey_url),
-                qdrant_url=url,
-                qdrant_api_key=SecretStr("key"),
-                index_name="citizen",
-                encoder=save_bundle(tiny_encoder, root / "encoders", "tiny", "card"),
-                decoders=1,
-                redelivery_s=60,  # nothing comes again by itself
-                grace_s=1,
-            ),
+    with ExitStack() as opened:
+        url = opened.enter_context(serving(embedded.create_app(client, "key")))
+        settings = Settings(
+            bucket=str(root / "bucket"),
+            broker_url=SecretStr(valkey_url),
+            qdrant_url=url,
+            qdrant_api_key=SecretStr("key"),
+            index_name="citizen",
+            encoder=save_bundle(tiny_encoder, root / "encoders", "tiny", "card"),
+            device_socket=root / "device",
+            decoders=1,
+            redelivery_s=60,  # nothing comes again by itself
+            grace_s=1,
         )
+        opened.enter_context(device_in_threads(settings, root / "device"))
+        running = Citizen(root, settings)
         # What is asked before it listens nobody answers.
         eventually(lambda: running.celery.control.ping(timeout=1, limit=1), 120)
         yield running

@@ -16,7 +16,8 @@ import numpy as np
 import psutil
 import pytest
 
-from audiofuse.core.audio.recording import WINDOW_SAMPLES, Samples, open_recording
+from audiofuse.core.audio.recording import open_recording
+from audiofuse.core.audio.windows import WINDOW_SAMPLES, Samples
 from audiofuse.core.errors import Reason, Rejected, Unavailable
 from audiofuse.workers.indexing.decoding import decoder as decoder_module
 from audiofuse.workers.indexing.decoding import pool as pool_module

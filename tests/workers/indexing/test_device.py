@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from audiofuse.core.audio.recording import SAMPLE_RATE, WINDOW_SAMPLES, Samples, open_recording
+from audiofuse.core.audio.recording import open_recording
+from audiofuse.core.audio.windows import SAMPLE_RATE, WINDOW_SAMPLES, Samples
 from audiofuse.core.encoder.embeddings import (
     AudioEmbedding,
     EncodedItem,

@@ -19,7 +19,7 @@ from audiofuse.core.items import ObjectInfo, point_id
 from audiofuse.core.storage.refusals import Denied
 from audiofuse.core.storage.store import FolderStore
 from audiofuse.workers.indexing.breaker import KEYS
-from audiofuse.workers.indexing.stages import Budget, BatchedIndex, BoundedStore
+from audiofuse.workers.indexing.stages import BatchedIndex, BoundedStore, Budget
 
 
 def _ask_all(combiner: Batcher[int, int], questions: range) -> list[Any]:

@@ -8,13 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import psutil
 import pytest
+from devices import device_in_threads, listening_at, start_device
 from redis import Redis
 
 from audiofuse.core.audio.recording import open_recording
@@ -27,6 +29,8 @@ from audiofuse.core.items import point_id
 from audiofuse.core.settings import PREFIX, Settings, environment
 from audiofuse.workers.deployment.local import Part, free_port
 from audiofuse.workers.indexing.build import live_generation
+from audiofuse.workers.indexing.exchange.client import DeviceClient
+from audiofuse.workers.indexing.exchange.slab import Slab
 from audiofuse.workers.queue.broker import Dispatcher, create_celery
 from audiofuse.workers.queue.dead_letters import DeadLetters
 from audiofuse.workers.queue.lanes import Lanes
@@ -260,46 +264,44 @@ def test_what_is_worked_on_for_long_is_not_delivered_twice(
     assert worker.process.wait(120) == 0
 
 
-def _run_with(fault: str, settings: Settings) -> subprocess.CompletedProcess[str]:
-    """Run a worker with a fault until it ends."""
-    script = (
-        f"import sys\n{fault}\n"
-        "from celery.__main__ import main\n"
-        "sys.argv = ['celery', '-A', 'audiofuse.workers.indexing.app', 'worker']\n"
-        "main()\n"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", script], env=os.environ | environment(settings),
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-
-
-def test_a_worker_whose_consumer_hangs_ends(rig: Rig) -> None:
+def test_a_worker_whose_consumer_hangs_ends(rig: Rig, tmp_path: Path) -> None:
     """Messages wait and the process lives, but asks for none: it ends, with nothing in hand."""
     rig.fill(5)
-    fault = (
+    script = (
+        "import os\n"
         "from audiofuse.workers.queue import transport\n"
         "transport.Channel._brpop_start = lambda *_: None\n"
         "from audiofuse.workers.indexing import watchdog\n"
-        "watchdog.STARVED_S = 2.0"
+        "watchdog.STARVED_S = 2.0\n"
+        "from audiofuse.workers.host.taker import main\n"
+        "main(os.getppid())\n"
     )
-    done = _run_with(fault, rig.settings)
+    settings = rig.settings.model_copy(update={"device_socket": tmp_path / "device"})
+    with device_in_threads(settings, tmp_path / "device"):
+        done = subprocess.run(
+            [sys.executable, "-c", script], env=os.environ | environment(settings),
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
     assert done.returncode == 70
     assert "5 messages wait, and for 2 s none was taken" in done.stderr
     assert rig.lanes.lengths() == {"live": 5, "backfill": 0, "unacknowledged": 0}
 
 
-def test_a_dead_stage_ends_the_process(rig: Rig) -> None:
-    """When the device's thread dies the worker exits with a code of its own, and keeps nothing."""
-    rig.fill(5)
+def test_a_device_whose_thread_dies_ends(rig: Rig, tmp_path: Path) -> None:
+    """A device's process that lost its stage ends with a code of its own; whoever asks is told."""
     fault = (
         "from audiofuse.workers.indexing.device import device\n"
-        "device.Device._encode_audio = lambda *_: sys.exit('the device is gone')"
+        "device.Device._encode = lambda *_: sys.exit('the device is gone')"
     )
-    done = _run_with(fault, rig.settings)
-    assert done.returncode == 70
-    assert "the thread device died" in done.stderr
-    assert rig.lanes.lengths()["unacknowledged"] == 5
+    assert rig.settings.encoder
+    version = rig.settings.encoder.name
+    with listening_at(tmp_path / "device") as listening:
+        process = start_device(rig.settings, listening, fault)
+        with closing(DeviceClient(tmp_path / "device", Slab(1), int)) as device:
+            encoder = device.on(version, device.use(version).result(60), Lane.LIVE)
+            with pytest.raises(Unavailable, match="the device's process ended"):
+                encoder.encode("a.wav", [np.full(32_000, 0.1, np.float32)], "")
+        assert process.wait(60) == 70
 
 
 def test_cuda_that_is_asked_for_and_absent_is_refused(rig: Rig) -> None:

@@ -302,7 +302,9 @@ def test_what_sync_wrote_is_no_difference(world: World, tiny_encoder: "Encoder")
     generation = world.generation = world.index.create("tiny-111111", tiny_encoder)
     limits = Limits(duration_s=60, object_bytes=10_000_000)
     syncer = Syncer(
-        BucketSide(world.store, limits), IndexSide(world.index, generation), LocalEncoder(tiny_encoder)
+        BucketSide(world.store, limits),
+        IndexSide(world.index, generation),
+        LocalEncoder(tiny_encoder),
     )
     found = world.differences()
     assert found == ["animals/crow.flac", "animals/owl.wav"]

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from redis import Redis
 
-from audiofuse.core.audio.recording import Samples
+from audiofuse.core.audio.windows import Samples
 from audiofuse.core.encoder.embeddings import EncodedItem, Floats
 from audiofuse.core.errors import Reason, Rejected, Unavailable
 from audiofuse.core.index.index import Generation, Index, connect_embedded

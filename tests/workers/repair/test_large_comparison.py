@@ -45,7 +45,9 @@ def test_changes_on_the_way_are_at_worst_named_in_vain(
     generation = world.generation = world.index.create("tiny-111111", tiny_encoder)
     limits = Limits(duration_s=60, object_bytes=10_000_000)
     syncer = Syncer(
-        BucketSide(world.store, limits), IndexSide(world.index, generation), LocalEncoder(tiny_encoder)
+        BucketSide(world.store, limits),
+        IndexSide(world.index, generation),
+        LocalEncoder(tiny_encoder),
     )
     for key in ("owl.wav", "night/crow + 100%é.wav"):
         (world.root / key).write_bytes((SOUNDS / "animals" / "owl.wav").read_bytes())

@@ -11,8 +11,8 @@ from functools import cache, partial
 from pathlib import Path
 
 import pytest
-from local_encoder import LocalEncoder
 from fastapi import FastAPI
+from local_encoder import LocalEncoder
 from pydantic import SecretStr
 from redis import Redis
 

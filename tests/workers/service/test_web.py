@@ -9,8 +9,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from local_encoder import LocalEncoder
 from fastapi import FastAPI
+from local_encoder import LocalEncoder
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 from pydantic import SecretStr
 
@@ -53,7 +53,9 @@ class Bucket:
         self._generation = self.index.create(VERSION, encoder)
         limits = Limits(60, 10**7)
         self._syncer = Syncer(
-            BucketSide(FolderStore(root), limits), IndexSide(self.index, self._generation), LocalEncoder(encoder)
+            BucketSide(FolderStore(root), limits),
+            IndexSide(self.index, self._generation),
+            LocalEncoder(encoder),
         )
         self.decoders = Decoders(1, 30)
         self._searcher = Searcher(

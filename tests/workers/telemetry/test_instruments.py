@@ -117,7 +117,9 @@ def test_freshness_is_that_of_what_changed(tiny_encoder: Encoder, tmp_path: Path
     generation = index.create("tiny-1", tiny_encoder)
     store = FolderStore(tmp_path / "bucket")
     syncer = Syncer(
-        BucketSide(store, Limits(60, 10**7)), IndexSide(index, generation), LocalEncoder(tiny_encoder)
+        BucketSide(store, Limits(60, 10**7)),
+        IndexSide(index, generation),
+        LocalEncoder(tiny_encoder),
     )
 
     def age_s() -> float | None:

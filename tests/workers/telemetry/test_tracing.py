@@ -5,16 +5,19 @@ import json
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from devices import device_in_threads
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from redis import Redis
 
+from audiofuse.core.bundles.bundle import save_bundle
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.index.index import Index, connect_embedded
@@ -23,7 +26,8 @@ from audiofuse.core.storage.store import FolderStore
 from audiofuse.workers.indexing.app import SyncTask
 from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
 from audiofuse.workers.indexing.decoding.pool import Decoders
-from audiofuse.workers.indexing.device.device import Device
+from audiofuse.workers.indexing.exchange.client import DeviceClient
+from audiofuse.workers.indexing.exchange.slab import Slab
 from audiofuse.workers.indexing.retries import RetryPolicy
 from audiofuse.workers.indexing.stages import BatchedIndex, BoundedStore
 from audiofuse.workers.indexing.sync import Syncer
@@ -61,13 +65,15 @@ def settle(
     generation = index.create("tiny-1", tiny_encoder)
     decoders = Decoders(1, 30, tell=lambda s, _: happened("decode", s))
     points = BatchedIndex(index, generation)
-    syncer = Syncer(
-        BucketSide(store, Limits(60, 10**7), open_sound=decoders.open),
-        IndexSide(points, generation),
-        device.on(Lane.LIVE),
-    )
-    yield RetryPolicy(dict.fromkeys(Lane, syncer), dispatcher, threading.Event()).settle
-    device.close()
+    bundle = save_bundle(tiny_encoder, tmp_path, "tiny", "")
+    settings, where = Settings(encoder=bundle, device="cpu", batch_s=10), tmp_path / "device"
+    with device_in_threads(settings, where), closing(DeviceClient(where, Slab(1), int)) as device:
+        syncer = Syncer(
+            BucketSide(store, Limits(60, 10**7), open_sound=decoders.open),
+            IndexSide(points, generation),
+            device.on(bundle.name, device.use(bundle.name).result(60), Lane.LIVE),
+        )
+        yield RetryPolicy(dict.fromkeys(Lane, syncer), dispatcher, threading.Event()).settle
     decoders.close()
 
 
@@ -95,7 +101,6 @@ def test_one_trace_leads_from_the_event_to_the_point(
         "fetch": "sync",
         "encode": "sync",
         "decode": "encode",
-        "fuse": "sync",
         "upsert": "sync",
     }
     assert len({each.context.trace_id for each in found.values() if each.context}) == 1

@@ -27,7 +27,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from audiofuse.core.audio.recording import WINDOW_SAMPLES, Recording, Samples, open_recording
+from audiofuse.core.audio.recording import Recording, open_recording
+from audiofuse.core.audio.windows import WINDOW_SAMPLES, Samples
 from audiofuse.core.children import end_with
 from audiofuse.core.errors import Reason, Rejected
 from audiofuse.workers.indexing.exchange.slab import SlabMapping

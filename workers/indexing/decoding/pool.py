@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from audiofuse.core.audio.recording import Samples
+from audiofuse.core.audio.windows import Samples
 from audiofuse.core.errors import Reason, Rejected, Unavailable
 from audiofuse.core.threads import vital_thread
 from audiofuse.workers.indexing.decoding.decoder import Decoder, DecoderDiedError, DecoderHungError

@@ -4,13 +4,13 @@
 connect while it is started anew are served once it is there.
 """
 
-import logging
 import signal
 import socket
 import sys
 
 from audiofuse.core.children import end_with
 from audiofuse.core.settings import Settings
+from audiofuse.core.threads import vital_thread
 from audiofuse.workers.indexing.device.server import Server
 from audiofuse.workers.telemetry.logs import configure_logging
 from audiofuse.workers.telemetry.metrics import Process, serve_metrics
@@ -25,11 +25,9 @@ def main(parent: int, descriptor: int) -> None:
     configure_logging(settings)
     serve_metrics(settings, Process.WORKER)
     server = Server(settings)
+    vital_thread("watch", server.encoders.watch)
     with socket.socket(fileno=descriptor) as listening:
-        try:
-            server.serve(listening)
-        finally:
-            logging.getLogger(__name__).info("the device stops; %s", server.encoders)
+        server.serve(listening)
 
 
 if __name__ == "__main__":

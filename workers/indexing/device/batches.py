@@ -8,7 +8,7 @@ nothing more is coming. Live windows go first; every so many batches it is backf
 from collections import Counter, deque
 from collections.abc import Sequence
 
-from audiofuse.core.audio.recording import SAMPLE_RATE, WINDOW_S
+from audiofuse.core.audio.windows import SAMPLE_RATE, WINDOW_S
 from audiofuse.workers.indexing.device.waiting import Window
 from audiofuse.workers.queue.lanes import BACKFILL_TURN
 from audiofuse.workers.telemetry.names import Lane

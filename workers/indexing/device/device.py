@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
-from audiofuse.core.audio.recording import SAMPLE_RATE, Samples
+from audiofuse.core.audio.windows import SAMPLE_RATE, Samples
 from audiofuse.core.encoder.accumulator import AudioAccumulator
 from audiofuse.core.encoder.embeddings import AudioEmbedding, EncodedItem, Floats
 from audiofuse.core.encoder.encoder import Encoder

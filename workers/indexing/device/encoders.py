@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from audiofuse.core.audio.recording import WINDOW_SAMPLES
+from audiofuse.core.audio.windows import WINDOW_SAMPLES
 from audiofuse.core.bundles.loading import load_folder
 from audiofuse.core.bundles.manifest import bundle_version
 from audiofuse.core.bundles.registry import locate

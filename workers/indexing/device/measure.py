@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import numpy as np
 
-from audiofuse.core.audio.recording import WINDOW_S, WINDOW_SAMPLES
+from audiofuse.core.audio.windows import WINDOW_S, WINDOW_SAMPLES
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.encoder.runtime import OutOfMemory
 

@@ -23,14 +23,16 @@ class Server:
         self.encoders = Encoders(settings, self._working)
 
     def serve(self, listening: socket.socket) -> None:
-        """Serve whoever connects, for ever."""
-        vital_thread("watch", self.encoders.watch)
-        while True:
-            accepted, _ = listening.accept()
-            connection = Connection(accepted, self.encoders)
-            with self._lock:
-                self._connections.add(connection)
-            vital_thread("asks", partial(connection.run, self._ended))
+        """Serve whoever connects, until that raises."""
+        try:
+            while True:
+                accepted, _ = listening.accept()
+                connection = Connection(accepted, self.encoders)
+                with self._lock:
+                    self._connections.add(connection)
+                vital_thread("asks", partial(connection.run, self._ended))
+        finally:
+            log.info("the device stops; %s", self.encoders)
 
     def _working(self) -> int:
         with self._lock:

@@ -5,7 +5,7 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from audiofuse.core.audio.recording import Samples
+from audiofuse.core.audio.windows import Samples
 from audiofuse.core.encoder.accumulator import AudioAccumulator
 from audiofuse.core.encoder.embeddings import AudioEmbedding, EncodedItem
 from audiofuse.workers.telemetry import metrics

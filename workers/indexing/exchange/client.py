@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from audiofuse.core.audio.recording import WINDOW_SAMPLES, Samples
+from audiofuse.core.audio.windows import WINDOW_SAMPLES, Samples
 from audiofuse.core.encoder.embeddings import EncodedItem, Floats
 from audiofuse.core.errors import Unavailable
 from audiofuse.core.threads import vital_thread

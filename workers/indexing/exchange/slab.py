@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from audiofuse.core.audio.recording import WINDOW_SAMPLES, Samples
+from audiofuse.core.audio.windows import WINDOW_SAMPLES, Samples
 from audiofuse.core.errors import Unavailable
 
 WINDOW_BYTES = WINDOW_SAMPLES * 4  # float32

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from devices import device_in_threads, listening_at, start_device
 
-from audiofuse.core.audio.recording import SAMPLE_RATE, WINDOW_SAMPLES, Samples
+from audiofuse.core.audio.windows import SAMPLE_RATE, WINDOW_SAMPLES, Samples
 from audiofuse.core.bundles.bundle import save_bundle
 from audiofuse.core.bundles.loading import load_folder
 from audiofuse.core.encoder.embeddings import EncodedItem
@@ -184,9 +184,7 @@ def test_audio_that_waits_is_bounded(
     assert (len(read), side.slab.free) == (12, SLOTS)
 
 
-def test_a_sound_that_proves_bad_leaves_nothing_behind(
-    side: Side, eventually: Eventually
-) -> None:
+def test_a_sound_that_proves_bad_leaves_nothing_behind(side: Side, eventually: Eventually) -> None:
     """What its decoding raises is raised, its slots come back, and the next is encoded."""
 
     def windows() -> Iterator[Samples]:

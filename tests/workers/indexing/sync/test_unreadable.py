@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from local_encoder import LocalEncoder
 
-from audiofuse.core.audio.recording import OpenSound
+from audiofuse.core.audio.windows import OpenSound
 from audiofuse.core.errors import Reason, Rejected, Unavailable
 from audiofuse.core.items import ObjectInfo
 from audiofuse.core.storage.store import FolderStore

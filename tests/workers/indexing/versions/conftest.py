@@ -11,7 +11,8 @@ import pytest
 from local_encoder import LocalEncoder
 from redis import Redis
 
-from audiofuse.core.audio.recording import OpenSound, open_recording
+from audiofuse.core.audio.recording import open_recording
+from audiofuse.core.audio.windows import OpenSound
 from audiofuse.core.bundles.document import Rollout
 from audiofuse.core.bundles.registry import Watch, open_registry
 from audiofuse.core.encoder.encoder import Encoder
