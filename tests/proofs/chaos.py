@@ -18,12 +18,12 @@ from pathlib import Path
 from deployment import Deployment
 from rich.console import Console
 from rich.table import Table
-from scenarios import bad_input, changes, load, outages, refusals, rollouts
+from scenarios import bad_input, changes, hosts, load, outages, refusals, rollouts
 from stage import Stage
 
 SCENARIOS = (
     *changes.SCENARIOS, *bad_input.SCENARIOS, *outages.SCENARIOS, *refusals.SCENARIOS,
-    *rollouts.SCENARIOS, *load.SCENARIOS,
+    *rollouts.SCENARIOS, *hosts.SCENARIOS, *load.SCENARIOS,
 )  # fmt: skip
 # Only there can times be set, and names be changed.
 IN_A_FOLDER = (*bad_input.IN_A_FOLDER, *load.IN_A_FOLDER)

@@ -26,7 +26,8 @@ from audiofuse.workers.deployment.local import Part, free_port
 from audiofuse.workers.queue.broker import connect_redis, open_lanes
 from audiofuse.workers.queue.dead_letters import DeadLetters
 
-FAULTS = Path(__file__).with_name("faults.py")
+FAULTS = Path(__file__).with_name("brought_in")
+DECODER = "audiofuse.workers.indexing.decoding.child"
 SOUNDS = Path(__file__).parents[2] / "examples" / "sounds"
 REDELIVERY_S = 5
 HOLDING = """
@@ -42,10 +43,7 @@ STOP_S = 120  # what is asked to stop and runs on for longer never will
 QUEUE_S = 5  # SQS gives a message that a killed intake had to the next one after so long
 BUCKET = "chaos"
 WORKERS = ("worker-0", "worker-1")
-WORKER = [
-    "-m", "celery", "-A", "audiofuse.workers.indexing.app", "worker", "--without-gossip",
-    "--without-mingle",
-]  # fmt: skip
+WORKER = ["-m", "audiofuse", "worker"]
 
 
 def until(look: Callable[[], object], what: str, seconds: float = QUIET_S) -> None:
@@ -133,10 +131,10 @@ class Deployment:
         """
         self.withdraw(name)
         log = self.root / f"{name}-{time.time_ns()}.log"
-        command = self._faulty(name, fault, self._command(name)) if fault else self._command(name)
+        command, faulty = self._command(name), self._faulty(name, fault)
         if held:
             command = [sys.executable, "-c", HOLDING, str(held), *command]
-        self.parts[name] = Part(name, command, self._variables(name) | variables, log)
+        self.parts[name] = Part(name, command, self._variables(name) | faulty | variables, log)
 
     def order(self, name: str, what: str = "") -> None:
         """Have the fault of a process come about, all at once."""
@@ -151,15 +149,18 @@ class Deployment:
     def _orders(self, name: str) -> Path:
         return self.root / f"{name}.orders"
 
-    def _faulty(self, name: str, fault: str, command: list[str]) -> list[str]:
-        return [command[0], str(FAULTS), fault, str(self._orders(name)), *command[1:]]
+    def _faulty(self, name: str, fault: str) -> dict[str, str]:
+        """Return what has a program, and all that it starts, bring a fault in."""
+        if not fault:
+            return {}
+        path = os.pathsep.join([str(FAULTS), os.environ.get("PYTHONPATH", "")])
+        return {"PYTHONPATH": path, "FAULT": fault, "ORDERS": str(self._orders(name))}
 
     def rollout(self, *words: str, fault: str = "") -> subprocess.Popen[str]:
         """Start a command of the operator."""
         command = [sys.executable, "-m", "audiofuse", "rollout", *words]
-        command = self._faulty("rollout", fault, command) if fault else command
         return subprocess.Popen(
-            command, env=self._variables("rollout"), text=True,
+            command, env=self._variables("rollout") | self._faulty("rollout", fault), text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
@@ -184,9 +185,25 @@ class Deployment:
         log = max(self.root.glob(f"{name}-*.log"))
         until(lambda: "batches of" in log.read_text(errors="replace"), f"{name} to be ready")
 
+    def processes(self, name: str, module: str = "") -> list[psutil.Process]:
+        """Return what a part consists of, or those of its processes that run a module."""
+        first = psutil.Process(self.parts[name].process.pid)
+        every = [first, *first.children(recursive=True)]
+        return [each for each in every if not module or module in each.cmdline()]
+
+    def memory(self, name: str) -> int:
+        """Return the bytes that a part's processes have, what they share counted once."""
+        return sum(each.memory_full_info().pss for each in self.processes(name))
+
     def decoders(self, name: str) -> list[psutil.Process]:
         """Return the decoding processes of a worker."""
-        return psutil.Process(self.parts[name].process.pid).children()
+        return self.processes(name, DECODER)
+
+    def signal(self, number: int, *names: str) -> None:
+        """Send a signal to all processes of parts."""
+        for name in names:
+            for process in self.processes(name):
+                process.send_signal(number)
 
     def encodes_by(self, encoder: Encoder) -> None:
         """Note that from here on another encoder makes the vectors."""
@@ -202,9 +219,8 @@ class Deployment:
     @contextmanager
     def stalled(self, name: str, seconds: float) -> Iterator[None]:
         """Let a process stand still for so long, even if what is done meanwhile waits for it."""
-        process = self.parts[name].process
-        process.send_signal(signal.SIGSTOP)
-        timer = threading.Timer(seconds, process.send_signal, [signal.SIGCONT])
+        self.signal(signal.SIGSTOP, name)
+        timer = threading.Timer(seconds, self.signal, [signal.SIGCONT, name])
         timer.start()
         yield
         timer.join()

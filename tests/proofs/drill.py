@@ -139,11 +139,6 @@ class Watched(Deployment):
         answer = httpx.get(url, params=parameters, timeout=20).raise_for_status()
         return dict(answer.json()["data"])
 
-    def signal(self, number: int, *names: str) -> None:
-        """Send a signal to processes."""
-        for name in names:
-            self.parts[name].process.send_signal(number)
-
 
 def _told_by(labels: dict[str, str]) -> str:
     """Return the label that tells an alert from others of its name."""

@@ -1,6 +1,6 @@
-"""Runs a program of the product in which one thing fails, while a file orders it to.
+"""Has one thing fail in a program of the product, and in all that it starts, when a file orders it.
 
-    python faults.py FAULT FILE -m MODULE ARGUMENT...
+    PYTHONPATH=tests/proofs/brought_in FAULT=forkless ORDERS=FILE python -m audiofuse worker
 
 What cannot be brought about from outside, at a moment that a scenario chooses, is replaced at the
 last call before the operating system or the network; all else is the program as it is.
@@ -9,10 +9,8 @@ last call before the operating system or the network; all else is the program as
 import errno
 import json
 import os
-import runpy
 import signal
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -22,10 +20,12 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from audiofuse.core.bundles.registry import Registry
+from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.index import embedded
 from audiofuse.core.index.index import Index
 from audiofuse.workers.queue.broker import Dispatcher
 
+DEADLY = 0.125  # of full scale: the first sample of a sound at which the device ends
 STEPS: tuple[tuple[type, str], ...] = (
     (Registry, "write"), (Index, "create"), (Index, "promote"), (Index, "drop"),
     (Dispatcher, "sync"),
@@ -103,15 +103,21 @@ def killed(orders: Path) -> None:
         setattr(owner, step, killing(getattr(owner, step)))
 
 
-def main() -> None:
-    """Bring the fault in, then be the program."""
-    _, fault, orders, _, module, *arguments = sys.argv
-    {"refuses": refuses, "forkless": forkless, "unmounted": unmounted, "killed": killed}[fault](
-        Path(orders)
-    )
-    sys.argv = [module, *arguments]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+def deadly(_: Path) -> None:
+    """End the device's process as soon as it encodes a sound that begins as ``DEADLY`` says."""
+    encode = Encoder.encode_windows
+
+    def encode_or_end(encoder: Encoder, windows: Any) -> Any:
+        if any(window[0] == DEADLY for window in windows):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return encode(encoder, windows)
+
+    Encoder.encode_windows = encode_or_end
 
 
-if __name__ == "__main__":
-    main()
+FAULTS = {each.__name__: each for each in (refuses, forkless, unmounted, killed, deadly)}
+
+
+def bring_in() -> None:
+    """Bring in the fault that the environment names."""
+    FAULTS[os.environ["FAULT"]](Path(os.environ["ORDERS"]))

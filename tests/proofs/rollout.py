@@ -27,7 +27,6 @@ from unittest.mock import patch
 
 import httpx
 import numpy as np
-import psutil
 from deployment import BUCKET, SOUNDS, WORKERS, Deployment, until
 from rich.console import Console
 from rich.table import Table
@@ -294,8 +293,7 @@ def swap(proof: Proof, count: int) -> list[int]:
             if code:
                 raise RuntimeError(f"swap {number}: {' '.join(words)}: {output}")
         time.sleep(LET_GO_S)
-        workers = [psutil.Process(proof.parts[name].process.pid) for name in WORKERS]
-        memory.append(max(worker.memory_info().rss for worker in workers))
+        memory.append(max(map(proof.memory, WORKERS)))
     return memory
 
 

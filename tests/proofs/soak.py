@@ -55,10 +55,7 @@ MAX_DURATION_S, MAX_OBJECT_BYTES = 60, 200_000
 REDELIVERY_S = 10
 BAD_SHARE = 0.05
 BAD_SIDECARS = 0.2  # of all sidecars
-WORKER = [
-    "-m", "celery", "-A", "audiofuse.workers.indexing.app", "worker", "--without-gossip",
-    "--without-mingle",
-]  # fmt: skip
+WORKER = ["-m", "audiofuse", "worker"]
 
 
 class Rig:
@@ -106,6 +103,16 @@ class Rig:
     def start_worker(self) -> None:
         """Start the worker."""
         self.start("worker", [sys.executable, *WORKER])
+
+    def worker_is_ready(self) -> bool:
+        """Whether the worker that was started last takes messages."""
+        return "batches of" in max(self.root.glob("worker-*.log")).read_text(errors="replace")
+
+    def worker_memory(self) -> int:
+        """Return the bytes that its processes have, what they share counted once."""
+        first = psutil.Process(self.parts["worker"].process.pid)
+        every = [first, *first.children(recursive=True)]
+        return sum(each.memory_full_info().pss for each in every)
 
     def kill(self, name: str) -> None:
         """Kill a process."""
@@ -321,12 +328,11 @@ class Killer:
         """Kill the worker if it is time."""
         if not self.left:
             return
-        worker = psutil.Process(self._rig.parts["worker"].process.pid)
-        if self._next is None and worker.children():  # its decoders: it has begun to work
+        if self._next is None and self._rig.worker_is_ready():
             self._next = time.monotonic() + self._after_s
         if self._next is None or time.monotonic() < self._next:
             return
-        self.rss = max(self.rss, worker.memory_info().rss)
+        self.rss = max(self.rss, self._rig.worker_memory())
         self._rig.kill("worker")
         self._rig.start_worker()
         self.left -= 1

@@ -36,17 +36,24 @@ class Kept:
         self._descriptors = descriptors
         self._pause_s = FIRST_S
         self._due = 0.0  # a monotonic time at which it is started again
-        self.start()
+        self._start()
 
-    def start(self) -> None:
-        """Start it, or the next in its place."""
-        self.starts += 1
-        self._started = time.monotonic()
+    def start_next(self) -> None:
+        """Start the next in its place, if that can be done now."""
+        try:
+            self._start()
+        except OSError as error:  # no process can be had
+            log.warning("%s is not started: %s", self.name, error)
+            self._back_off()
+
+    def _start(self) -> None:
         # In a group of its own: a Ctrl-C is the supervisor's to act on.
         self.process = subprocess.Popen(  # noqa: S603 - ourselves
             self._command, env=self._environment, pass_fds=self._descriptors,
             stdin=subprocess.DEVNULL, process_group=0,
         )  # fmt: skip
+        self.starts += 1
+        self._started = time.monotonic()
         self._is_known = False  # that it has ended
 
     def ended(self) -> int | None:
@@ -55,15 +62,15 @@ class Kept:
         if code is None or self._is_known:
             return None
         self._is_known = True
-        now = time.monotonic()
-        if now - self._started > WELL_S:
+        log.warning("%s ended with code %d", self.name, code)
+        if time.monotonic() - self._started > WELL_S:
             self._pause_s = FIRST_S
-        self._due = now + self._pause_s
-        log.warning(
-            "%s ended with code %d; it is started again in %.0f s", self.name, code, self._pause_s
-        )
-        self._pause_s = min(2 * self._pause_s, MOST_S)
+        self._back_off()
         return code
+
+    def _back_off(self) -> None:
+        self._due = time.monotonic() + self._pause_s
+        self._pause_s = min(2 * self._pause_s, MOST_S)
 
     @property
     def left_s(self) -> float | None:

@@ -58,11 +58,12 @@ class Supervisor:
         self._folder = folder
         self._woken = threading.Event()
         self._signals = 0
-        self._code = 0
+        self._code: int | None = None  # once it is to end for another reason than a signal
         self._kept: list[Kept] = []
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         signal.signal(signal.SIGCHLD, lambda *_: self._woken.set())
+        serve_host(settings, self._telling)
         self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listening.bind(str(folder / "device"))
         self._listening.listen()
@@ -74,7 +75,6 @@ class Supervisor:
             self._start(name, [TAKER, str(os.getpid()), "-n", f"{name}@%h", *celery_options])
             for name in (f"worker-{n}" for n in range(1, processes_for(settings) + 1))
         ]
-        serve_host(settings, self._telling)
 
     def _start(self, name: str, module: Sequence[str], descriptors: Sequence[int] = ()) -> Kept:
         count = processes_for(self._settings)
@@ -101,7 +101,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Keep all running until told to stop; return the exit code."""
-        while not self._signals and self._takers:
+        while not self._signals and self._takers and self._code is None:
             self._woken.clear()
             for each in [self._device, *self._takers]:
                 self._look_after(each)
@@ -113,18 +113,18 @@ class Supervisor:
         """Start what ended, if it is time; decide what the end of one means for all."""
         code = kept.ended()
         if code == MISCONFIGURED:
-            self._code, self._signals = MISCONFIGURED, 1
+            self._code = MISCONFIGURED
         elif code == 0 and kept in self._takers:
             self._takers.remove(kept)  # Celery was told to shut it down, over the broker
         elif kept.left_s == 0:
-            kept.start()
+            kept.start_next()
 
     def _end(self) -> int:
         """Stop the processes that take messages, then the device."""
         grace_s = min(self._settings.grace_s, self._settings.redelivery_s) + HAND_BACK_S
         for kept in (self._takers, [self._device]):
             _stop_all(kept, grace_s)
-        return self._code
+        return self._code or 0
 
     def _stop(self, _: int, __: FrameType | None) -> None:
         self._signals += 1

@@ -156,7 +156,7 @@ def test_a_device_that_ends_is_started_again(host: Host, eventually: Eventually)
     first.kill()
     eventually(lambda: host.rested() and host.indexed() >= keys)
     assert host.device().pid != first.pid
-    assert "device ended with code -9; it is started again" in host.log()
+    assert "device ended with code -9" in host.log()
     assert host.told("audiofuse_redeliveries_total") == 0
     assert host.told("audiofuse_syncs_total") >= before + len(keys)
 
