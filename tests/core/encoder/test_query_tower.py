@@ -19,6 +19,7 @@ import onnxruntime
 import pytest
 import torch
 from fastapi import FastAPI
+from local_encoder import LocalEncoder
 from pydantic import SecretStr
 from tokenizers import Tokenizer
 from transformers import BertTokenizer
@@ -307,7 +308,7 @@ def test_fastembed_asks_as_we_do(
     syncer = Syncer(
         BucketSide(FolderStore(ANIMALS), Limits(60, 10**7)),
         IndexSide(index, index.create(version, encoder)),
-        encoder,
+        LocalEncoder(encoder),
     )
     for key in SOUNDS:
         syncer.sync(key)

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.testclient import TestClient
+from local_encoder import LocalEncoder
 
 from audiofuse.core.bundles.bundle import save_bundle
 from audiofuse.core.encoder.encoder import Encoder
@@ -53,7 +54,7 @@ def searcher(bucket: Path, version: Path, tiny_encoder: Encoder) -> Iterator[Sea
     syncer = Syncer(
         BucketSide(FolderStore(bucket), Limits(60, 10**7)),
         IndexSide(index, generation),
-        tiny_encoder,
+        LocalEncoder(tiny_encoder),
     )
     for key in KEYS:
         syncer.sync(key)
