@@ -16,14 +16,14 @@ class LocalEncoder:
         self._encoder = encoder
         self.fuses_stored_audio = encoder.fuses_stored_audio
 
-    def encode(self, key: str, windows: Iterable[Samples], text: str) -> EncodedItem:
+    def encode(self, sound: str, windows: Iterable[Samples], text: str) -> EncodedItem:
         """Encode a sound and fuse it with its text."""
-        del key
+        del sound
         return self._fuse(self._encoder.encode_audio(windows), text)
 
-    def fuse(self, key: str, audio: Floats, text: str) -> EncodedItem:
+    def fuse(self, sound: str, audio: Floats, text: str) -> EncodedItem:
         """Fuse a stored audio vector with a text."""
-        del key
+        del sound
         return self._fuse(AudioEmbedding(np.array(audio, np.float32)[None]), text)
 
     def _fuse(self, embedding: AudioEmbedding, text: str) -> EncodedItem:

@@ -12,14 +12,15 @@ stop first, and finish in grace what they have begun; the device is the last.
 
 import logging
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -56,13 +57,18 @@ class Supervisor:
         """Start all; ``folder`` is for their sockets."""
         self._settings = settings
         self._folder = folder
-        self._woken = threading.Event()
         self._signals = 0
         self._code: int | None = None  # once it is to end for another reason than a signal
         self._kept: list[Kept] = []
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
-        signal.signal(signal.SIGCHLD, lambda *_: self._woken.set())
+        # What a handler may do safely is little, as the main thread may hold any lock: it wakes by
+        # a byte that Python itself writes.
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._waking, self._woken = socket.socketpair()
+        for each in (self._waking, self._woken):
+            each.setblocking(False)  # noqa: FBT003 - its only parameter
+        signal.set_wakeup_fd(self._waking.fileno(), warn_on_full_buffer=False)
         serve_host(settings, self._telling)
         self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listening.bind(str(folder / "device"))
@@ -102,12 +108,17 @@ class Supervisor:
     def run(self) -> int:
         """Keep all running until told to stop; return the exit code."""
         while not self._signals and self._takers and self._code is None:
-            self._woken.clear()
             for each in [self._device, *self._takers]:
                 self._look_after(each)
             due = [each.left_s for each in (self._device, *self._takers)]
-            self._woken.wait(min((left for left in due if left is not None), default=None))
+            self._wait(min((left for left in due if left is not None), default=None))
         return self._end()
+
+    def _wait(self, seconds: float | None) -> None:
+        """Wait for a signal, or for so long."""
+        select.select([self._woken], [], [], seconds)
+        with suppress(BlockingIOError):
+            self._woken.recv(4096)
 
     def _look_after(self, kept: Kept) -> None:
         """Start what ended, if it is time; decide what the end of one means for all."""
@@ -128,7 +139,6 @@ class Supervisor:
 
     def _stop(self, _: int, __: FrameType | None) -> None:
         self._signals += 1
-        self._woken.set()
         if self._signals > 1:  # whoever asks twice does not want to wait
             for each in self._kept:
                 each.process.kill()

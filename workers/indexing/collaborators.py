@@ -18,17 +18,17 @@ from audiofuse.workers.queue.dead_letters import DeadLetter
 class ItemEncoder(Protocol):
     """What makes an item's vectors: an encoder on the device that many threads share.
 
-    ``key`` says whose they are, should the device die of it.
+    ``sound`` names what is encoded, should the device die of it: another state is another sound.
     """
 
     @property
     def fuses_stored_audio(self) -> bool:
         """See ``Encoder``."""
 
-    def encode(self, key: str, windows: Iterable[Samples], text: str) -> EncodedItem:
+    def encode(self, sound: str, windows: Iterable[Samples], text: str) -> EncodedItem:
         """Encode a sound, given as windows of at most 10 s, and fuse it with its text."""
 
-    def fuse(self, key: str, audio: Floats, text: str) -> EncodedItem:
+    def fuse(self, sound: str, audio: Floats, text: str) -> EncodedItem:
         """Fuse a stored audio vector ``(audio_dim,)`` with a text."""
 
 

@@ -235,7 +235,7 @@ class Syncer:
         stored = self._reusable(item, known)
         if stored is None:
             return self._encode(item, known, text)
-        return Sound(self._encoder.fuse(item.key, stored.audio, text), stored.facts)
+        return Sound(self._encoder.fuse(_sound_of(item), stored.audio, text), stored.facts)
 
     def _reusable(self, item: Item, known: Point | None) -> StoredSound | None:
         """Return what is stored of the same sound, here or elsewhere: no download, no decoding.
@@ -267,7 +267,7 @@ class Syncer:
             bucket.open_sound(path, bucket.limits.duration_s) as recording,
         ):
             windows = bucket.guard(item.key, recording.windows())
-            encoded = self._encoder.encode(item.key, windows, text)
+            encoded = self._encoder.encode(_sound_of(item), windows, text)
             facts = (
                 round(recording.duration_s, 3),
                 recording.sample_rate,
@@ -284,6 +284,11 @@ class Syncer:
         if self._bucket.pause(BURST_S - age_s):
             raise Unavailable("the worker stops")
         raise ObjectChanged("it may have changed while more changes were awaited")
+
+
+def _sound_of(item: Item) -> str:
+    """Return what names the sound of an item in this state."""
+    return f"{item.key} {item.audio.etag}"
 
 
 def sounds_of(store: Store, sidecar_key: str) -> Iterator[str]:

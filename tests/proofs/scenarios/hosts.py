@@ -49,7 +49,7 @@ def deadly_sound(stage: Stage) -> None:
     first = round(DEADLY * 2**15).to_bytes(2, "little")
     size = (len(noise) + len(first)).to_bytes(4, "little")
     stage.put(stage.new_key("wav"), Content(WAV % (size, size) + first + noise, Reason.CRASHED))
-    stage.churn(30)
+    stage.fill(30)  # in whose batches it is
     stage.settle()
     for name in WORKERS:
         deployment.stop_orderly(name)

@@ -51,13 +51,13 @@ class Numbers:
     dim = audio_dim = 2
     fuses_stored_audio = True
 
-    def encode(self, key: str, windows: Iterable[Samples], text: str) -> EncodedItem:
+    def encode(self, sound: str, windows: Iterable[Samples], text: str) -> EncodedItem:
         """Hear the number."""
-        return self.fuse(key, np.array([float(next(iter(windows))[0]), 1.0], np.float32), text)
+        return self.fuse(sound, np.array([float(next(iter(windows))[0]), 1.0], np.float32), text)
 
-    def fuse(self, key: str, audio: Floats, text: str) -> EncodedItem:
+    def fuse(self, sound: str, audio: Floats, text: str) -> EncodedItem:
         """Point where the sound's and the words' numbers do."""
-        del key
+        del sound
         vector = audio + np.array([0, zlib.crc32(text.encode()) % 97], np.float32)
         norm = np.linalg.norm(vector)
         return EncodedItem(audio, vector / norm, float(norm))

@@ -50,7 +50,7 @@ class Ask:
     """A sound that a thread wants encoded and fused, by the device behind ``connection``."""
 
     number: int
-    key: str
+    sound: str
     connection: socket.socket | None
     answer: "Future[EncodedItem]" = field(default_factory=Future)
 
@@ -107,14 +107,14 @@ class DeviceClient:
         self._fail_all(Unavailable(CLOSED))
 
     def encode(
-        self, version: str, lane: Lane, key: str, windows: Iterable[Samples], text: str
+        self, version: str, lane: Lane, sound: str, windows: Iterable[Samples], text: str
     ) -> EncodedItem:
         """Encode a sound and fuse it with its text; blocks while the device is behind.
 
         Raises what encoding it alone raises; ``Rejected`` if it does not fit the device, or if the
         device's process keeps ending at it.
         """
-        with self._asking(version, lane, key, text) as (ask, first):
+        with self._asking(version, lane, sound, text) as (ask, first):
             head, is_whole = first, False
             for window in windows:
                 if ask.answer.done():  # it failed: the rest is read only for what it says of itself
@@ -127,20 +127,20 @@ class DeviceClient:
                 self._send(head | {"ask": ask.number, "last": True}, to=ask.connection)
             return ask.answer.result()
 
-    def fuse(self, version: str, lane: Lane, key: str, audio: Floats, text: str) -> EncodedItem:
+    def fuse(self, version: str, lane: Lane, sound: str, audio: Floats, text: str) -> EncodedItem:
         """Fuse a stored audio vector with a text."""
-        with self._asking(version, lane, key, text) as (ask, first):
+        with self._asking(version, lane, sound, text) as (ask, first):
             self._send({"fuse": ask.number, **first}, [audio], to=ask.connection)
             return ask.answer.result()
 
     @contextmanager
     def _asking(
-        self, version: str, lane: Lane, key: str, text: str
+        self, version: str, lane: Lane, sound: str, text: str
     ) -> Iterator[tuple[Ask, dict[str, Any]]]:
         """Open an ask; yield it, and what its first frame says."""
         self._await_device()
-        alone = self._suspects.is_one(key)
-        ask = self._open(key)
+        alone = self._suspects.is_one(sound)
+        ask = self._open(sound)
         try:
             yield ask, {
                 "version": version, "lane": lane, "text": text, "alone": alone,
@@ -152,13 +152,13 @@ class DeviceClient:
             if is_open:
                 self._send({"cancel": ask.number}, to=ask.connection)
         if alone:
-            self._suspects.clear(key)
+            self._suspects.clear(sound)
 
-    def _open(self, key: str) -> Ask:
+    def _open(self, sound: str) -> Ask:
         with self._lock:
             if not self._ready.is_set():  # else ``_lost`` finds it
                 raise Unavailable(GONE)
-            ask = Ask(next(self._numbers), key, self._socket)
+            ask = Ask(next(self._numbers), sound, self._socket)
             self._asks[ask.number] = ask
         return ask
 
@@ -288,7 +288,7 @@ class DeviceClient:
         """Make up for a device that is no more: it has no slots, and answers nobody."""
         with self._lock:
             lent, self._lent = self._lent, set()
-            died_of = [ask.key for ask in self._asks.values() if self._slab.in_work(ask.number)]
+            died_of = [ask.sound for ask in self._asks.values() if self._slab.in_work(ask.number)]
         self._slab.clear_marks()
         self._suspects.died_of(died_of)
         if not self._closed.is_set():
@@ -325,12 +325,12 @@ class EncoderOnDevice:
         self._lane = lane
         self.fuses_stored_audio = facts.fuses_stored_audio
 
-    def encode(self, key: str, windows: Iterable[Samples], text: str) -> EncodedItem:
+    def encode(self, sound: str, windows: Iterable[Samples], text: str) -> EncodedItem:
         """Encode a sound and fuse it with its text."""
         with span("encode"):
-            return self._device.encode(self._version, self._lane, key, windows, text)
+            return self._device.encode(self._version, self._lane, sound, windows, text)
 
-    def fuse(self, key: str, audio: Floats, text: str) -> EncodedItem:
+    def fuse(self, sound: str, audio: Floats, text: str) -> EncodedItem:
         """Fuse a stored audio vector with a text."""
         with span("fuse"):
-            return self._device.fuse(self._version, self._lane, key, audio, text)
+            return self._device.fuse(self._version, self._lane, sound, audio, text)
