@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from audiofuse.core.errors import Reason, Rejected
 
 MAX_DEATHS = 3  # raised, a sound that kills the device stops the others that much longer
-# Seconds for which the verdict stands: a message that waited for the device is worked on once more.
-# Raised, who tries again by hand is refused for longer; lowered, the device may die again and again.
+# Seconds for which a verdict stands: what waited for the device is worked on once more after it.
+# Raised, who tries again by hand is refused for longer; lowered, the device may die ever again.
 STANDS_S = 60.0
 
 
