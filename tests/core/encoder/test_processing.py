@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from audiofuse.core.audio import recording
-from audiofuse.core.audio.windows import SAMPLE_RATE, WINDOW_SAMPLES
+from audiofuse.core.audio.windows import SAMPLE_RATE, WINDOW_S, WINDOW_SAMPLES
 from audiofuse.core.bundles.bundle import load_bundle, save_bundle
 from audiofuse.core.bundles.manifest import file_entries
 from audiofuse.core.encoder.encoder import Encoder
@@ -118,5 +118,5 @@ def test_vectors_of_other_preprocessing_are_not_reused(
 def test_the_configuration_tells_what_decoding_does() -> None:
     """Window, rate and threshold that bundles name are those by which sounds are decoded."""
     told = Preprocessing()
-    assert (told.sample_rate, told.window_s) == (recording.SAMPLE_RATE, recording.WINDOW_S)
+    assert (told.sample_rate, told.window_s) == (SAMPLE_RATE, WINDOW_S)
     assert pytest.approx(10 ** (told.silent_below_db / 20)) == recording.SILENCE_PEAK

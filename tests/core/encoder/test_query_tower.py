@@ -358,7 +358,7 @@ def test_the_example_keeps_in_step_with_the_alias(
         syncer = Syncer(
             BucketSide(FolderStore(ANIMALS), Limits(60, 10**7)),
             IndexSide(index, generation),
-            encoder,
+            LocalEncoder(encoder),
         )
         for key in SOUNDS[: 3 if bundle is other else None]:
             syncer.sync(key)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from local_encoder import LocalEncoder
 
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import ConfigurationError
@@ -42,7 +43,7 @@ def _fill(index: Index, version: str, encoder: Encoder) -> Generation:
     syncer = Syncer(
         BucketSide(FolderStore(SOUNDS / "music"), Limits(60, 10**7)),
         IndexSide(index, generation),
-        encoder,
+        LocalEncoder(encoder),
     )
     for key in ("gong.ogg", "cowbell.flac", "piano.wav"):
         syncer.sync(key)

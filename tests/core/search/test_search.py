@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from local_encoder import LocalEncoder
 
 from audiofuse.core.audio.recording import open_recording
 from audiofuse.core.encoder.embeddings import unit
@@ -164,7 +165,7 @@ def test_the_same_content_is_shown_once(
     syncer = Syncer(
         BucketSide(FolderStore(tmp_path), Limits(60, 10**7)),
         IndexSide(index, generation),
-        tiny_encoder,
+        LocalEncoder(tiny_encoder),
     )
     for key in ("a.ogg", "b.ogg", "piano.wav"):
         syncer.sync(key)
