@@ -15,7 +15,9 @@ from pathlib import Path
 
 from audiofuse.core.cgroups import groups, numbers
 
+# What shows that a GPU may be here: NVIDIA's driver, or the device by which AMD's computes.
 CUDA_DRIVER = "libcuda.so.1"
+ROCM_DEVICE = Path("/dev/kfd")
 
 
 def usable_cpus(root: Path = Path("/")) -> int:
@@ -51,10 +53,13 @@ def computing_threads(spare: int = 0) -> int:
 def may_have_gpu(device: str) -> bool:
     """Whether ``device``, a setting, may come to mean a GPU: "cuda", or "auto" where one may be.
 
-    Without NVIDIA's driver PyTorch finds no GPU, and need not be asked.
+    PyTorch calls AMD's GPUs "cuda", too. Where neither maker's is, it finds none, and need not be
+    asked.
     """
     if device != "auto":
         return device == "cuda"
+    if ROCM_DEVICE.exists():
+        return True
     try:
         ctypes.CDLL(CUDA_DRIVER)
     except OSError:

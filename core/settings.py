@@ -131,6 +131,11 @@ class Settings(BaseSettings):
         default="auto",
         description="Where encoders run. auto: a GPU if there is one; cuda: refuse without one.",
     )
+    precision: Literal["float32", "float16"] = Field(
+        default="float32",
+        description="In which numbers a GPU computes. float16 is refused for an encoder that it "
+        "changes too much, and on a CPU.",
+    )
     pretrained: HomePath | None = Field(
         default=None,
         description="Folder searched for pretrained checkpoints before they are downloaded.",

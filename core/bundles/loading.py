@@ -6,7 +6,7 @@ cpu, a bundle of before them    PyTorch
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError
 from safetensors import SafetensorError
@@ -29,6 +29,9 @@ from audiofuse.core.errors import BundleError, ConfigurationError
 from audiofuse.core.model.config import EncoderConfig
 from audiofuse.core.settings import Settings
 
+if TYPE_CHECKING:
+    from audiofuse.core.encoder.inference import Precision
+
 
 def load_encoder(settings: Settings, spare_cpus: int = 0) -> tuple[Encoder, str]:
     """Load the bundle that the settings name; return it and its version.
@@ -50,13 +53,19 @@ def load_folder(settings: Settings, folder: Path, spare_cpus: int = 0) -> Encode
     """Verify a bundle and load it on the device that the settings name, to run it only.
 
     It computes with all CPUs that this process may use, less ``spare_cpus``. Raises ``BundleError``
-    for a bundle that is damaged, and ``ConfigurationError`` when CUDA is asked for and not usable:
-    running slowly on the CPU instead would go unnoticed.
+    for a bundle that is damaged, and ``ConfigurationError`` when CUDA or half precision is asked
+    for and not usable: running slowly on the CPU instead would go unnoticed.
     """
-    device = _device(settings)
-    if device == "cpu" and (folder / AUDIO_GRAPH).exists():
+    if _device(settings) == "cuda":
+        return _on_gpu(folder, settings.precision, spare_cpus)
+    if settings.precision != "float32":
+        raise ConfigurationError(
+            f"AUDIOFUSE_PRECISION is {settings.precision}, which is for GPUs, and encoders run on "
+            "the CPU here"
+        )
+    if (folder / AUDIO_GRAPH).exists():
         return _by_onnx_runtime(folder, computing_threads(spare_cpus))
-    return _by_torch(folder, device, spare_cpus)
+    return _by_torch(folder, spare_cpus)
 
 
 def _device(settings: Settings) -> Literal["cpu", "cuda"]:
@@ -90,11 +99,17 @@ def _by_onnx_runtime(folder: Path, threads: int) -> Encoder:
         raise BundleError(f"the bundle {folder} does not describe an encoder: {error}") from error
 
 
-def _by_torch(folder: Path, device: str, spare_cpus: int) -> Encoder:
+def _on_gpu(folder: Path, precision: "Precision", spare_cpus: int) -> Encoder:
+    from audiofuse.core.encoder.inference import run_on_gpu  # noqa: PLC0415 - imports PyTorch
+
+    encoder = _by_torch(folder, spare_cpus)
+    run_on_gpu(encoder, "cuda", precision)
+    return encoder
+
+
+def _by_torch(folder: Path, spare_cpus: int) -> Encoder:
     from audiofuse.core.bundles.bundle import load_bundle  # noqa: PLC0415 - imports PyTorch
     from audiofuse.core.encoder.inference import prepare, use_cpus  # noqa: PLC0415 - likewise
 
     use_cpus(spare_cpus)
-    encoder = prepare(load_bundle(folder))
-    encoder.model.to(device)
-    return encoder
+    return prepare(load_bundle(folder))

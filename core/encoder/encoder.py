@@ -114,6 +114,11 @@ class Encoder:
         return self.runtime.device
 
     @property
+    def runs_on(self) -> str:
+        """What computes, and by which library, as people read it."""
+        return f"{self.runtime.device} by {self.runtime.name}"
+
+    @property
     def fuses_stored_audio(self) -> bool:
         """Whether the stored audio vector suffices to fuse anew; mid fusion needs the frames."""
         return self.config.fuses_stored_audio

@@ -28,6 +28,7 @@ class OnnxRuntime:
 
     name = "onnxruntime"
     device = "cpu"
+    few_shapes = False
 
     def __init__(self, folder: Path, config: EncoderConfig, threads: int) -> None:
         """Load the graphs of a bundle; ``threads`` compute, and sleep between two calls.

@@ -10,6 +10,23 @@ from audiofuse.core.encoder.embeddings import AudioEmbedding, Floats, WindowEmbe
 from audiofuse.core.encoder.processing import Tokens
 
 
+def size_that_holds(windows: int) -> int:
+    """Return the smallest of few sizes of a batch that holds so many windows.
+
+    A GPU's libraries look for the fastest kernels anew for each shape that they have not met, and
+    keep what they found. Sizes are powers of two, and halfway between them, so that at most a third
+    of a batch is padding, and 16 of them reach 256.
+    """
+    power = 1 << (windows - 1).bit_length()
+    return power * 3 // 4 if power * 3 // 4 >= windows else power
+
+
+def size_within(windows: int) -> int:
+    """Return the largest of those sizes that has at most so many windows."""
+    power = 1 << (windows.bit_length() - 1)
+    return power * 3 // 2 if power * 3 // 2 <= windows else power
+
+
 class OutOfMemory(Exception):  # noqa: N818 - what it is
     """A batch does not fit the device's memory; a smaller one may."""
 
@@ -31,6 +48,10 @@ class Runtime(Protocol):
     @property
     def device(self) -> str:
         """What computes: "cpu" or "cuda"."""
+
+    @property
+    def few_shapes(self) -> bool:
+        """Whether batches of windows are padded to few sizes; see ``size_that_holds``."""
 
     @property
     def audio_dim(self) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 from audiofuse.core.audio.windows import Samples
 from audiofuse.core.encoder.embeddings import AudioEmbedding, Floats, WindowEmbedding
 from audiofuse.core.encoder.processing import WINDOWS_PER_BATCH, AudioProcessor, Tokens
-from audiofuse.core.encoder.runtime import DeviceLost, OutOfMemory
+from audiofuse.core.encoder.runtime import DeviceLost, OutOfMemory, size_that_holds
 from audiofuse.core.model.fusion import AudioTensors
 from audiofuse.core.model.hybrid import HybridEncoder, Windows, Words
 
@@ -36,9 +36,19 @@ class TorchRuntime:
 
     name = "torch"
 
-    def __init__(self, model: HybridEncoder, dtype: torch.dtype = torch.float32) -> None:
-        """Compute in ``dtype``: by autocast, where that is not float32."""
+    def __init__(
+        self,
+        model: HybridEncoder,
+        dtype: torch.dtype = torch.float32,
+        *,
+        few_shapes: bool = False,
+    ) -> None:
+        """Compute in ``dtype``: by autocast, where that is not float32.
+
+        With ``few_shapes`` batches of windows are padded to few sizes, see ``size_that_holds``.
+        """
         self.model = model
+        self.few_shapes = few_shapes
         self._dtype = dtype
 
     @property
@@ -60,8 +70,13 @@ class TorchRuntime:
         self, waveforms: Samples, lengths: NDArray[np.int32]
     ) -> list[WindowEmbedding]:
         """See ``Runtime``."""
+        windows = self._moved(waveforms, lengths)
+        if self.few_shapes:
+            padding = size_that_holds(len(waveforms)) - len(waveforms)
+            windows = [_with_rows(tensor, padding) for tensor in windows]
         with self._autocast():
-            frames, heard = self.model.encode_audio(*self._moved(waveforms, lengths))
+            frames, heard = self.model.encode_audio(*windows)
+        frames, heard = frames[: len(waveforms)], heard[: len(waveforms)]
         totals = _array((frames * heard.unsqueeze(-1)).sum(1))
         steps: list[int] = heard.sum(1).tolist()
         if self.model.config.fusion != "mid":
@@ -146,6 +161,11 @@ def windows_of(
             rows = np.array([row for row, _ in batch], np.int64)
             batches.append(Windows(*map(torch.from_numpy, (waveforms, lengths, rows))))
     return batches
+
+
+def _with_rows(tensor: Tensor, rows: int) -> Tensor:
+    """Append rows of zeros."""
+    return torch.cat([tensor, tensor.new_zeros(rows, *tensor.shape[1:])])
 
 
 def _array(tensor: Tensor) -> Floats:

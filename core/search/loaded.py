@@ -53,6 +53,11 @@ class LoadedEncoder:
         return vector
 
     @property
+    def runs_on(self) -> str:
+        """What computes; see ``Encoder``."""
+        return self._encoder.runs_on
+
+    @property
     def is_sum(self) -> bool:
         """Whether items are sums of audio and metadata, so that scores have parts."""
         return self._encoder.fuses_stored_audio
@@ -126,6 +131,10 @@ class LoadedEncoders:
         """The versions that are loaded."""
         return frozenset(self._encoders)
 
+    def run_on(self) -> dict[str, str]:
+        """Return what computes, by version."""
+        return {version: encoder.runs_on for version, encoder in self._encoders.items()}
+
     def load(self, version: str) -> LoadedEncoder:
         """Return an encoder; load it first if need be."""
         with self._loading:
@@ -136,8 +145,8 @@ class LoadedEncoders:
                 encoder.encode_text("warm up")
                 self._encoders = {**self._encoders, version: encoder}
                 log.info(
-                    "encoder %s is loaded, in %.1f s, on %s by %s",
-                    version, time.monotonic() - started, own.device, own.runtime.name,
+                    "encoder %s is loaded, in %.1f s, on %s",
+                    version, time.monotonic() - started, own.runs_on,
                 )  # fmt: skip
         return self._encoders[version]
 

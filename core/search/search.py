@@ -256,6 +256,10 @@ class Searcher:
         """The versions whose encoders are loaded."""
         return self._encoders.versions
 
+    def run_on(self) -> dict[str, str]:
+        """Return on what the encoders run that are loaded, by version."""
+        return self._encoders.run_on()
+
     def prepare(self) -> None:
         """Load the encoders that are or may soon be needed, and let go of all others."""
         needed = {self._last[0].version} if self._last else set[str]()

@@ -121,6 +121,9 @@ def _show(state: "Status") -> None:
     index = dict.fromkeys(index, "unknown") if state.index_away else index
     index |= {"rejected": state.dead_letters}
     console.print(facts_table("queue", queue), facts_table("index", index))
+    if state.devices:
+        devices = {name: device or "nothing yet" for name, device in state.devices.items()}
+        console.print(facts_table("encoders run on", devices))
     if state.reconciled:
         title = f"last reconciled {moment(state.reconciled.at)}"
         console.print(facts_table(title, state.reconciled.found))

@@ -8,6 +8,7 @@ from audiofuse.core.index.index import open_index
 from audiofuse.core.settings import Settings
 from audiofuse.workers.queue.broker import connect_redis, open_lanes
 from audiofuse.workers.queue.dead_letters import DeadLetter, DeadLetters
+from audiofuse.workers.queue.followers import Followers
 from audiofuse.workers.queue.outages import Outage, Outages
 from audiofuse.workers.queue.waiting import WaitingKeys
 from audiofuse.workers.repair.brake import Brake, Removals
@@ -21,7 +22,8 @@ class Status:
     """Queue lengths by name, the live encoder version and its points, what was rejected.
 
     ``outages`` are what workers wait for, ``index_away`` is why this process gets no answer of the
-    index, or empty. ``waiting`` counts the keys that wait for an encoder version, by version;
+    index, or empty. ``devices`` tells on what each process runs its encoders, workers' and query
+    services'. ``waiting`` counts the keys that wait for an encoder version, by version;
     ``broken`` messages that stood in the queue, are none of ours, and were set aside. ``reasons``
     counts the ``dead_letters``; ``reconciled`` is the last comparison of all, ``held_back`` what
     one did not remove because it was too much.
@@ -29,6 +31,7 @@ class Status:
 
     outages: list[Outage]
     index_away: str
+    devices: dict[str, str]
     queue: dict[str, int]
     waiting: dict[str, int]
     broken: int
@@ -54,6 +57,7 @@ def read_status(settings: Settings) -> Status:
     return Status(
         outages=Outages(redis, name).current(),
         index_away=index_away,
+        devices=Followers(redis, name).devices(),
         queue=lanes.lengths(),
         waiting=WaitingKeys(redis, name).counts(),
         broken=lanes.broken(),

@@ -41,7 +41,7 @@ from audiofuse.workers.queue.broker import Dispatcher, connect_redis
 from audiofuse.workers.queue.consumer import Consumer
 from audiofuse.workers.queue.dead_letters import DeadLetters
 from audiofuse.workers.queue.deliveries import Deliveries
-from audiofuse.workers.queue.followers import Follower, Followers, follower_name
+from audiofuse.workers.queue.followers import Follower, Followers, follower_name, joined
 from audiofuse.workers.queue.outages import OutageReport, Outages
 from audiofuse.workers.queue.waiting import WaitingKeys
 from audiofuse.workers.telemetry import metrics
@@ -112,8 +112,8 @@ def build_worker(
     versions.put(equipment.equip(version, facts))
     versions.look()
     log.info(
-        "batches of %.0f s of audio on %s by %s, %d decoders, %d messages in hand",
-        facts.batch_s, facts.device, facts.runtime, settings.decoders, settings.in_hand,
+        "batches of %.0f s of audio on %s, %d decoders, %d messages in hand",
+        facts.batch_s, facts.runs_on, settings.decoders, settings.in_hand,
     )  # fmt: skip
     waiting = WaitingKeys(around.redis, settings.index_name)
     bound_s = message_bound_s(settings.max_duration_s)
@@ -171,14 +171,20 @@ def _surroundings(
     letters = DeadLetters(redis, settings.index_name)
     give_back = partial(take_back, letters, dispatcher, Reason.UNREADABLE)
     store = BoundedStore(bucket, settings.fetch_bytes, watchdog, give_back)
+    device = DeviceClient(settings.device_socket, slab, working.total)
     return Surroundings(
         settings=settings,
         redis=redis,
         index=index,
         store=store,
         decoders=Decoders(settings.decoders, settings.decode_timeout_s, slab, tell=_decoded),
-        device=DeviceClient(settings.device_socket, slab, working.total),
-        follower=Follower(watch, Followers(redis, settings.index_name), follower_name("worker")),
+        device=device,
+        follower=Follower(
+            watch,
+            Followers(redis, settings.index_name),
+            follower_name("worker"),
+            lambda: joined(device.runs_on()),
+        ),
         deliveries=Deliveries(redis, settings.index_name, settings.redelivery_s / DEAD_AFTER),
         watchdog=watchdog,
         working=working,

@@ -15,6 +15,7 @@ import math
 import os
 import socket
 import time
+from collections.abc import Callable, Iterable, Sequence
 
 from redis import Redis, RedisError
 
@@ -37,6 +38,11 @@ def follower_name(process: str) -> str:
     return f"{process} {socket.gethostname()}:{os.getpid()}"
 
 
+def joined(devices: Iterable[str]) -> str:
+    """Return on what a process computes, each once."""
+    return ", ".join(sorted(set(devices)))
+
+
 class Followers:
     """The processes that follow the document of one index. Raises what Redis does."""
 
@@ -45,38 +51,61 @@ class Followers:
         self._redis = redis
         # name -> when it said so (Redis's clock), tag
         self._tags = f"{key_prefix(index_name)}followers"
+        self._devices = f"{key_prefix(index_name)}followers:devices"  # name -> what computes
 
-    def follow(self, name: str, tag: str | None) -> None:
+    def follow(self, name: str, tag: str | None, runs_on: str = "") -> None:
         """Say that the process ``name`` follows the document with ``tag``; ``None``: there is none.
 
         It is to be repeated every second or so: after ``GONE_S`` the process is taken to be gone.
+        ``runs_on`` tells people on what its encoders run.
         """
-        self._redis.hset(self._tags, name, f"{server_time(self._redis):.3f} {tag or ''}")
+        said = f"{server_time(self._redis):.3f} {tag or ''}"
+        with self._redis.pipeline() as pipe:
+            pipe.hset(self._tags, name, said).hset(self._devices, name, runs_on)
+            pipe.execute()
 
     def leave(self, name: str) -> None:
         """Say that the process ``name`` ends."""
-        self._redis.hdel(self._tags, name)
+        self._forget([name])
+
+    def _forget(self, names: Sequence[str]) -> None:
+        for record in (self._tags, self._devices):
+            self._redis.hdel(record, *names)
 
     def behind(self, tag: str | None) -> list[str]:
         """Return the names of the processes that do not follow the document with ``tag``."""
+        return sorted(name for name, followed in self._alive().items() if followed != (tag or ""))
+
+    def devices(self) -> dict[str, str]:
+        """Return on what the encoders of each process run; empty while it has none."""
+        devices: dict[str, str] = self._redis.hgetall(self._devices)  # type: ignore[assignment]
+        return {name: devices.get(name, "") for name in sorted(self._alive())}
+
+    def _alive(self) -> dict[str, str]:
+        """Return which document each process follows that said so lately; forget old ones."""
         now = server_time(self._redis)
         entries: dict[str, str] = self._redis.hgetall(self._tags)  # type: ignore[assignment]
         said = {name: entry.split(" ", 1) for name, entry in entries.items()}
         ages = {name: now - float(at) for name, (at, _) in said.items()}
         if forgotten := [name for name, age_s in ages.items() if age_s > FORGOTTEN_S]:
-            self._redis.hdel(self._tags, *forgotten)
-        alive = (name for name, age_s in ages.items() if age_s < GONE_S)
-        return sorted(name for name in alive if said[name][1] != (tag or ""))
+            self._forget(forgotten)
+        return {name: said[name][1] for name, age_s in ages.items() if age_s < GONE_S}
 
 
 class Follower:
     """The document as one process follows it, which says so to the operator."""
 
-    def __init__(self, watch: Watch, followers: Followers, name: str) -> None:
-        """Follow the document that is watched, as the process ``name``."""
+    def __init__(
+        self, watch: Watch, followers: Followers, name: str, runs_on: Callable[[], str] = str
+    ) -> None:
+        """Follow the document that is watched, as the process ``name``.
+
+        ``runs_on`` tells on what its encoders run.
+        """
         self._watch = watch
         self._followers = followers
         self._name = name
+        self._runs_on = runs_on
         self._said: str | None = NEVER  # the tag that was last announced
         self._followed: str | None = NEVER  # the tag of what is followed
         self._rollout: Rollout | None = None
@@ -108,7 +137,7 @@ class Follower:
         """Read the document until what was read was announced before."""
         while True:
             rollout, before = self._watch.look(), self._said
-            self._followers.follow(self._name, self._watch.tag)
+            self._followers.follow(self._name, self._watch.tag, self._runs_on())
             self._said = self._watch.tag
             if self._said == before:
                 return rollout

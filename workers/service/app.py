@@ -18,7 +18,7 @@ from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import open_store
 from audiofuse.workers.indexing.decoding.pool import DecodedRecording, Decoders
 from audiofuse.workers.queue.broker import connect_redis
-from audiofuse.workers.queue.followers import Followers, follower_name
+from audiofuse.workers.queue.followers import Followers, follower_name, joined
 from audiofuse.workers.service import routes as api
 from audiofuse.workers.service.audio import Links, audio_routes
 from audiofuse.workers.service.encoders import PackedTowers, encoder_routes
@@ -41,7 +41,8 @@ def running(settings: Settings) -> Iterator[FastAPI]:
     Raises what ``open_searcher`` does.
     """
     watch, towers = Watch(open_registry(settings)), PackedTowers(partial(locate, settings))
-    searcher, announcer = build_searcher(settings, watch), _announcer(settings)
+    searcher = build_searcher(settings, watch)
+    announcer = _announcer(settings, searcher)
 
     def prepared() -> None:
         towers.keep(searcher.loaded)
@@ -58,12 +59,12 @@ def running(settings: Settings) -> Iterator[FastAPI]:
             announcer.end()
 
 
-def _announcer(settings: Settings) -> Announcer | None:
+def _announcer(settings: Settings, searcher: Searcher) -> Announcer | None:
     """Return who tells rollouts of this service; they concern a bucket's."""
     if not settings.bucket:
         return None
     followers = Followers(connect_redis(settings), settings.index_name)
-    return Announcer(followers, follower_name("search"))
+    return Announcer(followers, follower_name("search"), lambda: joined(searcher.run_on().values()))
 
 
 def _begin(name: str, run: Callable[[], None]) -> None:

@@ -159,6 +159,13 @@ class EmbedAnswer(BaseModel):
     vector: list[float]
 
 
+class Alive(BaseModel):
+    """That the process is alive, and where it computes: device and library by encoder."""
+
+    status: Literal["alive"] = "alive"
+    encoders: dict[str, str]
+
+
 class Health(BaseModel):
     """What the service has loaded, and whether the index answers."""
 

@@ -18,7 +18,7 @@ from audiofuse.core.bundles.document import POLL_S
 from audiofuse.core.errors import AudiofuseError
 from audiofuse.core.search.search import Searcher
 from audiofuse.workers.queue.followers import NEVER, Followers
-from audiofuse.workers.service.models import Health, Version
+from audiofuse.workers.service.models import Alive, Health, Version
 from audiofuse.workers.service.problems import answers
 
 log = logging.getLogger(__name__)
@@ -34,9 +34,9 @@ def add_probes(app: FastAPI, searcher: Searcher) -> None:
     index = Reachable(searcher.check)
 
     @app.get("/healthz", tags=["probes"])
-    async def alive() -> dict[str, str]:
-        """Answer that the process is alive."""
-        return {"status": "alive"}
+    async def alive() -> Alive:
+        """Answer that the process is alive, and on what its encoders run."""
+        return Alive(encoders=searcher.run_on())
 
     @app.get("/readyz", tags=["probes"], responses=answers(422) | {503: {"model": Health}})
     async def ready(response: Response, version: Version = "") -> Health:
@@ -95,10 +95,11 @@ class Announcer:
     It goes on with the document before while the encoders of a new one are loaded.
     """
 
-    def __init__(self, followers: Followers, name: str) -> None:
-        """Speak as the process ``name``; nothing is said yet."""
+    def __init__(self, followers: Followers, name: str, runs_on: Callable[[], str] = str) -> None:
+        """Speak as the process ``name``, which ``runs_on`` what it says; nothing is said yet."""
         self._followers = followers
         self._name = name
+        self._runs_on = runs_on
         self._tag: str | None = NEVER
         self._ends = threading.Event()
         self._speaking = threading.Lock()  # so that nothing is said after the end
@@ -118,7 +119,7 @@ class Announcer:
         try:
             with self._speaking:
                 if not self._ends.is_set():
-                    self._followers.follow(self._name, self._tag)
+                    self._followers.follow(self._name, self._tag, self._runs_on())
         except RedisError as error:
             if self._was_heard:
                 log.warning("rollouts do not know of this service: %s", error)

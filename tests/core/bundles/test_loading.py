@@ -11,7 +11,7 @@ from audiofuse.core.bundles.bundle import save_bundle
 from audiofuse.core.bundles.loading import load_folder
 from audiofuse.core.bundles.manifest import Manifest, file_entries, verify_bundle
 from audiofuse.core.encoder.encoder import Encoder
-from audiofuse.core.errors import BundleError
+from audiofuse.core.errors import BundleError, ConfigurationError
 from audiofuse.core.model.config import TINY
 from audiofuse.core.settings import Settings
 
@@ -53,9 +53,30 @@ def test_a_bundle_of_before_is_run_by_pytorch(bundle: Path) -> None:
 def test_without_a_driver_nobody_asks_for_a_gpu(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where NVIDIA's driver is absent, "auto" is the CPU at once."""
+    """Where no maker's driver is, "auto" is the CPU at once."""
+    monkeypatch.setattr(cores, "ROCM_DEVICE", Path("there-is-no-such-device"))
     monkeypatch.setattr(cores, "CUDA_DRIVER", "libthere-is-no-such-library.so.1")
     assert load_folder(Settings(device="auto"), bundle).runtime.name == "onnxruntime"
+
+
+@pytest.mark.parametrize(
+    ("driver", "device"), [("libc.so.6", "none"), ("libnone.so.1", "a-device")]
+)
+def test_either_makers_driver_shows_that_a_gpu_may_be_here(
+    driver: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With NVIDIA's driver or AMD's device PyTorch is asked."""
+    (tmp_path / "a-device").touch()
+    monkeypatch.setattr(cores, "CUDA_DRIVER", driver)
+    monkeypatch.setattr(cores, "ROCM_DEVICE", tmp_path / device)
+    assert cores.may_have_gpu("auto")
+    assert not cores.may_have_gpu("cpu")
+
+
+def test_half_precision_on_a_cpu_is_refused(bundle: Path) -> None:
+    """What a GPU would compute in, no CPU does in float32 unseen."""
+    with pytest.raises(ConfigurationError, match="AUDIOFUSE_PRECISION is float16"):
+        load_folder(Settings(device="cpu", precision="float16"), bundle)
 
 
 def test_graphs_hold_no_weights(bundle: Path) -> None:

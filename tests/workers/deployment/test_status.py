@@ -16,6 +16,7 @@ from audiofuse.core.index.engine import Engine
 from audiofuse.workers.commands.main import cli
 from audiofuse.workers.deployment.local import free_port
 from audiofuse.workers.queue.dead_letters import DeadLetters
+from audiofuse.workers.queue.followers import Followers
 from audiofuse.workers.queue.outages import OutageReport, Outages
 from audiofuse.workers.queue.waiting import WaitingKeys
 
@@ -33,6 +34,7 @@ def test_status_tells_what_is_set_aside_and_rejected(
     DeadLetters(redis, "audiofuse").add("dog.wav", Rejected(Reason.SILENT, "nothing is in it"))
     WaitingKeys(redis, "audiofuse").add("next-222222", "owl.wav")
     report = OutageReport(Outages(redis, "audiofuse"), "worker a:1")
+    Followers(redis, "audiofuse").follow("worker a:1", None, "cuda by torch")
     report.meets(Unavailable("the bucket is away: [Errno 111]"))
     key = "a key of the test"
     with serving(create_app(engine, key)) as url:
@@ -53,6 +55,8 @@ def test_status_tells_what_is_set_aside_and_rejected(
     assert [outage["worker"] for outage in state["outages"]] == ["worker a:1"]
     assert "worker a:1 waits since" in table
     assert "the bucket is away: [Errno 111]" in table
+    assert state["devices"] == {"worker a:1": "cuda by torch"}
+    assert "cuda by torch" in table
 
 
 def test_status_without_an_index_tells_the_rest(

@@ -56,6 +56,19 @@ def test_a_full_batch_begins() -> None:
     assert batches.choose(0, nothing_more_comes=False) == []
 
 
+def test_a_full_batch_has_one_of_few_sizes() -> None:
+    """Where an encoder would pad it, a batch is full at the size that needs no padding."""
+    batches = Batches(40, few_shapes=True)
+    windows = [window(seconds=6) for _ in range(5)]  # 6 have room
+    for each in windows:
+        batches.add(each)
+    assert batches.room(6 * SAMPLE_RATE) == 6
+    assert batches.room(8 * SAMPLE_RATE) == 4
+    assert batches.choose(0, nothing_more_comes=False) == []
+    batches.add(window(seconds=6))
+    assert len(batches.choose(0, nothing_more_comes=False)) == 6
+
+
 def test_a_batch_begins_when_nothing_more_comes() -> None:
     """Then there is nothing to wait for."""
     assert len(filled(window()).choose(0, nothing_more_comes=True)) == 1

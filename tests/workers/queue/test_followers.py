@@ -10,7 +10,7 @@ from redis import Redis, RedisError
 from audiofuse.core.bundles.document import LEASE_S, Rollout
 from audiofuse.core.errors import Unavailable
 from audiofuse.workers.queue import followers as module
-from audiofuse.workers.queue.followers import Follower, Followers
+from audiofuse.workers.queue.followers import Follower, Followers, joined
 
 
 class Document:
@@ -48,6 +48,27 @@ def test_who_follows_another_document_is_behind(redis: Redis) -> None:
     assert followers.behind(None) == ["search a:1", "worker b:1"]
     followers.leave("worker b:1")
     assert followers.behind("tag-2") == ["worker a:1"]
+
+
+def test_processes_say_on_what_they_compute(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who says nothing more, or ends, is not told of."""
+    followers = Followers(redis, "audiofuse")
+    Follower(
+        Document(),  # type: ignore[arg-type]
+        followers,
+        "worker a:1",
+        lambda: joined(["cuda by torch", "cpu by onnxruntime", "cuda by torch"]),
+    ).look()
+    followers.follow("search a:1", None)
+    followers.follow("worker b:1", None, "cuda by torch")
+    followers.leave("worker b:1")
+    assert followers.devices() == {
+        "search a:1": "", "worker a:1": "cpu by onnxruntime, cuda by torch",
+    }  # fmt: skip
+    monkeypatch.setattr(module, "GONE_S", -1.0)
+    assert followers.devices() == {}
 
 
 def test_who_says_nothing_for_a_while_is_gone(

@@ -37,7 +37,9 @@ def test_it_tells_whether_it_is_alive_and_ready(
     monkeypatch.setattr(searcher._index, "live", _away)
     answer = client.get("/readyz")
     assert (answer.status_code, answer.json()["index"]) == (503, "away")
-    assert client.get("/healthz").status_code == 200
+    answer = client.get("/healthz")
+    assert answer.status_code == 200
+    assert answer.json() == {"status": "alive", "encoders": {version.name: "cpu by torch"}}
 
 
 def _away(*_: object, **__: object) -> None:

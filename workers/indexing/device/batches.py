@@ -9,6 +9,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 
 from audiofuse.core.audio.windows import SAMPLE_RATE, WINDOW_S
+from audiofuse.core.encoder.runtime import size_within
 from audiofuse.workers.indexing.device.waiting import Window
 from audiofuse.workers.queue.lanes import BACKFILL_TURN
 from audiofuse.workers.telemetry.names import Lane
@@ -24,9 +25,13 @@ SHRINK, GROW = 0.75, 1.02
 class Batches:
     """Windows that wait, and the choice among them. Times are seconds on any one clock."""
 
-    def __init__(self, batch_s: float) -> None:
-        """Bound a batch to ``batch_s`` seconds of audio, padding included."""
+    def __init__(self, batch_s: float, *, few_shapes: bool = False) -> None:
+        """Bound a batch to ``batch_s`` seconds of audio, padding included.
+
+        With ``few_shapes`` one that is full has a size that an encoder does not pad.
+        """
         self.bound_s = batch_s
+        self._few_shapes = few_shapes
         self.begun = 0  # batches that were chosen
         self._most_s = batch_s
         self._last_s = 0.0  # what the last batch took
@@ -70,7 +75,8 @@ class Batches:
 
     def room(self, length: int) -> int:
         """Return how many windows of ``length`` samples make a full batch; at least 1."""
-        return max(1, int(self.bound_s * SAMPLE_RATE // length))
+        room = max(1, int(self.bound_s * SAMPLE_RATE // length))
+        return size_within(room) if self._few_shapes else room
 
     def took(self, seconds: float) -> None:
         """Note how long the last batch took."""
@@ -104,7 +110,7 @@ class Batches:
             if self._left_s(head, now) <= 0:
                 return head.length
         for length, samples in self._waiting_samples.items():
-            if samples > max(0, self.bound_s * SAMPLE_RATE - length):  # no room for another
+            if samples >= self.room(length) * length:
                 return length
         return heads[0].length if nothing_more_comes else None
 

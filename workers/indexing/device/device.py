@@ -65,7 +65,7 @@ class Device:
         self.stats = Stats()
         self._in_hand = in_hand
         self._turn = turn or FairLock()
-        self._batches = Batches(self.batch_s)
+        self._batches = Batches(self.batch_s, few_shapes=encoder.runtime.few_shapes)
         self._alone: deque[Window] = deque()  # windows that share no batch
         self._heard: list[Sound] = []  # to be fused, in the order in which they came
         self._changed = threading.Condition()

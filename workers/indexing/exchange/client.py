@@ -72,6 +72,7 @@ class DeviceClient:
         self._asks: dict[int, Ask] = {}
         self._lent: set[int] = set()  # slots that the device has
         self._used: set[str] = set()
+        self._runs_on: dict[str, str] = {}  # by version, as the device that is there told last
         self._loading: dict[str, Future[EncoderFacts]] = {}
         self._sending = threading.Lock()  # of the socket
         self._socket: socket.socket | None = None
@@ -93,7 +94,13 @@ class DeviceClient:
         """Need a version no more."""
         with self._lock:
             self._used.discard(version)
+            self._runs_on.pop(version, None)
         self._send({"drop": version})
+
+    def runs_on(self) -> list[str]:
+        """Return on what encodes the device that is there now, for each version."""
+        with self._lock:
+            return list(self._runs_on.values())
 
     def on(self, version: str, facts: EncoderFacts, lane: Lane) -> "EncoderOnDevice":
         """Return what encodes by a version that is in use, for messages of one lane."""
@@ -259,14 +266,17 @@ class DeviceClient:
         """Tell who waits for a version to be loaded; return what went wrong."""
         version = message.pop("used")
         error = error_in(message) if "error" in message else None
+        facts = None if error else EncoderFacts(**message)
         with self._lock:
             waiting = self._loading.pop(version, None)
-            if waiting and not error:
+            if waiting and facts:
                 self._used.add(version)
+            if facts and version in self._used:
+                self._runs_on[version] = facts.runs_on
         if waiting and error:
             waiting.set_exception(error)
-        elif waiting:
-            waiting.set_result(EncoderFacts(**message))
+        elif waiting and facts:
+            waiting.set_result(facts)
         return error
 
     def _answered(self, message: Message, vectors: Floats) -> None:
@@ -288,6 +298,7 @@ class DeviceClient:
         """Make up for a device that is no more: it has no slots, and answers nobody."""
         with self._lock:
             lent, self._lent = self._lent, set()
+            self._runs_on.clear()
             died_of = [ask.sound for ask in self._asks.values() if self._slab.in_work(ask.number)]
         self._slab.clear_marks()
         self._suspects.died_of(died_of)

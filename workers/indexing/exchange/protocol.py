@@ -53,6 +53,11 @@ class EncoderFacts:
     device: str
     runtime: str
 
+    @property
+    def runs_on(self) -> str:
+        """What computes, and by which library, as people read it."""
+        return f"{self.device} by {self.runtime}"
+
 
 class DeviceBugError(Exception):
     """Encoding ended in an exception that says nothing about the sound."""
