@@ -252,6 +252,7 @@ def test_a_device_that_ends_is_made_up_for(
             assert "3 times" in caught.value.detail
             _assert_as_alone(settings, both[1][1], side.encoder.encode(*both[1], "words"))
             assert side.slab.free == SLOTS
+            assert side.client.runs_on() == ["cpu by onnxruntime"]  # as this device said
             threads.submit(partial(os.kill, device.pid, 9)).result()
         device.wait(60)
 
