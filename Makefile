@@ -1,13 +1,13 @@
 # make demo | test | check | soak | chaos | rollout | drill | proof-compose | paper | dashboards | up BUCKET=folder | clean
-#      bench-encoder | bench-query | bench-worker | bench-backlog | bench-reconcile | bench-train
-#      audit | sbom | compose-env | docs | pictures
+#      bench-encoder | bench-query | bench-worker | bench-gpu | bench-backlog | bench-reconcile
+#      bench-train | audit | sbom | compose-env | docs | pictures
 
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format soak chaos rollout drill proof-compose paper dashboards bench-encoder bench-query bench-worker bench-backlog bench-reconcile bench-train audit sbom compose-env docs pictures up clean setup constraints
+.PHONY: demo test check format soak chaos rollout drill proof-compose paper dashboards bench-encoder bench-query bench-worker bench-gpu bench-backlog bench-reconcile bench-train audit sbom compose-env docs pictures up clean setup constraints
 
 setup: $(READY)
 
@@ -47,6 +47,10 @@ bench-query: $(READY)
 # What `make bench-worker ARGS=--help` says.
 bench-worker: $(READY)
 	$(BIN)/python tests/benchmarks/worker.py $(ARGS)
+
+# Needs a GPU; `make bench-gpu ARGS='--device cpu --quick'` shows that it works. Also ARGS=--help.
+bench-gpu: $(READY)
+	PYTHONPATH=tests/benchmarks:tests/support $(BIN)/python tests/benchmarks/gpu $(ARGS)
 
 bench-backlog: $(READY)
 	$(BIN)/python tests/benchmarks/backlog.py

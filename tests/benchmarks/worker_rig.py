@@ -175,10 +175,16 @@ class Rig:
         *,
         naive: bool = False,
         free: bool = False,
+        own: Mapping[str, Any] | None = None,
     ) -> Iterator["Host"]:
-        """Run a host, or the ``naive`` task, by a bundle, ``free`` of what its encoder costs."""
+        """Run a host, or the ``naive`` task, by a bundle, ``free`` of what its encoder costs.
+
+        ``own`` are settings of this host. One of the ``index_name`` of another works beside it.
+        """
         name = f"bench-{uuid4().hex[:8]}"
-        settings = self._buckets[bucket].model_copy(update={"index_name": name, "encoder": bundle})
+        settings = self._buckets[bucket].model_copy(
+            update={"index_name": name, "encoder": bundle, **(own or {})}
+        )
         path = [str(self._root / "free")] if free else []
         variables = {"PYTHONPATH": os.pathsep.join([*path, *sys.path])}
         if shape.processes > 1:
@@ -248,6 +254,15 @@ class Host:
         dispatcher = Dispatcher(create_celery(settings))
         for key in keys:
             dispatcher.sync(key, Lane.LIVE)
+
+    @property
+    def settings(self) -> Settings:
+        """Its settings."""
+        return self._settings
+
+    def check(self) -> None:
+        """Raise what it died of, if it did."""
+        self._part.check()
 
     def outcomes(self) -> Counter[str]:
         """Return how many messages ended how so far, as the log tells."""

@@ -61,7 +61,8 @@ class Followers:
         """
         said = f"{server_time(self._redis):.3f} {tag or ''}"
         with self._redis.pipeline() as pipe:
-            pipe.hset(self._tags, name, said).hset(self._devices, name, runs_on)
+            pipe.hset(self._tags, name, said)
+            pipe.hset(self._devices, name, runs_on)
             pipe.execute()
 
     def leave(self, name: str) -> None:

@@ -50,9 +50,7 @@ def test_who_follows_another_document_is_behind(redis: Redis) -> None:
     assert followers.behind("tag-2") == ["worker a:1"]
 
 
-def test_processes_say_on_what_they_compute(
-    redis: Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_processes_say_on_what_they_compute(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who says nothing more, or ends, is not told of."""
     followers = Followers(redis, "audiofuse")
     Follower(
