@@ -122,7 +122,7 @@ def _show(state: "Status") -> None:
     index |= {"rejected": state.dead_letters}
     console.print(facts_table("queue", queue), facts_table("index", index))
     if state.devices:
-        devices = {name: device or "nothing yet" for name, device in state.devices.items()}
+        devices = {name: device or "nothing now" for name, device in state.devices.items()}
         console.print(facts_table("encoders run on", devices))
     if state.reconciled:
         title = f"last reconciled {moment(state.reconciled.at)}"
