@@ -15,7 +15,7 @@ Flags = NDArray[np.bool_]
 class WindowEmbedding:
     """One window's embedding: the sum over its ``steps``, float32 ``(channels,)``.
 
-    ``frames`` ``(steps, channels)`` are kept for mid fusion only.
+    ``frames`` ``(steps, channels)`` are kept for mid fusion, and where they are asked for.
     """
 
     total: Floats

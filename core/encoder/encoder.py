@@ -9,7 +9,7 @@ reads with the metadata's tower) and ``fuse``. Training has the model itself.
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -131,18 +131,27 @@ class Encoder:
         ``ValueError`` if there is no window.
         """
         accumulator = AudioAccumulator(self.audio_dim)
-        padded_length = self.audio_processor.padded_length
-        by_length = itertools.groupby(enumerate(windows), lambda each: padded_length(each[1]))
+        for number, (_, embedding) in enumerate(self.encode_each(windows)):
+            accumulator.add(number, embedding)
+        return accumulator.embedding()
+
+    def encode_each(
+        self, windows: Iterable[Samples], *, frames: bool = False
+    ) -> Iterator[tuple[Samples, WindowEmbedding]]:
+        """Yield each window of a clip with its embedding, ``WINDOWS_PER_BATCH`` encoded at once."""
+        encode = self.encode_frames if frames else self.encode_windows
+        by_length = itertools.groupby(windows, self.audio_processor.padded_length)
         for _, same_length in by_length:
             while batch := list(itertools.islice(same_length, WINDOWS_PER_BATCH)):
-                encoded = self.encode_windows([window for _, window in batch])
-                for (number, _), embedding in zip(batch, encoded, strict=True):
-                    accumulator.add(number, embedding)
-        return accumulator.embedding()
+                yield from zip(batch, encode(batch), strict=True)
 
     def encode_windows(self, windows: Sequence[Samples]) -> list[WindowEmbedding]:
         """Embed windows that ``audio_processor`` pads alike, of whichever clips, as one batch."""
         return self.runtime.encode_windows(*self.audio_processor(windows))
+
+    def encode_frames(self, windows: Sequence[Samples]) -> list[WindowEmbedding]:
+        """Embed windows likewise, and keep the frames of each, whatever the fusion."""
+        return self.runtime.encode_windows(*self.audio_processor(windows), frames=True)
 
     def encode_text(self, texts: Sequence[str]) -> Floats:
         """Embed queries in the shared space: ``(len(texts), dim)``, not normalised."""

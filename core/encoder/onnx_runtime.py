@@ -45,16 +45,16 @@ class OnnxRuntime:
         self.audio_dim: int = self._audio.get_outputs()[0].shape[2]
 
     def encode_windows(
-        self, waveforms: Samples, lengths: NDArray[np.int32]
+        self, waveforms: Samples, lengths: NDArray[np.int32], *, frames: bool = False
     ) -> list[WindowEmbedding]:
         """See ``Runtime``."""
-        frames = _run(self._audio, "frames", mel=self._mel(waveforms))
-        steps, samples = frames.shape[1], waveforms.shape[1]
+        sequences = _run(self._audio, "frames", mel=self._mel(waveforms))
+        steps, samples = sequences.shape[1], waveforms.shape[1]
         heard = (lengths.astype(np.int64) * steps + samples - 1) // samples
         embeddings = []
-        for sequence, count in zip(frames, heard.tolist(), strict=True):
+        for sequence, count in zip(sequences, heard.tolist(), strict=True):
             own = sequence[:count]
-            kept = own.copy() if self._config.fusion == "mid" else None
+            kept = own.copy() if frames or self._config.fusion == "mid" else None
             embeddings.append(WindowEmbedding(own.sum(0), count, kept))
         return embeddings
 

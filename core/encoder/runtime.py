@@ -58,9 +58,12 @@ class Runtime(Protocol):
         """Width of the audio vector, the pooled output of the audio tower."""
 
     def encode_windows(
-        self, waveforms: Samples, lengths: NDArray[np.int32]
+        self, waveforms: Samples, lengths: NDArray[np.int32], *, frames: bool = False
     ) -> list[WindowEmbedding]:
-        """Embed windows ``(windows, samples)``, of which ``lengths`` are heard, as one batch."""
+        """Embed windows ``(windows, samples)``, of which ``lengths`` are heard, as one batch.
+
+        With ``frames`` they have their frames, which in mid fusion they always have.
+        """
 
     def encode_text(self, tokens: Tokens) -> Floats:
         """Embed queries in the shared space: ``(texts, dim)``."""

@@ -67,7 +67,7 @@ class TorchRuntime:
     @_errors_of_the_seam()
     @torch.inference_mode()
     def encode_windows(
-        self, waveforms: Samples, lengths: NDArray[np.int32]
+        self, waveforms: Samples, lengths: NDArray[np.int32], *, frames: bool = False
     ) -> list[WindowEmbedding]:
         """See ``Runtime``."""
         windows = self._moved(waveforms, lengths)
@@ -75,13 +75,13 @@ class TorchRuntime:
             padding = size_that_holds(len(waveforms)) - len(waveforms)
             windows = [_with_rows(tensor, padding) for tensor in windows]
         with self._autocast():
-            frames, heard = self.model.encode_audio(*windows)
-        frames, heard = frames[: len(waveforms)], heard[: len(waveforms)]
-        totals = _array((frames * heard.unsqueeze(-1)).sum(1))
+            sequences, heard = self.model.encode_audio(*windows)
+        sequences, heard = sequences[: len(waveforms)], heard[: len(waveforms)]
+        totals = _array((sequences * heard.unsqueeze(-1)).sum(1))
         steps: list[int] = heard.sum(1).tolist()
-        if self.model.config.fusion != "mid":
+        if not frames and self.model.config.fusion != "mid":
             return list(map(WindowEmbedding, totals, steps))
-        own = [sequence[:count] for sequence, count in zip(_array(frames), steps, strict=True)]
+        own = [sequence[:count] for sequence, count in zip(_array(sequences), steps, strict=True)]
         return list(map(WindowEmbedding, totals, steps, own))
 
     @_errors_of_the_seam()

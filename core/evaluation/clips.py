@@ -117,13 +117,14 @@ def read_manifest(path: Path) -> list[Clip]:
     clips = []
     for number, line in enumerate(lines, 1):
         try:
-            clips.append(_parse_row(line, path.parent))
+            clips.append(parse_row(line, path.parent))
         except Rejected as error:
             raise ConfigurationError(f"{path}, line {number}: {error.detail}") from error
     return clips
 
 
-def _parse_row(line: bytes, folder: Path) -> Clip:
+def parse_row(line: bytes, folder: Path) -> Clip:
+    """Make a clip of a manifest's row; ``Rejected(BAD_SIDECAR)`` says what is wrong with it."""
     row = Metadata.from_json(line)
     audio = row.extra.get("audio")
     if not isinstance(audio, str) or not audio:

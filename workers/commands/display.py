@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from statistics import median
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -21,6 +21,9 @@ from rich.text import Text
 
 from audiofuse.core.bundles.document import Step
 from audiofuse.workers.queue.dead_letters import DeadLetter
+
+if TYPE_CHECKING:  # which loads torch
+    from audiofuse.core.evaluation.intervals import Estimate
 
 T = TypeVar("T")
 
@@ -132,12 +135,27 @@ def settings_rows(rows: Iterable[tuple[str, str, str, str]]) -> Table:
 
 
 def metrics_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> Table:
-    """Show metrics, one row for each system."""
-    names = list(next(iter(rows.values())))
+    """Show metrics, one row for each system; empty where a system has none."""
+    names = list(dict.fromkeys(name for values in rows.values() for name in values))
     return _table(
         title,
         ("system", *(f">{name}" for name in names)),
-        ((system, *(f"{values[name]:.3f}" for name in names)) for system, values in rows.items()),
+        (
+            (system, *(f"{values[name]:.3f}" if name in values else "" for name in names))
+            for system, values in rows.items()
+        ),
+    )
+
+
+def intervals_table(title: str, rows: Mapping[str, "Estimate"]) -> Table:
+    """Show estimates with their 95 % intervals."""
+    return _table(
+        title,
+        ("", ">mean", ">from", ">to"),
+        (
+            (name, *(f"{value:+.3f}" for value in (each.value, each.low, each.high)))
+            for name, each in rows.items()
+        ),
     )
 
 

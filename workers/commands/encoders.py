@@ -32,9 +32,9 @@ Bundle = Annotated[Path, typer.Argument(help="The bundle's folder.")]
 
 def evaluate(
     sources: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(help="JSONL manifests of clips, or one folder of ClothoV2 or AudioCaps."),
-    ],
+    ] = None,
     split: Annotated[
         str, typer.Option(help="Whose queries are asked: val, test, evaluation, ...")
     ] = "val",
@@ -46,35 +46,73 @@ def evaluate(
     encoder: Annotated[
         Path | None, typer.Option(help="Bundle to score; default: the one that is shipped.")
     ] = None,
+    moments: Annotated[
+        Path | None,
+        typer.Option(
+            help="Score moments instead: a manifest with times, or CASTELLA's SPLIT.json."
+        ),
+    ] = None,
+    audio: Annotated[
+        Path | None, typer.Option(help="Folder of the recordings; default: beside the manifest.")
+    ] = None,
+    window: Annotated[float, typer.Option(help="Length of a moment's windows in s.")] = 5.0,
+    hop: Annotated[
+        float | None, typer.Option(help="From one window to the next in s; default: its length.")
+    ] = None,
     *,
     as_json: Json = False,
 ) -> None:
-    """Score an encoder's retrieval: audio only, metadata only, and both.
+    """Score an encoder's retrieval: audio only, metadata only, and both; or moments.
 
     Manifests: every clip is ranked. ClothoV2 or AudioCaps, as published: by the benchmark's own
     protocol, the clips of the split alone; ClothoV2 also by DCASE 2025's several relevant clips a
     caption, if metadata_eval.csv lies there.
+
+    With --moments: which recording is found, by items alone and by moments, and where in it.
     """
     if seed and not blank:
         raise ConfigurationError("--seed chooses what --blank takes away: add --blank 0.5")
+    if moments:
+        if sources or kind:
+            raise ConfigurationError("--moments is scored alone, without other sources or --kind")
+        from audiofuse.core.moments.windows import Grid
+        from audiofuse.workers.commands.moments import evaluate_moments
+
+        grid = Grid(window, hop or window)
+        evaluate_moments(
+            moments, audio, grid, partial(encoder_to_score, encoder), (blank, seed), as_json=as_json
+        )
+        return
+    if not sources:
+        raise ConfigurationError("name a manifest or a folder to score by, or --moments MANIFEST")
     asked = _read_sources(sources, split)
     queries = [query for query in asked.queries if kind in {"", query.kind}]
     if not queries:
         raise ConfigurationError(f"no row of the split {split!r} has queries of this kind")
     if asked.lacking:
         typer.echo(f"{sources[0]}: {asked.lacking}", err=True)
+    _evaluate_clips(asked, queries, encoder_to_score(encoder), (blank, seed), as_json=as_json)
+
+
+def _evaluate_clips(
+    asked: "Benchmark",
+    queries: "list[Query]",
+    model: "Encoder",
+    blanking: tuple[float, int],
+    *,
+    as_json: bool,
+) -> None:
     from audiofuse.core.evaluation.benchmarks import RELEVANCE_CUTOFF
     from audiofuse.core.evaluation.evaluation import CUTOFF, blank_metadata, encode_clips, judge
     from audiofuse.workers.commands.display import metrics_table
 
-    model = _encoder_to_score(encoder)
     progress = partial(track, console=Console(stderr=True), description="listening")
     gallery = encode_clips(model, progress(asked.clips))
     for clip, error in gallery.rejected:
         typer.echo(f"left out: {clip.path}: {error}", err=True)
 
     def score(queries: "list[Query]", cutoff: int) -> dict[str, dict[str, float]]:
-        scores = judge(model, blank_metadata(gallery, blank, seed), queries, cutoff)
+        scores = judge(model, blank_metadata(gallery, *blanking), queries, cutoff)
         return {name: each.mean().as_dict() for name, each in scores.items()}
 
     metrics = score(queries, CUTOFF)
@@ -103,7 +141,8 @@ def _read_sources(sources: "Sequence[Path]", split: str) -> "Benchmark":
     return benchmark
 
 
-def _encoder_to_score(bundle: Path | None) -> "Encoder":
+def encoder_to_score(bundle: Path | None) -> "Encoder":
+    """Load a bundle, by default the encoder that is shipped."""
     if bundle:
         from audiofuse.core.bundles.loading import load_folder
 

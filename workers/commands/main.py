@@ -20,6 +20,7 @@ from audiofuse.core.errors import AudiofuseError, ConfigurationError, QueryError
 from audiofuse.core.settings import PREFIX, Settings, misspelt_settings, settings_table
 from audiofuse.workers.commands.dead import dead_cli
 from audiofuse.workers.commands.encoders import bundle_cli, encoder_cli, evaluate
+from audiofuse.workers.commands.moments import compose
 from audiofuse.workers.commands.options import Json, Prefix, Remove, print_json, seconds
 from audiofuse.workers.commands.processes import (
     begin,
@@ -242,7 +243,7 @@ def backfill(
         raise AudiofuseError(str(comparison.removals))
 
 
-for command in (evaluate, intake, exporter, serve, serve_index):
+for command in (evaluate, compose, intake, exporter, serve, serve_index):
     cli.command()(command)
 HANDED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}  # to Celery
 cli.command(context_settings=HANDED_ON)(worker)

@@ -46,6 +46,7 @@ def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
         (["up", "--bucket", "s3://"], "names no bucket"),
         (["evaluate", "/does/not/exist.jsonl"], "/does/not/exist.jsonl"),
         (["evaluate", "/does/not/exist.jsonl", "--seed", "1"], "add --blank"),
+        (["evaluate", "a.jsonl", "--moments", "b.jsonl"], "scored alone"),
         (["intake", "sqs"], "AUDIOFUSE_BUCKET"),
         (["serve"], "AUDIOFUSE_ENCODER"),
         (["serve-index"], "AUDIOFUSE_QDRANT_API_KEY"),
