@@ -30,14 +30,6 @@ from audiofuse.workers.queue.dead_letters import DeadLetters
 FAULTS = Path(__file__).with_name("brought_in")
 SOUNDS = Path(__file__).parents[2] / "examples" / "sounds"
 REDELIVERY_S = 5
-HOLDING = """
-import os, resource, sys
-most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-for _ in range(int(sys.argv[1])):
-    os.set_inheritable(os.open(os.devnull, os.O_RDONLY), True)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 QUIET_S = 180  # what takes longer than that to settle has not settled
 STOP_S = 120  # what is asked to stop and runs on for longer never will
 QUEUE_S = 5  # SQS gives a message that a killed intake had to the next one after so long
@@ -127,13 +119,12 @@ class Deployment:
     def start(self, name: str, fault: str = "", *, held: int = 0, **variables: str) -> None:
         """Start a process, with a fault that is given orders (``faults.py``), or with none.
 
-        So many descriptors are ``held`` open in it all the while.
+        So many descriptors are ``held`` open in each of its processes, by the fault "crowded".
         """
         self.withdraw(name)
         log = self.root / f"{name}-{time.time_ns()}.log"
-        command, faulty = self._command(name), self._faulty(name, fault)
-        if held:
-            command = [sys.executable, "-c", HOLDING, str(held), *command]
+        faulty = self._faulty(name, fault) | ({"HELD": str(held)} if held else {})
+        command = self._command(name)
         self.parts[name] = Part(name, command, self._variables(name) | faulty | variables, log)
 
     def order(self, name: str, what: str = "") -> None:

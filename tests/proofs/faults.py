@@ -9,6 +9,7 @@ last call before the operating system or the network; all else is the program as
 import errno
 import json
 import os
+import resource
 import signal
 import subprocess
 from collections import Counter
@@ -115,7 +116,15 @@ def deadly(_: Path) -> None:
     Encoder.encode_windows = encode_or_end
 
 
-FAULTS = {each.__name__: each for each in (refuses, forkless, unmounted, killed, deadly)}
+def crowded(_: Path) -> None:
+    """Hold as many descriptors as HELD says, before any other is opened."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    for _number in range(int(os.environ["HELD"])):
+        os.open(os.devnull, os.O_RDONLY)
+
+
+FAULTS = {each.__name__: each for each in (refuses, forkless, unmounted, killed, deadly, crowded)}
 
 
 def bring_in() -> None:

@@ -11,6 +11,7 @@ stop first, and finish in grace what they have begun; the device is the last.
 """
 
 import logging
+import math
 import os
 import select
 import signal
@@ -116,7 +117,9 @@ class Supervisor:
 
     def _wait(self, seconds: float | None) -> None:
         """Wait for a signal, or for so long."""
-        select.select([self._woken], [], [], seconds)
+        poll = select.poll()  # select() ends at 1,024 descriptors
+        poll.register(self._woken, select.POLLIN)
+        poll.poll(None if seconds is None else math.ceil(1000 * seconds))
         with suppress(BlockingIOError):
             self._woken.recv(4096)
 

@@ -68,7 +68,7 @@ def many_descriptors(stage: Stage) -> None:
     deployment, (name, other) = stage.deployment, WORKERS
     for each in WORKERS:
         deployment.stop_orderly(each)
-    deployment.start(name, held=HELD)
+    deployment.start(name, "crowded", held=HELD)
     stage.fill(60)
     stage.settle()
     held = psutil.Process(deployment.parts[name].process.pid).num_fds()

@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +45,7 @@ class DecodedRecording:
         self._urgent = urgent
         self._windows = 0
         self._waited_s = 0.0
+        self._slot: int | None = None  # that the next window is written into
         self._decoder: Decoder | None = None  # that has it open
         self.duration_s = 0.0
         facts = self._asked(lambda decoder: self._begin(decoder, path, max_duration_s))
@@ -62,11 +62,10 @@ class DecodedRecording:
         ``DecoderBugError`` for anything else.
         """
         while self._decoder:
-            slot = self._pool.slab.take()
             try:
-                answer = self._asked(partial(self._next, slot))
-            except BaseException:
-                self._pool.slab.give_back(slot)
+                answer = self._asked(self._next)
+            except BaseException:  # its process is gone by now, or has told that it will not write
+                self._give_back_slot()
                 raise
             self._windows += 1
             if "duration_s" in answer:
@@ -74,9 +73,11 @@ class DecodedRecording:
                 self._end()
                 self._pool.tell(self._waited_s, None)
             if "samples" in answer:
+                slot, self._slot = self._slot, None
+                assert slot is not None
                 yield self._pool.window(slot, answer["samples"])
             else:
-                self._pool.slab.give_back(slot)
+                self._give_back_slot()
 
     def close(self) -> None:
         """Let go of a sound that nobody wants to the end."""
@@ -89,8 +90,19 @@ class DecodedRecording:
         self._number, answer = decoder.begin(path, max_duration_s, self._pool.patience_s)
         return self._checked(answer)
 
-    def _next(self, slot: int, decoder: Decoder) -> Any:
-        return self._checked(decoder.next(self._number, slot, self._pool.patience_s))
+    def _next(self, decoder: Decoder) -> Any:
+        """Have the next window written into a slot, which is taken only now.
+
+        Those who wait for a process hold none: else the device might have nothing to do while all
+        slots wait.
+        """
+        self._slot = self._pool.slab.take()
+        return self._checked(decoder.next(self._number, self._slot, self._pool.patience_s))
+
+    def _give_back_slot(self) -> None:
+        if self._slot is not None:
+            self._pool.slab.give_back(self._slot)
+            self._slot = None
 
     def _checked(self, answer: Any) -> Any:
         """Return the answer, unless it says that the sound was closed for a fault."""
