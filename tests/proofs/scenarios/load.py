@@ -19,7 +19,7 @@ from audiofuse.workers.repair.brake import LOST_ITEMS
 HELD = 1100  # descriptors, more than the 1,024 at which select() ends
 WALKS = 5  # of the index, however many files come: a new folder costs one
 LONG_SOUNDS = 2
-SHORT_EVERY_S = 0.3
+SHORT_EVERY_S = 0.2
 SLOWER = 3.0  # beside long sounds a short one may take so many times what it takes alone
 
 
@@ -79,11 +79,11 @@ def many_descriptors(stage: Stage) -> None:
 
 
 def long_beside_short(stage: Stage) -> None:
-    """Upload short sounds at a steady pace, alone and then beside sounds of an hour each."""
-    count = stage.number(60)
+    """Upload short sounds at a steady pace, alone and then beside sounds of three hours each."""
+    count = stage.number(30)
     alone = _p95_of_short(stage, count)
-    hour = stage.long_sound(0, stage.number(3600))
-    long = [stage.put(stage.new_key("wav"), hour) for _ in range(LONG_SOUNDS)]
+    hours = stage.long_sound(0, stage.number(3 * 3600))
+    long = [stage.put(stage.new_key("wav"), hours) for _ in range(LONG_SOUNDS)]
     stage.pause(1)
     beside = _p95_of_short(stage, count)
     assert not _found(stage, long), "a long sound ended before the short ones"

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from audiofuse.core.audio.windows import WINDOW_SAMPLES, Samples
+from audiofuse.core.audio.windows import WINDOW_S, WINDOW_SAMPLES, Samples
 from audiofuse.core.encoder.embeddings import EncodedItem, Floats
 from audiofuse.core.errors import Unavailable
 from audiofuse.core.threads import vital_thread
@@ -47,11 +47,15 @@ GONE = "the device's process ended; it is started again"
 
 @dataclass(eq=False)
 class Ask:
-    """A sound that a thread wants encoded and fused, by the device behind ``connection``."""
+    """A sound that a thread wants encoded and fused, by the device behind ``connection``.
+
+    ``room`` is for windows that the device has of it.
+    """
 
     number: int
     sound: str
     connection: socket.socket | None
+    room: threading.Semaphore
     answer: "Future[EncodedItem]" = field(default_factory=Future)
 
 
@@ -70,7 +74,7 @@ class DeviceClient:
         self._numbers = itertools.count()
         self._lock = threading.Lock()  # of what is open
         self._asks: dict[int, Ask] = {}
-        self._lent: set[int] = set()  # slots that the device has
+        self._lent: dict[int, Ask] = {}  # slots that the device has, and whose windows are in them
         self._used: set[str] = set()
         self._runs_on: dict[str, str] = {}  # by version, as the device that is there told last
         self._loading: dict[str, Future[EncoderFacts]] = {}
@@ -113,19 +117,29 @@ class DeviceClient:
         self._hang_up()
         self._fail_all(Unavailable(CLOSED))
 
-    def encode(
-        self, version: str, lane: Lane, sound: str, windows: Iterable[Samples], text: str
+    def encode(  # noqa: PLR0913, PLR0917 - what the device is asked
+        self,
+        version: str,
+        lane: Lane,
+        sound: str,
+        windows: Iterable[Samples],
+        text: str,
+        ahead: int,
     ) -> EncodedItem:
         """Encode a sound and fuse it with its text; blocks while the device is behind.
+
+        The device is given at most ``ahead`` of its windows before they are encoded: however long
+        it is, another's window does not wait behind more than these.
 
         Raises what encoding it alone raises; ``Rejected`` if it does not fit the device, or if the
         device's process keeps ending at it.
         """
-        with self._asking(version, lane, sound, text) as (ask, first):
+        with self._asking(version, lane, sound, text, ahead) as (ask, first):
             head, is_whole = first, False
-            for window in windows:
+            for window in _in_step(windows, ask.room):
                 if ask.answer.done():  # it failed: the rest is read only for what it says of itself
                     self._give_back(window)
+                    ask.room.release()
                     continue
                 is_whole = window.size < WINDOW_SAMPLES
                 self._send_window(ask, window, head | {"last": is_whole})
@@ -142,12 +156,12 @@ class DeviceClient:
 
     @contextmanager
     def _asking(
-        self, version: str, lane: Lane, sound: str, text: str
+        self, version: str, lane: Lane, sound: str, text: str, ahead: int = 1
     ) -> Iterator[tuple[Ask, dict[str, Any]]]:
         """Open an ask; yield it, and what its first frame says."""
         self._await_device()
         alone = self._suspects.is_one(sound)
-        ask = self._open(sound)
+        ask = self._open(sound, ahead)
         try:
             yield ask, {
                 "version": version, "lane": lane, "text": text, "alone": alone,
@@ -161,11 +175,12 @@ class DeviceClient:
         if alone:
             self._suspects.clear(sound)
 
-    def _open(self, sound: str) -> Ask:
+    def _open(self, sound: str, ahead: int) -> Ask:
         with self._lock:
             if not self._ready.is_set():  # else ``_lost`` finds it
                 raise Unavailable(GONE)
-            ask = Ask(next(self._numbers), sound, self._socket)
+            room = threading.Semaphore(ahead)
+            ask = Ask(next(self._numbers), sound, self._socket, room)
             self._asks[ask.number] = ask
         return ask
 
@@ -178,12 +193,13 @@ class DeviceClient:
         with self._lock:
             is_open = ask.number in self._asks
             if is_open:
-                self._lent.add(window.slot)
+                self._lent[window.slot] = ask
         if is_open:
             about = {"ask": ask.number, "slot": window.slot, "samples": window.size}
             self._send(message | about, to=ask.connection)
         else:
             self._give_back(window)
+            ask.room.release()
 
     def _give_back(self, window: Samples) -> None:
         if isinstance(window, SharedWindow):
@@ -281,9 +297,10 @@ class DeviceClient:
 
     def _answered(self, message: Message, vectors: Floats) -> None:
         with self._lock:
-            self._lent.difference_update(message["free"])
-        for slot in message["free"]:
+            freed = [(slot, self._lent.pop(slot)) for slot in message["free"]]
+        for slot, owner in freed:
             self._slab.give_back(slot)
+            owner.room.release()
         for number, answer in answers_in(message, vectors):
             with self._lock:
                 ask = self._asks.pop(number, None)
@@ -297,7 +314,7 @@ class DeviceClient:
     def _lost(self) -> None:
         """Make up for a device that is no more: it has no slots, and answers nobody."""
         with self._lock:
-            lent, self._lent = self._lent, set()
+            lent, self._lent = self._lent, {}
             self._runs_on.clear()
             died_of = [ask.sound for ask in self._asks.values() if self._slab.in_work(ask.number)]
         self._slab.clear_marks()
@@ -305,8 +322,9 @@ class DeviceClient:
         if not self._closed.is_set():
             log.warning("%s; it was at work on: %s", GONE, ", ".join(died_of) or "nothing of ours")
         self._fail_all(Unavailable(GONE))
-        for slot in lent:
+        for slot, ask in lent.items():
             self._slab.give_back(slot)
+            ask.room.release()
 
     def _fail_all(self, error: Exception) -> None:
         with self._lock:
@@ -326,6 +344,17 @@ class DeviceClient:
             connection.close()
 
 
+def _in_step(windows: Iterable[Samples], room: threading.Semaphore) -> Iterator[Samples]:
+    """Yield windows, each once there is room for it: before, none is decoded."""
+    windows = iter(windows)
+    while True:
+        room.acquire()
+        window = next(windows, None)
+        if window is None:
+            return
+        yield window
+
+
 class EncoderOnDevice:
     """An encoder that the device has loaded, for messages of one lane; see ``AudioEncoder``."""
 
@@ -334,12 +363,13 @@ class EncoderOnDevice:
         self._device = device
         self._version = version
         self._lane = lane
+        self._ahead = max(1, int(facts.batch_s // WINDOW_S))  # a batch of its own
         self.fuses_stored_audio = facts.fuses_stored_audio
 
     def encode(self, sound: str, windows: Iterable[Samples], text: str) -> EncodedItem:
         """Encode a sound and fuse it with its text."""
         with span("encode"):
-            return self._device.encode(self._version, self._lane, sound, windows, text)
+            return self._device.encode(self._version, self._lane, sound, windows, text, self._ahead)
 
     def fuse(self, sound: str, audio: Floats, text: str) -> EncodedItem:
         """Fuse a stored audio vector with a text."""
