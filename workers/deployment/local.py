@@ -42,6 +42,7 @@ from audiofuse.workers.telemetry.names import Source
 START_TIMEOUT_S = 120  # importing torch on a busy machine takes its time
 STOP_TIMEOUT_S = 15  # then a process is killed; whatever it was doing is delivered again
 POLL_S = 0.1
+PORTS = range(20_000, 32_768)
 LOG_LINES_SHOWN = 15
 LISTEN = PREFIX + "METRICS_LISTEN"
 TARGETS_FILE = "metrics.json"
@@ -298,11 +299,16 @@ def _ready(port: int) -> bool:
 
 
 def free_port() -> int:
-    """Return a TCP port that nobody listens on; nobody is likely to take it within moments."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a TCP port that nobody listens on; nobody is likely to take it within moments.
+
+    It is none of those that the kernel gives to connections (from 32768 on): one that is made
+    before the port's owner listens could have it.
+    """
+    while True:
+        port = PORTS.start + secrets.randbelow(len(PORTS))
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @contextlib.contextmanager
