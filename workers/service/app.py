@@ -20,14 +20,14 @@ from audiofuse.workers.indexing.decoding.pool import DecodedRecording, Decoders
 from audiofuse.workers.queue.broker import connect_redis
 from audiofuse.workers.queue.followers import Followers, follower_name, joined
 from audiofuse.workers.service import routes as api
+from audiofuse.workers.service.admission.guard import Guard, Keys, Rates, SafeHeaders
+from audiofuse.workers.service.admission.measured import Measured
+from audiofuse.workers.service.admission.problems import explain_errors
+from audiofuse.workers.service.admission.questions import Questions
 from audiofuse.workers.service.audio import Links, audio_routes
 from audiofuse.workers.service.encoders import PackedTowers, encoder_routes
-from audiofuse.workers.service.guard import Guard, Keys, Rates, SafeHeaders
-from audiofuse.workers.service.measured import Measured
 from audiofuse.workers.service.page import add_page
 from audiofuse.workers.service.probes import Announcer, add_probes
-from audiofuse.workers.service.problems import explain_errors
-from audiofuse.workers.service.questions import Questions
 from audiofuse.workers.telemetry.metrics import LOADED, QUERY_BATCH, Process
 
 # Processes that decode the sounds of questions. Higher: more sounds at once, 100 MB each.

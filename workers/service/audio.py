@@ -13,10 +13,10 @@ from fastapi.responses import FileResponse
 from audiofuse.core.items import is_audio
 from audiofuse.core.storage.s3 import S3Store
 from audiofuse.core.storage.store import FolderStore, Store
-from audiofuse.workers.service.problems import ANY, Refusal, answers
+from audiofuse.workers.service.admission.guard import AUDIO_PATH
+from audiofuse.workers.service.admission.problems import ANY, Refusal, answers
 
 LINK_S = 3600  # long enough to look through results, too short to be passed on
-PATH = "/v1/audio/"
 
 
 class Links:
@@ -43,7 +43,7 @@ class Links:
             return self.store.link(key, LINK_S)
         expires = int(time.time()) + LINK_S
         signed = urlencode({"expires": expires, "signature": self._sign(key, expires)})
-        return f"{root}{PATH}{quote(key)}?{signed}"
+        return f"{root}{AUDIO_PATH}{quote(key)}?{signed}"
 
     def is_valid(self, key: str, expires: int, signature: str) -> bool:
         """Whether we made this link, and not too long ago."""
@@ -61,7 +61,7 @@ def audio_routes(links: Links) -> APIRouter:
     router = APIRouter()
 
     @router.get(
-        PATH + "{key:path}", response_class=FileResponse, tags=["audio"],
+        AUDIO_PATH + "{key:path}", response_class=FileResponse, tags=["audio"],
         responses={206: {"description": "A part"}} | ANY | answers(403, 404, 416),
     )  # fmt: skip
     async def audio(key: str, expires: int, signature: str) -> FileResponse:

@@ -13,8 +13,8 @@ from fastapi import APIRouter
 from fastapi.responses import FileResponse
 
 from audiofuse.core.bundles.manifest import QUERY
+from audiofuse.workers.service.admission.problems import ANY, Refusal, answers
 from audiofuse.workers.service.models import Version
-from audiofuse.workers.service.problems import ANY, Refusal, answers
 
 ZIP: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/zip": {}}},

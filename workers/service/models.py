@@ -173,15 +173,6 @@ class Health(BaseModel):
     index: Literal["answers", "away"]
 
 
-class Problem(BaseModel):
-    """What went wrong, after RFC 9457; ``detail`` says what to do."""
-
-    type: str = Field(examples=["urn:audiofuse:problem:bad-question"])
-    title: str = Field(examples=["This cannot be asked"])
-    status: int = Field(examples=[422])
-    detail: str = Field(examples=["the query has no words: describe a sound, e.g. 'a dog'"])
-
-
 def shown(payload: Mapping[str, Any]) -> dict[str, Any]:
     """Return what of a payload is for others."""
     return {name: value for name, value in payload.items() if name not in HIDDEN}

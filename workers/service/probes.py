@@ -18,8 +18,8 @@ from audiofuse.core.bundles.document import POLL_S
 from audiofuse.core.errors import AudiofuseError
 from audiofuse.core.search.search import Searcher
 from audiofuse.workers.queue.followers import NEVER, Followers
+from audiofuse.workers.service.admission.problems import answers
 from audiofuse.workers.service.models import Alive, Health, Version
-from audiofuse.workers.service.problems import answers
 
 log = logging.getLogger(__name__)
 

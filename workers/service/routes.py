@@ -16,10 +16,10 @@ from fastapi import APIRouter, Query, Request, Response
 from audiofuse.core.query import Question
 from audiofuse.core.search.search import Searcher
 from audiofuse.workers.service import models
+from audiofuse.workers.service.admission.guard import Right
+from audiofuse.workers.service.admission.problems import ANY, answers
+from audiofuse.workers.service.admission.questions import Questions, Uploads
 from audiofuse.workers.service.audio import Links, root_of
-from audiofuse.workers.service.guard import Right
-from audiofuse.workers.service.problems import ANY, answers
-from audiofuse.workers.service.questions import Questions, Uploads
 
 SOUND_BODY = {
     "requestBody": {

@@ -18,9 +18,9 @@ from audiofuse.core.errors import Unavailable
 from audiofuse.core.search.search import Found, Searcher
 from audiofuse.core.settings import Settings
 from audiofuse.workers.queue.followers import Followers
+from audiofuse.workers.service.admission.questions import AT_ONCE, WAITING
 from audiofuse.workers.service.app import create_app
 from audiofuse.workers.service.probes import Announcer
-from audiofuse.workers.service.questions import AT_ONCE, WAITING
 
 Eventually = Callable[..., Any]
 

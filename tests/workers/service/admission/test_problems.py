@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from audiofuse.core.errors import Unavailable
 from audiofuse.core.search.search import Searcher
 
-SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"
+SOUNDS = Path(__file__).parents[4] / "examples" / "sounds"
 Problem = Callable[[httpx.Response, int, str], str]
 
 

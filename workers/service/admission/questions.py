@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect
 from audiofuse.core.errors import Unavailable
 from audiofuse.core.query import CANDIDATES
 from audiofuse.core.storage.scratch import scratch_file
-from audiofuse.workers.service.problems import Refusal
+from audiofuse.workers.service.admission.problems import Refusal
 
 T = TypeVar("T")
 

@@ -26,7 +26,7 @@ from audiofuse.workers.indexing.sync import Syncer
 from audiofuse.workers.service.app import create_app
 from audiofuse.workers.service.page import FOLDER
 
-SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"
+SOUNDS = Path(__file__).parents[4] / "examples" / "sounds"
 KEYS = ("music/gong.ogg", "music/cowbell.flac", "music/piano.wav", "animals/owl.wav")
 SIDECARS = ("music/gong.json", "music/piano.wav.json", "animals/owl.json")
 VERSION = "tiny-000000"

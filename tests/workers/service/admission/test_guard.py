@@ -14,8 +14,8 @@ from pydantic import SecretStr
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.search.search import Searcher
 from audiofuse.core.settings import Settings
+from audiofuse.workers.service.admission.guard import Keys, Rates
 from audiofuse.workers.service.app import check_exposure, create_app
-from audiofuse.workers.service.guard import Keys, Rates
 
 ALL, WORDS = "all-of-it-0123456789", "words-only-0123456789"
 API_KEYS = SecretStr(f"all:{ALL}, words:{WORDS}:search")

@@ -8,11 +8,11 @@ from typing import Any
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.routing import compile_path
 
 from audiofuse.core.errors import ConfigurationError, NotFound, QueryError, Rejected, Unavailable
-from audiofuse.workers.service.models import Problem
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +21,15 @@ PREFIX = "urn:audiofuse:problem:"
 RETRY_AFTER_S = 5
 FLAWS_SHOWN = 5
 AWAY = "a part that the service needs does not answer now; try again in some seconds"
+
+
+class Problem(BaseModel):
+    """What went wrong, after RFC 9457; ``detail`` says what to do."""
+
+    type: str = Field(examples=["urn:audiofuse:problem:bad-question"])
+    title: str = Field(examples=["This cannot be asked"])
+    status: int = Field(examples=[422])
+    detail: str = Field(examples=["the query has no words: describe a sound, e.g. 'a dog'"])
 
 
 class Refusal(HTTPException):

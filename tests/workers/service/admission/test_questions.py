@@ -16,9 +16,8 @@ from pydantic import BaseModel
 
 from audiofuse.core.search.search import Searcher
 from audiofuse.core.settings import Settings
-from audiofuse.workers.service.app import create_app
-from audiofuse.workers.service.problems import Refusal
-from audiofuse.workers.service.questions import (
+from audiofuse.workers.service.admission.problems import Refusal
+from audiofuse.workers.service.admission.questions import (
     LARGE_AT_ONCE,
     LARGE_HITS,
     LONG_WAITING,
@@ -27,6 +26,7 @@ from audiofuse.workers.service.questions import (
     Questions,
     Uploads,
 )
+from audiofuse.workers.service.app import create_app
 
 
 class Answer(BaseModel):

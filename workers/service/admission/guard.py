@@ -19,11 +19,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from audiofuse.core.errors import ConfigurationError
-from audiofuse.workers.service.audio import PATH as AUDIO_PATH
-from audiofuse.workers.service.problems import Refusal
+from audiofuse.workers.service.admission.problems import Refusal
 
 GUARDED = "/v1/"
 SOUND_PATH = "/v1/search/sound"
+AUDIO_PATH = "/v1/audio/"  # links to sounds, which are signed
 MAX_BODY_BYTES = 64 * 1024  # of a question in JSON
 MIN_KEY_CHARACTERS = 16
 BURST_S = 5  # of its rate may a sender use at once
