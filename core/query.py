@@ -37,7 +37,8 @@ class Filter:
 
     ``keywords`` and ``labels`` are compared as they are written, and an item must have each.
     ``since`` and ``until`` bound when the object was modified, the second excluded; they need a
-    time zone. ``prefix`` is how the key begins. ``besides`` are ids of items to leave out.
+    time zone. ``prefix`` is how the key begins, ``outside`` how it must not begin. ``content_hash``
+    is that of the object's bytes. ``besides`` are ids of items to leave out.
     """
 
     keywords: tuple[str, ...] = ()
@@ -48,7 +49,9 @@ class Filter:
     until: datetime | None = None
     bucket: str = ""
     prefix: str = ""
+    outside: tuple[str, ...] = ()
     has_text: bool | None = None
+    content_hash: str = ""
     besides: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -121,7 +121,7 @@ class Points:
             records = self._client.retrieve(
                 generation.collection, list(ids), with_vectors=vectors, consistency=MOST
             )
-        return {str(record.id): _point(record) for record in records}
+        return {str(record.id): as_point(record) for record in records}
 
     def search(self, generation: Generation, asked: Sequence[Nearest]) -> list[list[Point]]:
         """Return, for each that is asked, the points nearest to it, best first.
@@ -137,20 +137,20 @@ class Points:
         requests = [
             models.QueryRequest(
                 query=list(each.vector), using=ITEM, limit=each.limit, offset=each.offset,
-                filter=_conditions(each.where), with_payload=each.fields,
+                filter=conditions(each.where), with_payload=each.fields,
                 with_vector=[ITEM, AUDIO] if each.items else [AUDIO],
             )
             for each in asked
         ]  # fmt: skip
         with self._refusals(generation, len(requests)):
             answers = self._client.query_batch_points(generation.collection, requests)
-        return ([_point(hit) for hit in answer.points] for answer in answers)
+        return ([as_point(hit) for hit in answer.points] for answer in answers)
 
     def count(self, generation: Generation, where: Filter = EVERYTHING) -> int:
         """Return the exact number of points that pass a filter."""
         with self._refusals(generation):
             return self._client.count(
-                generation.collection, count_filter=_conditions(where), exact=True
+                generation.collection, count_filter=conditions(where), exact=True
             ).count
 
     def scroll(
@@ -164,10 +164,10 @@ class Points:
         while True:
             with self._refusals(generation):
                 records, offset = self._client.scroll(
-                    generation.collection, _conditions(where), limit=SCROLL_PAGE, offset=offset,
+                    generation.collection, conditions(where), limit=SCROLL_PAGE, offset=offset,
                     with_payload=list(fields), with_vectors=False, consistency=MOST,
                 )  # fmt: skip
-            yield from map(_point, records)
+            yield from map(as_point, records)
             if offset is None:
                 return
 
@@ -184,13 +184,14 @@ def _portions(asked: Iterable[Nearest]) -> Iterator[list[Nearest]]:
         yield together
 
 
-def _conditions(where: Filter) -> models.Filter | None:
+def conditions(where: Filter) -> models.Filter | None:
     """Return a filter as Qdrant knows it; ``None`` if it lets everything through."""
     texts = {
         "bucket": [where.bucket] if where.bucket else [],
         "keywords": where.keywords,
         "labels": where.labels,
         "has_text": [] if where.has_text is None else ["yes" if where.has_text else "no"],
+        "content_hash": [where.content_hash] if where.content_hash else [],
     }
     must: list[models.Condition] = [
         models.FieldCondition(key=name, match=models.MatchValue(value=value))
@@ -209,8 +210,12 @@ def _conditions(where: Filter) -> models.Filter | None:
         for name, bounds in ranges.items()
         if bounds != models.Range()
     ]
-    besides: list[models.Condition] = [models.HasIdCondition(has_id=list(where.besides))]
-    must_not = besides if where.besides else []
+    must_not: list[models.Condition] = [
+        models.FieldCondition(key="key", match=models.MatchPrefix(prefix=prefix))
+        for prefix in where.outside
+    ]
+    if where.besides:
+        must_not.append(models.HasIdCondition(has_id=list(where.besides)))
     return models.Filter(must=must, must_not=must_not) if must or must_not else None
 
 
@@ -228,7 +233,8 @@ def _stored(record: Record) -> Point:
     )
 
 
-def _point(record: models.Record | models.ScoredPoint) -> Point:
+def as_point(record: models.Record | models.ScoredPoint) -> Point:
+    """Return a point as the client answers it."""
     vectors: dict[str, Any] = record.vector if isinstance(record.vector, dict) else {}
     return Point(
         id=str(record.id),

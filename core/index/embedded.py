@@ -74,6 +74,10 @@ def _collections(engine: Engine) -> APIRouter:
     def drop(name: str) -> Response:
         return _result(engine.delete_collection(name))
 
+    @router.post("/collections/{name}/facet")
+    def facet(name: str, body: models.FacetRequest) -> Response:
+        return _result(engine.facet(name, body))
+
     @router.put("/collections/{name}/index")
     def create_index(name: str, body: models.CreateFieldIndex) -> Response:
         return _result(engine.create_payload_index(name, body.field_name, body.field_schema))
@@ -142,7 +146,7 @@ def _points(engine: Engine) -> APIRouter:
         records, offset = engine.scroll(
             name, body.filter, limit=body.limit or 10, offset=body.offset,
             with_payload=_asked(body.with_payload, default=True),
-            with_vectors=_asked(body.with_vector),
+            with_vectors=_asked(body.with_vector), order_by=body.order_by,
         )  # fmt: skip
         return _result({"points": records, "next_page_offset": offset})
 

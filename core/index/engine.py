@@ -26,6 +26,7 @@ ALIASES, COLLECTION, SHARD = "aliases.json", "collection.json", "shard"
 OWN_FAULT = "Service"  # how its errors begin that no question is to blame for
 DONE = models.UpdateResult(operation_id=0, status=models.UpdateStatus.COMPLETED)
 DISTANCES = {models.Distance.COSINE: edge.Distance.Cosine, models.Distance.DOT: edge.Distance.Dot}
+DIRECTIONS = {models.Direction.ASC: edge.Direction.Asc, models.Direction.DESC: edge.Direction.Desc}
 SCHEMAS = {
     "keyword": edge.PayloadSchemaType.Keyword,
     "float": edge.PayloadSchemaType.Float,
@@ -197,22 +198,32 @@ class Engine:
 
     def scroll(  # noqa: PLR0913, PLR0917 - what a QdrantClient is asked
         self, name: str, scroll_filter: Any, limit: int, offset: Any, with_payload: Any,
-        with_vectors: Any,
+        with_vectors: Any, order_by: Any = None,
     ) -> tuple[list[dict[str, Any]], str | None]:  # fmt: skip
-        """Return a page of points, and where the next one begins."""
+        """Return a page of points, and where the next one begins; in an order nowhere."""
         request = edge.ScrollRequest(
-            offset, limit, _filter(scroll_filter), with_payload, with_vectors
+            offset, limit, _filter(scroll_filter), with_payload, with_vectors, _order(order_by)
         )
         with self._shard(name) as shard:
             points, following = shard.scroll(request)
         return [_point(each) for each in points], str(following) if following else None
 
+    def facet(self, name: str, asked: models.FacetRequest) -> models.FacetResponse:
+        """Return the commonest values of a field, with how many points have each."""
+        request = edge.FacetRequest(
+            asked.key, asked.limit or 10, bool(asked.exact), _filter(asked.filter)
+        )
+        with self._shard(name) as shard:
+            hits = shard.facet(request).hits
+        found = [models.FacetValueHit(value=each.value, count=each.count) for each in hits]
+        return models.FacetResponse(hits=found)
+
     def query_batch_points(self, name: str, searches: Sequence[models.QueryRequest]) -> list[Any]:
-        """Return the points nearest to each vector."""
+        """Return the points nearest to each vector, or points by chance."""
         requests = [
             edge.QueryRequest(
                 limit=each.limit or 10, offset=each.offset, filter=_filter(each.filter),
-                query=edge.Query.Nearest(_nearest(each.query), each.using),
+                query=_query(each),
                 with_payload=cast("Any", each.with_payload), with_vector=each.with_vector,
             )
             for each in searches
@@ -251,12 +262,22 @@ def _payload_index(found: Any) -> dict[str, Any]:
     }
 
 
-def _nearest(query: Any) -> list[float]:
-    """Return the vector that is asked for; ``ValueError`` for any other kind of query."""
-    vector = getattr(query, "nearest", query)
+def _query(asked: models.QueryRequest) -> Any:
+    """Return what is asked; ``ValueError`` unless it is a vector, or points by chance."""
+    if isinstance(asked.query, models.SampleQuery):
+        return edge.Sample.Random
+    vector = getattr(asked.query, "nearest", asked.query)
     if isinstance(vector, list):
-        return vector
+        return edge.Query.Nearest(cast("list[float]", vector), asked.using)
     raise ValueError(f"the embedded index is asked by a vector, not by {type(vector).__name__}")
+
+
+def _order(wanted: Any) -> edge.OrderBy | None:
+    """Return in which order to scroll; a field's name alone means upwards."""
+    if wanted is None:
+        return None
+    by = models.OrderBy(key=wanted) if isinstance(wanted, str) else wanted
+    return edge.OrderBy(by.key, DIRECTIONS[by.direction or models.Direction.ASC])
 
 
 def _point(found: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import httpx
 from qdrant_client import QdrantClient, models
 
 from audiofuse.core.errors import ConfigurationError, Unavailable
+from audiofuse.core.index.browsing import BrowsedPoints, Order, Page
 from audiofuse.core.index.collection import (
     AUDIO,
     ITEM,
@@ -26,7 +27,6 @@ from audiofuse.core.index.collection import (
     Generation,
     Nearest,
     Point,
-    Points,
 )
 from audiofuse.core.index.provisioning import (
     Layout,
@@ -49,6 +49,8 @@ __all__ = [  # whoever uses the index needs this module alone
     "Index",
     "Layout",
     "Nearest",
+    "Order",
+    "Page",
     "Point",
     "VectorSizes",
     "connect",
@@ -136,7 +138,7 @@ class _Locked:
 AS_IT_LIKES = Layout()
 
 
-class Index(Points):
+class Index(BrowsedPoints):
     """All generations under one alias. Every method raises ``Unavailable`` if Qdrant is away."""
 
     def __init__(self, client: QdrantClient, alias: str, layout: Layout = AS_IT_LIKES) -> None:
