@@ -86,6 +86,15 @@ def point_id(bucket: str, key: str) -> UUID:
     return uuid5(NAMESPACE_URL, f"s3://{bucket}/{key}")
 
 
+def moment_id(item_id: str, number: int) -> str:
+    """Return the id of a moment: its item's, with the number, from 0, in place of the last 32 bits.
+
+    So a walk in the order of ids meets the moments of an item side by side and in their order, and
+    items in the order of a walk of theirs.
+    """
+    return str(UUID(int=UUID(item_id).int >> 32 << 32 | number))
+
+
 def _split(tags: str) -> tuple[str, ...]:
     return _trimmed(tuple(tags.split(";")))
 

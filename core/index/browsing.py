@@ -16,7 +16,8 @@ from typing import Any
 from qdrant_client import models
 
 from audiofuse.core.errors import QueryError
-from audiofuse.core.index.collection import Generation, Point, Points, as_point, conditions
+from audiofuse.core.index.collection import Generation, Point, Points, as_point
+from audiofuse.core.index.conditions import conditions
 from audiofuse.core.query import EVERYTHING, Filter, check_id
 
 

@@ -9,11 +9,11 @@ any one: what it misses for a moment is no harm.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from qdrant_client import QdrantClient, models
 
+from audiofuse.core.index.conditions import conditions, of_item
 from audiofuse.core.index.refusals import refusals
 from audiofuse.core.index.rest import Record, rest_of
 from audiofuse.core.query import EVERYTHING, Filter
@@ -28,21 +28,26 @@ HITS_AT_ONCE = 2000
 HIT_FIELDS = (  # all but ``extra``, of which an item may have 256 kB: it is asked for
     "bucket", "key", "etag", "sidecar_etag", "sidecar_problem", "user_metadata_hash", "modified",
     "size", "duration_s", "sample_rate", "channels", "title", "description", "keywords", "labels",
-    "has_text", "item_norm", VERSION_KEY, "indexed_at", "content_hash",
+    "has_text", "item_norm", "moments", "moments_state", VERSION_KEY, "indexed_at", "content_hash",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Generation:
-    """The points of one encoder version."""
+    """The points of one encoder version: items, or the moments of items."""
 
     collection: str
     version: str
 
+    @property
+    def moments(self) -> "Generation":
+        """The moments of a generation of items: the same version, in a collection of their own."""
+        return Generation(f"{self.collection}-moments", self.version)
+
 
 @dataclass(frozen=True)
 class Point:
-    """One item as the index holds it. Vectors are present where they were asked for."""
+    """An item or a moment as the index holds it. Vectors are present where they were asked for."""
 
     id: str
     payload: Mapping[str, Any]
@@ -109,6 +114,24 @@ class Points:
         selected = models.PointIdsList(points=list(ids))
         with self._refusals(generation, len(ids)):
             self._client.delete(generation.collection, selected, wait=True, ordering=ONE_ORDER)
+
+    def remove_moments(self, generation: Generation, item_id: str, beyond: int = 0) -> None:
+        """Delete an item's moments whose numbers are at least ``beyond``; none is no error.
+
+        ``generation`` is the item's own.
+        """
+        selected = models.FilterSelector(filter=of_item(item_id, beyond=beyond))
+        moments = generation.moments
+        with self._refusals(moments):
+            self._client.delete(moments.collection, selected, wait=True, ordering=ONE_ORDER)
+
+    def count_moments(self, generation: Generation, item_id: str, state: str) -> int:
+        """Return the exact number of an item's moments that are in a state."""
+        moments = generation.moments
+        with self._refusals(moments):
+            return self._client.count(
+                moments.collection, count_filter=of_item(item_id, state=state), exact=True
+            ).count
 
     def get(
         self, generation: Generation, ids: Sequence[str], *, vectors: bool = False
@@ -182,45 +205,6 @@ def _portions(asked: Iterable[Nearest]) -> Iterator[list[Nearest]]:
         together.append(each)
     if together:
         yield together
-
-
-def conditions(where: Filter) -> models.Filter | None:
-    """Return a filter as Qdrant knows it; ``None`` if it lets everything through."""
-    texts = {
-        "bucket": [where.bucket] if where.bucket else [],
-        "keywords": where.keywords,
-        "labels": where.labels,
-        "has_text": [] if where.has_text is None else ["yes" if where.has_text else "no"],
-        "content_hash": [where.content_hash] if where.content_hash else [],
-    }
-    must: list[models.Condition] = [
-        models.FieldCondition(key=name, match=models.MatchValue(value=value))
-        for name, values in texts.items()
-        for value in values
-    ]
-    if where.prefix:
-        starts = models.MatchPrefix(prefix=where.prefix)
-        must.append(models.FieldCondition(key="key", match=starts))
-    ranges = {
-        "duration_s": models.Range(gte=where.min_duration_s, lte=where.max_duration_s),
-        "modified": models.Range(gte=_ms(where.since), lt=_ms(where.until)),
-    }
-    must += [
-        models.FieldCondition(key=name, range=bounds)
-        for name, bounds in ranges.items()
-        if bounds != models.Range()
-    ]
-    must_not: list[models.Condition] = [
-        models.FieldCondition(key="key", match=models.MatchPrefix(prefix=prefix))
-        for prefix in where.outside
-    ]
-    if where.besides:
-        must_not.append(models.HasIdCondition(has_id=list(where.besides)))
-    return models.Filter(must=must, must_not=must_not) if must or must_not else None
-
-
-def _ms(moment: datetime | None) -> float | None:
-    return None if moment is None else moment.timestamp() * 1000
 
 
 def _stored(record: Record) -> Point:

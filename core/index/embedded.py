@@ -7,18 +7,21 @@ process uses it as it would a server: through ``qdrant_client`` and a URL. Only 
 
 import secrets
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import pydantic_core
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from qdrant_client import models
 
-from audiofuse.core.index.engine import CollectionExistsError, Engine, NoSuchCollectionError
-
-Body = TypeVar("Body", bound=BaseModel)
+from audiofuse.core.index.engine import (
+    CollectionExistsError,
+    Engine,
+    NoSuchCollectionError,
+    Selected,
+)
 
 STATUSES: dict[type[Exception], int] = {NoSuchCollectionError: 404, CollectionExistsError: 409}
 NO_SNAPSHOTS = (
@@ -101,12 +104,13 @@ def _of_servers() -> APIRouter:
     return router
 
 
-def _body(kind: type[Body]) -> Callable[[Request], Awaitable[Body]]:
+def _body(kind: Any) -> Callable[[Request], Awaitable[Any]]:
     """Return what reads a request's body at once: FastAPI would parse it first, then check it."""
+    known = TypeAdapter(kind)
 
-    async def read(request: Request) -> Body:
+    async def read(request: Request) -> Any:
         try:
-            return kind.model_validate_json(await request.body())
+            return known.validate_json(await request.body())
         except ValidationError as error:
             raise RequestValidationError(error.errors(include_url=False)) from error
 
@@ -115,7 +119,7 @@ def _body(kind: type[Body]) -> Callable[[Request], Awaitable[Body]]:
 
 PointsBody = Annotated[models.PointsList, Depends(_body(models.PointsList))]
 RequestBody = Annotated[models.PointRequest, Depends(_body(models.PointRequest))]
-IdsBody = Annotated[models.PointIdsList, Depends(_body(models.PointIdsList))]
+SelectedBody = Annotated[Selected, Depends(_body(Selected))]
 
 
 def _points(engine: Engine) -> APIRouter:
@@ -134,7 +138,7 @@ def _points(engine: Engine) -> APIRouter:
         return _result(records)
 
     @router.post("/delete")
-    def delete(name: str, body: IdsBody) -> Response:
+    def delete(name: str, body: SelectedBody) -> Response:
         return _result(engine.delete(name, body))
 
     @router.post("/count")

@@ -24,6 +24,7 @@ from audiofuse.core.errors import ConfigurationError
 
 ALIASES, COLLECTION, SHARD = "aliases.json", "collection.json", "shard"
 OWN_FAULT = "Service"  # how its errors begin that no question is to blame for
+Selected = models.PointIdsList | models.FilterSelector
 DONE = models.UpdateResult(operation_id=0, status=models.UpdateStatus.COMPLETED)
 DISTANCES = {models.Distance.COSINE: edge.Distance.Cosine, models.Distance.DOT: edge.Distance.Dot}
 DIRECTIONS = {models.Direction.ASC: edge.Direction.Asc, models.Direction.DESC: edge.Direction.Desc}
@@ -174,9 +175,12 @@ class Engine:
         made = [edge.Point(str(p.id), cast("Any", p.vector), p.payload) for p in points]
         return self._update(name, edge.UpdateOperation.upsert_points(made))
 
-    def delete(self, name: str, selector: models.PointIdsList) -> models.UpdateResult:
-        """Delete points."""
-        return self._update(name, edge.UpdateOperation.delete_points(selector.points))
+    def delete(self, name: str, selector: Selected) -> models.UpdateResult:
+        """Delete the points of some ids, or those that pass a filter."""
+        if isinstance(selector, models.PointIdsList):
+            return self._update(name, edge.UpdateOperation.delete_points(selector.points))
+        wanted = _filter(selector.filter) or edge.Filter()
+        return self._update(name, edge.UpdateOperation.delete_points_by_filter(wanted))
 
     def _update(self, name: str, operation: edge.UpdateOperation) -> models.UpdateResult:
         with self._shard(name) as shard:

@@ -1,7 +1,8 @@
 """The index: generations of points in Qdrant and the alias that names the live one.
 
-Every encoder version has a collection of its own, ``<alias>-<version>``, whose metadata names the
-version. One code path serves a Qdrant server, the embedded Qdrant and the in-memory one.
+Every encoder version has a collection of items of its own, ``<alias>-<version>``, whose metadata
+names the version, and one of their moments, ``<alias>-<version>-moments``. One code path serves a
+Qdrant server, the embedded Qdrant and the in-memory one.
 """
 
 import ssl
@@ -28,11 +29,13 @@ from audiofuse.core.index.collection import (
     Nearest,
     Point,
 )
+from audiofuse.core.index.conditions import FILTERED
 from audiofuse.core.index.provisioning import (
     Layout,
     VectorSizes,
     claimed,
-    move_alias,
+    move_aliases,
+    named_by,
     provision,
 )
 from audiofuse.core.index.refusals import GenerationGone, refusals
@@ -40,6 +43,7 @@ from audiofuse.core.settings import Settings
 
 __all__ = [  # whoever uses the index needs this module alone
     "AUDIO",
+    "FILTERED",
     "ITEM",
     "SCROLL_PAGE",
     "VERSION_KEY",
@@ -185,18 +189,19 @@ class Index(BrowsedPoints):
         raise Unavailable(f"the first generation of {self._alias} is about to go live")
 
     def promote(self, generation: Generation) -> None:
-        """Let the alias name this generation; refused, it names what it named before.
+        """Let the aliases name this generation; refused, they name what they named before.
 
         Raises ``GenerationGone`` if there is no such generation.
         """
         with self._refusals(generation):
-            move_alias(self._client, self._alias, generation)
+            move_aliases(self._client, self._alias, generation)
 
     def drop(self, generation: Generation) -> None:
         """Delete a generation with all its points; one that is not there is no error."""
         with refusals(self._client):
-            if self._client.collection_exists(generation.collection):
-                self._client.delete_collection(generation.collection, timeout=TIMEOUT_S)
+            for each in (generation.moments, generation):  # a kill between leaves what is listed
+                if self._client.collection_exists(each.collection):
+                    self._client.delete_collection(each.collection, timeout=TIMEOUT_S)
 
     def generations(self) -> list[Generation]:
         """Return the generations that exist under this alias."""
@@ -225,14 +230,13 @@ class Index(BrowsedPoints):
     def live(self) -> Generation | None:
         """Resolve the alias to the live generation; ``None`` before anything was indexed."""
         with refusals(self._client):
-            aliases = self._client.get_aliases().aliases
-        names = [a.collection_name for a in aliases if a.alias_name == self._alias]
-        if not names:
+            collection = named_by(self._client, self._alias)
+        if collection is None:
             return None
-        metadata = self._metadata(names[0])
+        metadata = self._metadata(collection)
         if VERSION_KEY not in metadata:
             raise ConfigurationError(
-                f"the alias {self._alias} names {names[0]}, which no audiofuse made; "
+                f"the alias {self._alias} names {collection}, which no audiofuse made; "
                 "set AUDIOFUSE_INDEX_NAME to another name"
             )
-        return Generation(names[0], metadata[VERSION_KEY])
+        return Generation(collection, metadata[VERSION_KEY])

@@ -13,9 +13,11 @@ from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import UnexpectedResponse
 
 from audiofuse.core.index.collection import AUDIO, ITEM, VERSION_KEY, Generation
+from audiofuse.core.index.conditions import FILTERED
 
 KEYWORD = models.PayloadSchemaType.KEYWORD
-PAYLOAD_INDEXES: Mapping[str, models.PayloadSchemaType | models.KeywordIndexParams] = {
+PayloadIndexes = Mapping[str, models.PayloadSchemaType | models.KeywordIndexParams]
+PAYLOAD_INDEXES: PayloadIndexes = {
     "bucket": KEYWORD,
     "key": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, prefix=True),
     "keywords": KEYWORD,
@@ -25,6 +27,12 @@ PAYLOAD_INDEXES: Mapping[str, models.PayloadSchemaType | models.KeywordIndexPara
     "duration_s": models.PayloadSchemaType.FLOAT,
     "modified": models.PayloadSchemaType.INTEGER,
     "indexed_at": models.PayloadSchemaType.INTEGER,
+}
+MOMENT_INDEXES: PayloadIndexes = {
+    "item": KEYWORD,
+    "number": models.PayloadSchemaType.INTEGER,
+    "state": KEYWORD,
+    **{field: PAYLOAD_INDEXES[field] for field in FILTERED},
 }
 # Audio vectors are fetched with their points and never searched: a graph of them would cost a third
 # of the server's work for nothing.
@@ -75,13 +83,15 @@ class Layout:
 def provision(
     client: QdrantClient, generation: Generation, sizes: VectorSizes, layout: Layout
 ) -> None:
-    """Make sure that a generation has its collection, with all that belongs to one.
+    """Make sure that a generation has its two collections, with all that belongs to them.
 
     Raises what the client raises.
     """
-    if not client.collection_exists(generation.collection):
-        _make(client, generation, sizes, layout)
-    _heal(client, generation.collection)
+    # Moments first: where a release that knows them made the items' collection, theirs is there.
+    for each, indexes in ((generation.moments, MOMENT_INDEXES), (generation, PAYLOAD_INDEXES)):
+        if not client.collection_exists(each.collection):
+            _make(client, each, sizes, layout)
+        _heal(client, each.collection, indexes)
 
 
 def _make(client: QdrantClient, generation: Generation, sizes: VectorSizes, layout: Layout) -> None:
@@ -110,13 +120,13 @@ def _make(client: QdrantClient, generation: Generation, sizes: VectorSizes, layo
             raise  # else somebody made it meanwhile
 
 
-def _heal(client: QdrantClient, collection: str) -> None:
+def _heal(client: QdrantClient, collection: str, indexes: PayloadIndexes) -> None:
     """Add what a start that was cut off, or an older release, left out.
 
     The embedded engine has no graphs and no replicas, and so tells nothing of them.
     """
     info = client.get_collection(collection)
-    for field, schema in PAYLOAD_INDEXES.items():
+    for field, schema in indexes.items():
         if not _is_indexed(info.payload_schema.get(field), schema):
             client.create_payload_index(collection, field_name=field, field_schema=schema)
     if _has_graph(info.config.params.vectors):
@@ -172,11 +182,41 @@ def claimed(client: QdrantClient, name: str) -> Iterator[bool]:
         client.delete_collection(name)
 
 
-def move_alias(client: QdrantClient, alias: str, generation: Generation) -> None:
-    """Let the alias name this generation, whatever it named before.
+def move_aliases(client: QdrantClient, alias: str, generation: Generation) -> None:
+    """Let the alias name this generation, and ``<alias>-moments`` its moments; refused, neither.
 
-    In one action: refused, it has changed nothing. Of several actions a server keeps those that
-    came before the one that it refuses.
+    The second is for programs without audiofuse. It names nothing where an older release made a
+    generation, which has no moments.
     """
-    wanted = models.CreateAlias(collection_name=generation.collection, alias_name=alias)
-    client.update_collection_aliases([models.CreateAliasOperation(create_alias=wanted)])
+    wanted = _naming(alias, generation.collection)
+    try:
+        client.update_collection_aliases([*_naming_moments(client, alias, generation), wanted])
+    except (UnexpectedResponse, ValueError):  # as above
+        # Of several actions a server keeps those that came before the one that it refuses.
+        live = Generation(named_by(client, alias) or "", "")
+        client.update_collection_aliases(_naming_moments(client, alias, live))
+        raise
+
+
+def named_by(client: QdrantClient, alias: str) -> str | None:
+    """Return the collection that an alias names."""
+    aliases = client.get_aliases().aliases
+    return next((each.collection_name for each in aliases if each.alias_name == alias), None)
+
+
+def _naming_moments(
+    client: QdrantClient, alias: str, generation: Generation
+) -> list[models.AliasOperations]:
+    """Return what lets the alias of moments name those of a generation, or nothing without any."""
+    name, collection = f"{alias}-moments", generation.moments.collection
+    if client.collection_exists(collection):
+        return [_naming(name, collection)]
+    if named_by(client, name):
+        delete = models.DeleteAlias(alias_name=name)
+        return [models.DeleteAliasOperation(delete_alias=delete)]
+    return []
+
+
+def _naming(alias: str, collection: str) -> models.CreateAliasOperation:
+    wanted = models.CreateAlias(collection_name=collection, alias_name=alias)
+    return models.CreateAliasOperation(create_alias=wanted)

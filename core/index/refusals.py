@@ -65,7 +65,8 @@ def refusals(client: QdrantClient, collection: str = "", *, many: bool = False) 
             raise
         raise Unavailable(_message(where, status, text)) from error
     except ValueError as error:  # of the engine in this process' memory
-        if collection and f"Collection {collection} not found" in str(error):
+        said = str(error)  # of the collection of items, or of that of moments
+        if collection and f"Collection {collection}" in said and "not found" in said:
             raise _gone(collection) from error
         raise
 

@@ -14,7 +14,7 @@ from qdrant_client import QdrantClient, models
 from audiofuse.core.errors import Unavailable
 from audiofuse.core.index.collection import AUDIO, Generation, Point
 from audiofuse.core.index.index import GenerationGone, Index, connect
-from audiofuse.core.index.provisioning import PAYLOAD_INDEXES, Layout, provision
+from audiofuse.core.index.provisioning import MOMENT_INDEXES, PAYLOAD_INDEXES, Layout, provision
 
 AT_ONCE, VERSIONS = 36, 4
 
@@ -52,7 +52,7 @@ def test_a_start_that_was_killed_is_finished_by_the_next(
     made = []
 
     def die(collection: str, **asked: Any) -> None:
-        if len(made) == 2:
+        if len(made) == len(MOMENT_INDEXES) + 2:
             raise KeyboardInterrupt
         made.append(make(collection, **asked))
 
@@ -162,7 +162,7 @@ def test_each_loses_the_race_to_make_it_without_harm(
 
 
 class Recorder:
-    """A server that has a collection of an older release, and writes down what is changed."""
+    """A server that has collections of an older release, and writes down what is changed."""
 
     def __init__(self, **params: Any) -> None:
         self.params = params
@@ -179,7 +179,7 @@ class Recorder:
                 data_type=models.PayloadSchemaType(getattr(wanted, "type", wanted).value),
                 params=wanted,
             )
-            for field, wanted in PAYLOAD_INDEXES.items()
+            for field, wanted in {**MOMENT_INDEXES, **PAYLOAD_INDEXES}.items()
         }
         config = SimpleNamespace(params=models.CollectionParams(**self.params))
         return SimpleNamespace(payload_schema=schema, config=config)
@@ -210,7 +210,7 @@ def test_the_graph_of_audio_vectors_is_given_up(
     server: Any = Recorder(vectors=_vectors(before))
     provision(server, Generation("c", "v"), Sizes(), Layout())
     graphs = [change["vectors_config"][AUDIO].hnsw_config.m for change in server.changes]
-    assert graphs == expected
+    assert graphs == 2 * expected  # of moments and of items
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_a_write_is_for_most_replicas(
     )
     provision(server, Generation("c", "v"), Sizes(), Layout())
     written = [change["collection_params"].write_consistency_factor for change in server.changes]
-    assert written == expected
+    assert written == 2 * expected  # of moments and of items
 
 
 def test_a_refused_promote_changes_nothing(client: QdrantClient, alias: str) -> None:

@@ -1,0 +1,62 @@
+"""Which points are meant, as Qdrant knows it."""
+
+from datetime import datetime
+
+from qdrant_client import models
+
+from audiofuse.core.query import Filter
+
+# What a filter compares: an item's payload has these fields, and each of its moments has them, too.
+FILTERED = (
+    "bucket", "key", "keywords", "labels", "has_text", "duration_s", "modified", "content_hash",
+)  # fmt: skip
+
+
+def conditions(where: Filter) -> models.Filter | None:
+    """Return a filter as Qdrant knows it; ``None`` if it lets everything through."""
+    texts = {
+        "bucket": [where.bucket] if where.bucket else [],
+        "keywords": where.keywords,
+        "labels": where.labels,
+        "has_text": [] if where.has_text is None else ["yes" if where.has_text else "no"],
+        "content_hash": [where.content_hash] if where.content_hash else [],
+    }
+    must: list[models.Condition] = [
+        models.FieldCondition(key=name, match=models.MatchValue(value=value))
+        for name, values in texts.items()
+        for value in values
+    ]
+    if where.prefix:
+        starts = models.MatchPrefix(prefix=where.prefix)
+        must.append(models.FieldCondition(key="key", match=starts))
+    ranges = {
+        "duration_s": models.Range(gte=where.min_duration_s, lte=where.max_duration_s),
+        "modified": models.Range(gte=_ms(where.since), lt=_ms(where.until)),
+    }
+    must += [
+        models.FieldCondition(key=name, range=bounds)
+        for name, bounds in ranges.items()
+        if bounds != models.Range()
+    ]
+    must_not: list[models.Condition] = [
+        models.FieldCondition(key="key", match=models.MatchPrefix(prefix=prefix))
+        for prefix in where.outside
+    ]
+    if where.besides:
+        must_not.append(models.HasIdCondition(has_id=list(where.besides)))
+    return models.Filter(must=must, must_not=must_not) if must or must_not else None
+
+
+def of_item(item_id: str, *, beyond: int | None = None, state: str | None = None) -> models.Filter:
+    """Return which moments are an item's, of numbers from ``beyond`` on, and in a state."""
+    is_its = models.FieldCondition(key="item", match=models.MatchValue(value=item_id))
+    must: list[models.Condition] = [is_its]
+    if beyond is not None:
+        must.append(models.FieldCondition(key="number", range=models.Range(gte=beyond)))
+    if state is not None:
+        must.append(models.FieldCondition(key="state", match=models.MatchValue(value=state)))
+    return models.Filter(must=must)
+
+
+def _ms(moment: datetime | None) -> float | None:
+    return None if moment is None else moment.timestamp() * 1000
