@@ -43,6 +43,7 @@ QUERIES_AT_ONCE = 32
 # Most hits of a question that is asked together with others. Higher: fewer calls to the index;
 # lower: shorter waits for small questions, which are answered with the largest of their call.
 TOGETHER = CANDIDATES
+ITEMS_AT_ONCE = 100  # that the index is asked for by their ids: a payload may have 256 kB
 AWAY_FROM = 0.5  # how much of what is not wanted is taken from what is
 T = TypeVar("T")
 NEVER = (-math.inf, None)
@@ -134,6 +135,16 @@ class Searcher:
         if found is None:
             raise NotFound(f"there is no item {id_}")
         return found
+
+    def items(self, ids: Iterable[str]) -> Iterator[Point]:
+        """Yield those of these items that the live generation has, each once, in their order."""
+        wanted = list(dict.fromkeys(ids))
+        for at in range(0, len(wanted), ITEMS_AT_ONCE):
+            yield from self._items(wanted[at : at + ITEMS_AT_ONCE])
+
+    def _items(self, ids: Sequence[str]) -> list[Point]:
+        found = self._with_live(lambda live, _: self._index.get(live, ids)) or {}
+        return [found[id_] for id_ in ids if id_ in found]
 
     def count(self) -> tuple[str | None, int]:
         """Return the live version and how many items it has."""

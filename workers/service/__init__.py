@@ -1,6 +1,7 @@
 """The HTTP service: what is asked and how it is answered.
 
 ``app`` (put together), ``routes`` (questions), ``models`` (their JSON), ``audio`` (links to
-sounds), ``encoders`` (query towers as files), ``probes`` (alive, ready), ``page`` (the search page
-in ``web``), ``client`` (asking it from elsewhere). Who may ask, and how much, is ``admission``.
+sounds), ``archive`` (many sounds as one file), ``encoders`` (query towers as files), ``probes``
+(alive, ready), ``page`` (the search page in ``web``), ``client`` (asking it from elsewhere). Who
+may ask, and how much, is ``admission``.
 """

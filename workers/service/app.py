@@ -24,6 +24,7 @@ from audiofuse.workers.service.admission.guard import Guard, Keys, Rates, SafeHe
 from audiofuse.workers.service.admission.measured import Measured
 from audiofuse.workers.service.admission.problems import explain_errors
 from audiofuse.workers.service.admission.questions import Questions
+from audiofuse.workers.service.archive import archive_routes
 from audiofuse.workers.service.audio import Links, audio_routes
 from audiofuse.workers.service.encoders import PackedTowers, encoder_routes
 from audiofuse.workers.service.page import add_page
@@ -99,6 +100,7 @@ def create_app(
         api.search_routes(searcher, links, questions),
         api.item_routes(searcher, links, questions),
         encoder_routes(towers, lambda: searcher.loaded),
+        archive_routes(searcher, links.store),
     ):
         app.include_router(router, dependencies=needs_key)
     app.include_router(audio_routes(links))

@@ -45,6 +45,14 @@ class Links:
         signed = urlencode({"expires": expires, "signature": self._sign(key, expires)})
         return f"{root}{AUDIO_PATH}{quote(key)}?{signed}"
 
+    def location(self, bucket: str, key: str) -> str | None:
+        """Return where a sound lies: its S3 URI, or its path where the bucket is a folder."""
+        if self.store is None or self.store.bucket != bucket:
+            return None
+        if isinstance(self.store, FolderStore):
+            return str(self.store.root / key)
+        return f"s3://{bucket}/{key}"
+
     def is_valid(self, key: str, expires: int, signature: str) -> bool:
         """Whether we made this link, and not too long ago."""
         expected = self._sign(key, expires)

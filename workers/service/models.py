@@ -108,6 +108,15 @@ class Query(Options):
     like: Id | None = Field(default=None, description="Id of an item that hits shall be like.")
 
 
+class Selection(BaseModel):
+    """Items by their ids."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    ids: list[Id] = Field(
+        min_length=1, max_length=MAX_LIMIT, description="Ids of items; unknown ones are left out."
+    )
+
+
 class HitAnswer(BaseModel):
     """An item found; ``audio`` and ``metadata`` add up to ``score``, the cosine."""
 
@@ -118,14 +127,19 @@ class HitAnswer(BaseModel):
     metadata: float | None = Field(examples=[0.26])
     copies: list[str] = Field(description="Keys of other sounds with the same content.")
     audio_url: str | None = Field(description="Where to hear it, for some minutes.")
+    location: str | None = Field(
+        description="Where it lies: its S3 URI, or its path where the bucket is a folder.",
+        examples=["s3://sounds/field/rain.wav"],
+    )
     payload: dict[str, Any]
 
     @classmethod
-    def of(cls, hit: Hit, audio_url: str | None) -> Self:
+    def of(cls, hit: Hit, audio_url: str | None, location: str | None) -> Self:
         """Return a hit as it is told."""
         return cls(
             id=hit.id, key=hit.key, score=hit.score, audio=hit.audio, metadata=hit.metadata,
-            copies=list(hit.copies), audio_url=audio_url, payload=shown(hit.payload),
+            copies=list(hit.copies), audio_url=audio_url, location=location,
+            payload=shown(hit.payload),
         )  # fmt: skip
 
 
@@ -142,7 +156,14 @@ class ItemAnswer(BaseModel):
     id: str
     key: str
     audio_url: str | None
+    location: str | None
     payload: dict[str, Any]
+
+
+class SelectionAnswer(BaseModel):
+    """Those of the items that there are, in the order in which they were asked for."""
+
+    items: list[ItemAnswer]
 
 
 class ItemsAnswer(BaseModel):

@@ -5,14 +5,17 @@ POST /v1/search        {"q": ..., "like": ID, ...}       by words, by an item, o
 POST /v1/search/sound?limit=5                            by the sound in the body
 GET  /v1/similar/ID                                      more like an item
 GET  /v1/items, /v1/items/ID                             how many there are; one of them
+POST /v1/items         {"ids": [...]}                    several of them
 GET  /v1/embed?q=a dog barking                           a text's vector
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
+from audiofuse.core.index.index import Point
 from audiofuse.core.query import Question
 from audiofuse.core.search.search import Searcher
 from audiofuse.workers.service import models
@@ -44,7 +47,7 @@ class Answers:
         """Answer a question."""
         found = self._searcher.search(question)
         hits = [
-            models.HitAnswer.of(hit, self.link(hit.payload["bucket"], hit.key, request))
+            models.HitAnswer.of(hit, *self._where(hit.payload["bucket"], hit.key, request))
             for hit in found.hits
         ]
         return models.FoundAnswer(encoder=found.encoder, hits=hits)
@@ -56,22 +59,33 @@ class Answers:
 
     def item(self, id_: str, request: Request) -> models.ItemAnswer:
         """Tell of one item."""
-        point = self._searcher.item(id_)
+        return self._told(self._searcher.item(id_), request)
+
+    def items(self, ids: Sequence[str], request: Request) -> models.SelectionAnswer:
+        """Tell of several items, without what else their sidecars say."""
+        told = [self._told(point, request) for point in self._searcher.items(ids)]
+        for each in told:
+            each.payload.pop("extra", None)
+        return models.SelectionAnswer(items=told)
+
+    def _told(self, point: Point, request: Request) -> models.ItemAnswer:
         key = point.payload["key"]
-        url = self.link(point.payload["bucket"], key, request)
+        url, location = self._where(point.payload["bucket"], key, request)
         payload = models.shown(point.payload)
-        return models.ItemAnswer(id=point.id, key=key, audio_url=url, payload=payload)
+        return models.ItemAnswer(
+            id=point.id, key=key, audio_url=url, location=location, payload=payload
+        )
 
     def embed(self, text: str) -> models.EmbedAnswer:
         """Tell a text's vector."""
         version, vector = self._searcher.embed(text)
         return models.EmbedAnswer(encoder=version, vector=vector)
 
-    def link(self, bucket: str, key: str, request: Request) -> str | None:
-        """Return where a sound is heard, for those who may."""
+    def _where(self, bucket: str, key: str, request: Request) -> tuple[str | None, str | None]:
+        """Return where a sound is heard and where it lies, for those who may hear it."""
         if Right.AUDIO not in request.state.caller.rights:
-            return None
-        return self._links.link(bucket, key, root_of(request))
+            return None, None
+        return self._links.link(bucket, key, root_of(request)), self._links.location(bucket, key)
 
 
 def search_routes(searcher: Searcher, links: Links, questions: Questions) -> APIRouter:
@@ -119,6 +133,12 @@ def item_routes(searcher: Searcher, links: Links, questions: Questions) -> APIRo
     async def items() -> Response:
         """Return how many items can be found."""
         return await questions.answer(answered.count)
+
+    @router.post("/items", response_model=models.SelectionAnswer)
+    async def several(request: Request, selection: models.Selection) -> Response:
+        """Return several items by their ids; what else their sidecars say only one by one."""
+        work = partial(answered.items, selection.ids, request)
+        return await questions.answer(work, len(selection.ids))
 
     @router.get("/items/{id}", response_model=models.ItemAnswer, responses=answers(404))
     async def item(request: Request, id: models.Id) -> Response:  # noqa: A002 - its name in the URL

@@ -19,6 +19,7 @@ from audiofuse.core.search.search import Searcher
 from audiofuse.core.settings import Settings
 from audiofuse.workers.service.app import create_app
 
+NOBODY = "6ba7b810-9dad-51d1-80b4-00c04fd430c8"
 KeysOf = Callable[[httpx.Response], list[str]]
 
 # A question may be well-formed and mean nothing: "?!" has no words, text is no sound.
@@ -35,7 +36,7 @@ def test_a_search_answers_in_json(client: TestClient, version: Path) -> None:
     assert len(found["hits"]) == 2
     hit = found["hits"][0]
     assert hit.keys() == {
-        "id", "key", "score", "audio", "metadata", "copies", "audio_url", "payload",
+        "id", "key", "score", "audio", "metadata", "copies", "audio_url", "location", "payload",
     }  # fmt: skip
     assert hit["audio"] + hit["metadata"] == pytest.approx(hit["score"])
     assert {"title", "keywords", "labels", "duration_s", "modified"} <= hit["payload"].keys()
@@ -98,6 +99,10 @@ def test_items_are_told(client: TestClient, version: Path) -> None:
     hit = client.get("/v1/search", params={"q": "a gong"}).json()["hits"][0]
     item = client.get(f"/v1/items/{hit['id']}").json()
     assert (item["key"], item["payload"]["title"]) == (hit["key"], hit["payload"]["title"])
+    several = client.post("/v1/items", json={"ids": [hit["id"], NOBODY, hit["id"]]}).json()["items"]
+    assert several == [
+        item | {"payload": {k: v for k, v in item["payload"].items() if k != "extra"}}
+    ]
     embedded = client.get("/v1/embed", params={"q": "a gong"}).json()
     assert embedded["encoder"] == version.name
     assert sum(x * x for x in embedded["vector"]) == pytest.approx(1, abs=1e-5)
@@ -108,7 +113,7 @@ def test_every_route_is_described(client: TestClient) -> None:
     described = client.get("/openapi.json").json()
     assert {
         "/v1/search", "/v1/search/sound", "/v1/similar/{id}", "/v1/items", "/v1/items/{id}",
-        "/v1/embed", "/v1/encoders/{version}/query.zip", "/healthz", "/readyz",
+        "/v1/embed", "/v1/zip", "/v1/encoders/{version}/query.zip", "/healthz", "/readyz",
     } <= described["paths"].keys()  # fmt: skip
     for path, methods in described["paths"].items():
         for method, route in methods.items():

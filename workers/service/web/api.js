@@ -18,11 +18,12 @@ export function keysComeFrom(ask) {
   askForKey = ask;
 }
 
-export async function api(path, { quiet = false, ...options } = {}) {
+// The answer is JSON, or ``as`` a "blob".
+export async function api(path, { quiet = false, as = "json", ...options } = {}) {
   for (;;) {
     const key = sessionStorage.getItem(KEY);
     const answer = await send(path, options, key);
-    if (answer.status !== 401) return read(answer);
+    if (answer.status !== 401) return read(answer, as);
     if (quiet) throw new Problem("A key is needed.", { status: 401 });
     if (key === sessionStorage.getItem(KEY)) await newKey(Boolean(key));
   }
@@ -38,13 +39,22 @@ async function send(path, options, key) {
   }
 }
 
-async function read(answer) {
+async function read(answer, as) {
+  if (answer.ok) return receive(answer, as);
   const body = await answer.json().catch(() => ({}));
-  if (answer.ok) return body;
   const after = answer.headers.get("Retry-After");
   const said = body.detail || body.title || `The service failed (${answer.status}).`;
   const wait = answer.status === 429 && after ? ` Try again in ${after} s.` : "";
   throw new Problem(sentence(said) + wait, { status: answer.status });
+}
+
+async function receive(answer, as) {
+  try {
+    return await answer[as]();
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Problem("The answer did not arrive whole.");
+  }
 }
 
 async function newKey(refused) {

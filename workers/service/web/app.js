@@ -5,10 +5,13 @@ import { $, make } from "./dom.js";
 import * as filters from "./filters.js";
 import { card, wordsOf } from "./hits.js";
 import { stop, toggle } from "./sound.js";
+import { restore, select, selectAll, selected, tell } from "./taking/selection.js";
+import { keepSelection, toTheBar } from "./taking/taking.js";
 
 const PAGE = 20;
 const SLOW_MS = 400; // later than this, it is told that something is done
 const COUNT_EVERY_MS = 5000;
+const IN_ADDRESS = 100; // selected sounds that an address holds: some servers refuse longer ones
 const JSON_TYPE = { "Content-Type": "application/json" };
 const NOTHING_INDEXED =
   "Nothing is indexed yet. Put a sound into the bucket, and it appears here within seconds.";
@@ -51,7 +54,7 @@ async function run(asked, { remember = true } = {}) {
   clearTimeout(patience);
 }
 
-async function show(offset) {
+async function show(offset, { focus = false } = {}) {
   const { signal } = running;
   try {
     const { hits, encoder } = await search(offset);
@@ -60,9 +63,10 @@ async function show(offset) {
     const first = list.children.length;
     list.append(...hits.map((hit) => card(hit, { words: wordsOf(question.q), ...does })));
     more.hidden = hits.length < PAGE;
+    tell();
     $("#encoder").textContent = encoder ? `Encoder ${encoder}` : "";
     say(list.children.length ? "" : nothingFound());
-    if (!offset || hits.length) choose(list.children[first], { focus: Boolean(offset) });
+    if (!offset || focus) choose(list.children[first], { focus });
     unanswered = false;
   } catch (error) {
     if (signal.aborted) return;
@@ -125,7 +129,9 @@ function address() {
   if (question.q) parameters.set("q", question.q);
   if (question.like) parameters.set("like", question.like.id);
   if (question.like?.title) parameters.set("title", question.like.title);
-  return `?${parameters}`;
+  const ids = selected().slice(0, IN_ADDRESS).map(({ id }) => id);
+  if (ids.length) parameters.set("selected", ids.join(","));
+  return String(parameters) ? `?${parameters}` : location.pathname;
 }
 
 function fromAddress() {
@@ -151,8 +157,36 @@ $("#by button").addEventListener("click", () => { run({ q: form.q.value.trim() }
 $("#start").addEventListener("click", ({ target }) => {
   if (target.matches("button")) run({ q: target.textContent });
 });
-more.addEventListener("click", () => show(list.children.length));
 addEventListener("popstate", fromAddress);
+
+// The next page comes before the end of this one is reached, or by the button.
+
+let coming = null;
+
+function showMore(options) {
+  coming ??= show(list.children.length, options).finally(() => {
+    coming = null;
+    ends.unobserve(more); // it may be in view still: observed anew, that is told once more
+    ends.observe(more);
+  });
+}
+
+more.addEventListener("click", () => showMore({ focus: true }));
+const ends = new IntersectionObserver(([{ isIntersecting }]) => { if (isIntersecting) showMore(); }, { rootMargin: "600px" });
+ends.observe(more);
+
+// What is selected stays so whatever is asked; an address brings it back when the page is loaded.
+
+async function restoreSelection() {
+  const ids = (new URLSearchParams(location.search).get("selected") || "").split(",").filter(Boolean);
+  if (!ids.length) return;
+  try {
+    const body = JSON.stringify({ ids: ids.slice(0, IN_ADDRESS) });
+    restore((await api("v1/items", { method: "POST", body, headers: JSON_TYPE })).items);
+  } catch (error) {
+    say(`What was selected is not known any more. ${error.message}`, { isError: true });
+  }
+}
 
 // Filters
 
@@ -223,13 +257,17 @@ const KEYS = {
   j: next,
   " ": () => toggle(current()),
   m: () => $(".similar", current()).click(),
+  x: () => select(current()),
+  X: () => select(current(), true, { range: true }),
+  a: selectAll,
+  t: toTheBar,
 };
 KEYS.ArrowUp = KEYS.k = () => {
   const above = current().previousElementSibling;
   if (above) choose(above);
   else KEYS["/"]();
 };
-const NEEDS_HIT = new Set(["ArrowDown", "ArrowUp", "j", "k", " ", "m"]);
+const NEEDS_HIT = new Set(["ArrowDown", "ArrowUp", "j", "k", " ", "m", "x", "X", "a"]);
 
 addEventListener("keydown", (event) => {
   const { key, target } = event;
@@ -279,3 +317,5 @@ async function keepCounting() {
 
 fromAddress();
 keepCounting();
+await restoreSelection();
+keepSelection(() => history.replaceState(null, "", address()));

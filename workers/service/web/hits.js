@@ -2,6 +2,8 @@
 
 import { $, make } from "./dom.js";
 import { prepareSound } from "./sound.js";
+import { prepareSelection } from "./taking/selection.js";
+import { dragsOut } from "./taking/taking.js";
 
 const TAGS = 8;
 
@@ -19,8 +21,12 @@ export function card(hit, { words, onSimilar, onTag, onError }) {
   similar.setAttribute("aria-label", `More like ${title}`);
   similar.addEventListener("click", () => onSimilar({ id: hit.id, title }));
   file.hidden = !hit.audio_url;
-  if (hit.audio_url) file.href = hit.audio_url;
+  if (hit.audio_url) {
+    file.href = hit.audio_url;
+    dragsOut(file, hit);
+  }
   prepareSound(node, onError);
+  prepareSelection(node);
   return node;
 }
 
