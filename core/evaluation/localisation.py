@@ -25,9 +25,9 @@ from audiofuse.core.evaluation.clips import Clip
 from audiofuse.core.evaluation.evaluation import CUTOFF, ROWS_PER_BATCH, QueryScores, score
 from audiofuse.core.evaluation.intervals import Estimate, estimate
 from audiofuse.core.evaluation.timed import Span, TimedQuery
+from audiofuse.core.model.config import Grid, MomentShape
 from audiofuse.core.moments.hearing import Heard, hear
-from audiofuse.core.moments.moments import SLACK, Moment, best_moments
-from audiofuse.core.moments.windows import Grid
+from audiofuse.core.moments.moments import Moment, best_moments
 
 ITEMS, MOMENTS, GAIN = "items alone", "moments", "moments - items alone"
 MAX_DURATION_S = 24 * 3600.0  # longer recordings are not evaluated, but listed
@@ -92,7 +92,10 @@ def hear_recordings(
 
 
 def localise(
-    encoder: Encoder, recordings: Recordings, queries: Sequence[TimedQuery], slack: float = SLACK
+    encoder: Encoder,
+    recordings: Recordings,
+    queries: Sequence[TimedQuery],
+    slack: float = MomentShape().slack,
 ) -> Localisation:
     """Score both systems on the queries for recordings that were heard.
 

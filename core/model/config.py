@@ -1,14 +1,18 @@
 """Everything that an encoder is made with beside its weights: ``config.json`` of a bundle."""
 
-from typing import Any, Literal
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from audiofuse.core.audio.windows import WINDOW_S
+from audiofuse.core.errors import ConfigurationError
 
 MEL_BANDS = 128
 HOP_SAMPLES = 320  # 10 ms
 MAX_FRAMES = 192  # 60 s; the authors' longest sequence. Longer sounds are averaged down to it
+SHORTEST_S, LONGEST_S = 1.0, 60.0  # a second is three frames; in a minute no sound has its place
 
 Classifier = Literal["mlp", "fully_convolutional"]
 Fusion = Literal["late", "mid", "audio", "metadata"]
@@ -76,6 +80,68 @@ class Preprocessing(BaseModel):
     text: Literal["lower case, no punctuation"] = "lower case, no punctuation"  # query.normalise
 
 
+@dataclass(frozen=True)
+class Grid:
+    """The windows of a recording: of ``window_s`` seconds, one beginning every ``hop_s``.
+
+    Shorter windows place a sound better and hear less of it; a shorter hop makes more of them.
+    """
+
+    window_s: float = 5.0
+    hop_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        """Raise ``ConfigurationError`` for lengths that make no windows."""
+        if not SHORTEST_S <= self.window_s <= LONGEST_S:
+            raise ConfigurationError(
+                f"a window of {self.window_s:g} s: it must be {SHORTEST_S:g} to {LONGEST_S:g} s"
+            )
+        if not SHORTEST_S <= self.hop_s <= self.window_s:
+            raise ConfigurationError(
+                f"a hop of {self.hop_s:g} s: it must be {SHORTEST_S:g} s to the window's length, "
+                f"{self.window_s:g} s"
+            )
+
+    def __str__(self) -> str:
+        """Name it, in seconds: window/hop."""
+        return f"{self.window_s:g}/{self.hop_s:g}"
+
+    def count(self, duration_s: float) -> int:
+        """Return how many windows a recording has.
+
+        A rest of less than half a hop belongs to the last window. A recording of one window or
+        less has none: its item says it all.
+        """
+        hops = math.floor((duration_s - self.window_s) / self.hop_s - 0.5)
+        return hops + 2 if hops >= 0 else 0
+
+
+class MomentShape(BaseModel):
+    """The windows of which moments are made, as in ``Grid``, and how they are joined.
+
+    ``slack`` is how much less than its best window (cosine) a neighbour may score and still be the
+    same moment: more makes longer moments of steady sounds and swallows what follows.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    window_s: float = Grid.window_s
+    hop_s: float = Grid.hop_s
+    slack: float = Field(default=0.02, ge=0, le=2)  # measured in DECISIONS.md
+
+    @model_validator(mode="after")
+    def _makes_windows(self) -> Self:
+        try:
+            Grid(self.window_s, self.hop_s)
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    @property
+    def grid(self) -> Grid:
+        """The windows alone."""
+        return Grid(self.window_s, self.hop_s)
+
+
 class EncoderConfig(BaseModel):
     """Everything needed to rebuild an encoder around its weights.
 
@@ -93,12 +159,18 @@ class EncoderConfig(BaseModel):
     text: TextConfig
     metadata: TextConfig | None = None
     mid: MidShape = MidShape()
+    moments: MomentShape = MomentShape()
     preprocessing: Preprocessing = Preprocessing()
 
     @property
     def uses_audio(self) -> bool:
         """Whether an item depends on its sound at all."""
         return self.fusion != "metadata"
+
+    @property
+    def grid(self) -> Grid | None:
+        """The windows of its moments; none where an item does not depend on its sound."""
+        return self.moments.grid if self.uses_audio else None
 
     @property
     def places_metadata(self) -> bool:

@@ -6,17 +6,18 @@ alone. A ``metadata`` encoder hears nothing, so that to it a recording has an it
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from audiofuse.core.audio.windows import Samples
 from audiofuse.core.encoder.accumulator import AudioAccumulator
-from audiofuse.core.encoder.embeddings import AudioEmbedding, Floats, WindowEmbedding
+from audiofuse.core.encoder.embeddings import AudioEmbedding, Floats, Fused, WindowEmbedding
 from audiofuse.core.encoder.encoder import Encoder
+from audiofuse.core.model.config import Grid
 from audiofuse.core.moments.moments import Spans
-from audiofuse.core.moments.windows import Grid, Window, WindowCutter
+from audiofuse.core.moments.windows import Window, WindowCutter
 
 WINDOWS_PER_FUSION = 64  # bounds memory; more is hardly faster
 
@@ -49,7 +50,8 @@ def hear(encoder: Encoder, windows: Iterable[Samples], text: str, grid: Grid) ->
     while batch := list(itertools.islice(cut, WINDOWS_PER_FUSION)):
         if encoder.config.uses_audio:
             spans += [(window.start_s, window.end_s) for window in batch]
-            vectors.append(fuse_windows(encoder, [window.audio for window in batch], text))
+            audio = AudioEmbedding.stack([window.audio for window in batch])
+            vectors.append(fuse_windows(encoder, audio, text).vectors)
     item = encoder.fuse(accumulator.embedding(), [text]).vectors[0]
     return Heard(cutter.duration_s, item, np.array(spans).reshape(-1, 2), np.concatenate(vectors))
 
@@ -71,18 +73,16 @@ def _cut(
     yield from cutter.finish()
 
 
-def fuse_windows(encoder: Encoder, windows: Sequence[AudioEmbedding], text: str) -> Floats:
-    """Fuse windows of one recording, at least one, with its text: ``(windows, dim)``, unit length.
+def fuse_windows(encoder: Encoder, audio: AudioEmbedding, text: str) -> Fused:
+    """Fuse windows of one recording, at least one, with its text.
 
     Where an item is a sum, what the text adds to it is the same for all and is read once.
     """
-    audio = AudioEmbedding.stack(windows)
     parts = encoder.project_audio(audio.pooled)
     if parts is None:
-        return encoder.fuse(audio, [text] * len(windows)).vectors
+        return encoder.fuse(audio, [text] * len(audio.pooled))
     first = encoder.fuse(AudioEmbedding(audio.pooled[:1]), [text])
     sums = parts + (first.vectors[0] * first.norms[0] - parts[0])
-    norms = np.linalg.norm(sums, axis=1, keepdims=True)
+    norms: Floats = np.linalg.norm(sums, axis=1)
     with np.errstate(invalid="ignore"):  # 0 / 0: as of an item of which nothing is used
-        vectors: Floats = sums / norms
-    return vectors
+        return Fused(sums / norms[:, None], norms)

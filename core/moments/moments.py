@@ -6,11 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audiofuse.core.encoder.embeddings import Floats
+from audiofuse.core.model.config import MomentShape
 
 MOST = 3  # moments of one recording; more are seldom looked at
-# How much less than its best window a neighbour may score (cosine) and still be the same moment.
-# More makes longer moments of steady sounds and swallows what follows. Measured in DECISIONS.md.
-SLACK = 0.02
 
 Spans = NDArray[np.float64]  # ``(windows, 2)``: start and end in seconds, in order of start
 
@@ -25,7 +23,7 @@ class Moment:
 
 
 def best_moments(
-    spans: Spans, scores: Floats, most: int = MOST, slack: float = SLACK
+    spans: Spans, scores: Floats, most: int = MOST, slack: float = MomentShape().slack
 ) -> list[Moment]:
     """Return at most ``most`` moments that do not overlap, best first.
 

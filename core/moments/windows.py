@@ -5,7 +5,7 @@ mean over its own frames. So moments cost no further hearing and change no item;
 DECISIONS.md against hearing each window by itself.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,33 +13,9 @@ import numpy as np
 
 from audiofuse.core.audio.windows import SAMPLE_RATE
 from audiofuse.core.encoder.accumulator import FramePooler
-from audiofuse.core.encoder.embeddings import AudioEmbedding, Floats
-from audiofuse.core.errors import ConfigurationError
-
-SHORTEST_S, LONGEST_S = 1.0, 60.0  # a second is three frames; in a minute no sound has its place
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Windows of ``window_s`` seconds, one beginning every ``hop_s``.
-
-    Shorter windows place a sound better and hear less of it; a shorter hop makes more of them.
-    """
-
-    window_s: float = 5.0
-    hop_s: float = 5.0
-
-    def __post_init__(self) -> None:
-        """Raise ``ConfigurationError`` for lengths that make no windows."""
-        if not SHORTEST_S <= self.window_s <= LONGEST_S:
-            raise ConfigurationError(
-                f"a window of {self.window_s:g} s: it must be {SHORTEST_S:g} to {LONGEST_S:g} s"
-            )
-        if not SHORTEST_S <= self.hop_s <= self.window_s:
-            raise ConfigurationError(
-                f"a hop of {self.hop_s:g} s: it must be {SHORTEST_S:g} s to the window's length, "
-                f"{self.window_s:g} s"
-            )
+from audiofuse.core.encoder.embeddings import AudioEmbedding, Floats, Fused
+from audiofuse.core.model.config import Grid
+from audiofuse.core.moments.moments import Spans
 
 
 class Window(NamedTuple):
@@ -50,12 +26,29 @@ class Window(NamedTuple):
     audio: AudioEmbedding
 
 
-class WindowCutter:
-    """Cuts a growing sequence of frames into windows; memory is that of two windows.
+@dataclass(frozen=True)
+class EncodedWindows:
+    """Some windows of one recording that follow each other, as their points hold them.
 
-    A rest of less than half a hop belongs to the last window. A recording of one window or less
-    has none: its item says it all.
+    The first has the number ``first``. ``spans`` ``(windows, 2)`` are in seconds, none of windows
+    that were stored; ``audio`` is ``(windows, audio_dim)``; ``fused`` is of as many.
     """
+
+    first: int
+    spans: Spans
+    audio: Floats
+    fused: Fused
+
+
+class Cutting(NamedTuple):
+    """Into what a recording is cut while it is heard, and who takes its windows, in order."""
+
+    grid: Grid
+    take: Callable[[EncodedWindows], object]
+
+
+class WindowCutter:
+    """Cuts a growing sequence of frames into the windows of a ``Grid``; memory is that of two."""
 
     def __init__(self, grid: Grid, *, keeps_frames: bool) -> None:
         """Begin with nothing; with ``keeps_frames`` windows have frames, as mid fusion wants."""
@@ -68,8 +61,8 @@ class WindowCutter:
 
     @property
     def duration_s(self) -> float:
-        """Seconds heard so far."""
-        return self._heard / SAMPLE_RATE
+        """Seconds heard so far, to the millisecond, as points have it: both count alike."""
+        return round(self._heard / SAMPLE_RATE, 3)
 
     def add(self, samples: int, heard_length: int, frames: Floats) -> Iterator[Window]:
         """Take what the tower gave for the next ``samples``; yield windows that are complete.
@@ -78,14 +71,13 @@ class WindowCutter:
         sound's own and the silence that is appended to it.
         """
         centres = (np.arange(len(frames)) + 0.5) / len(frames) * heard_length / SAMPLE_RATE
-        self._centres = np.concatenate([self._centres, self.duration_s + centres])
+        self._centres = np.concatenate([self._centres, self._heard / SAMPLE_RATE + centres])
         kept = [] if self._frames is None else [self._frames]
         self._frames = np.concatenate([*kept, frames])
         self._heard += samples
-        grid = self._grid
         # A window is complete when the next one is certain to come: else it may take the rest.
-        while self.duration_s >= self._start_s + grid.window_s + grid.hop_s / 2:
-            yield self._cut(self._start_s + grid.window_s)
+        while self._grid.count(self.duration_s) > self._number + 1:
+            yield self._cut(self._start_s + self._grid.window_s)
 
     def finish(self) -> Iterator[Window]:
         """Yield the last window, which takes the rest; none of a recording of one window."""

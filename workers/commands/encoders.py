@@ -75,7 +75,7 @@ def evaluate(
     if moments:
         if sources or kind:
             raise ConfigurationError("--moments is scored alone, without other sources or --kind")
-        from audiofuse.core.moments.windows import Grid
+        from audiofuse.core.model.config import Grid
         from audiofuse.workers.commands.moments import evaluate_moments
 
         grid = Grid(window, hop or window)

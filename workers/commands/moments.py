@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import track
 
 from audiofuse.core.errors import ConfigurationError
-from audiofuse.core.moments.windows import Grid
+from audiofuse.core.model.config import Grid
 from audiofuse.workers.commands.options import print_json
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def evaluate_moments(
     recordings = hear_recordings(encoder, walk, grid)
     for name, error in recordings.rejected:
         typer.echo(f"left out: {name}: {error}", err=True)
-    found = localise(encoder, recordings, timed.queries)
+    found = localise(encoder, recordings, timed.queries, encoder.config.moments.slack)
     if len(found.identities) < len(timed.queries):
         typer.echo(
             f"{manifest}: {len(found.identities):,} of {len(timed.queries):,} queries are asked, "

@@ -22,9 +22,9 @@ from audiofuse.core.evaluation.localisation import (
 )
 from audiofuse.core.evaluation.timed import Span, TimedQuery
 from audiofuse.core.items import Metadata
+from audiofuse.core.model.config import Grid
 from audiofuse.core.moments.hearing import Heard
 from audiofuse.core.moments.moments import Moment
-from audiofuse.core.moments.windows import Grid
 
 NAMES = ("quiet", "dog", "cat")  # what each axis of the made-up space means
 

@@ -6,9 +6,8 @@ import pytest
 from audiofuse.core.audio.windows import SAMPLE_RATE, WINDOW_SAMPLES, Samples
 from audiofuse.core.encoder.embeddings import AudioEmbedding
 from audiofuse.core.encoder.encoder import Encoder
-from audiofuse.core.model.config import TINY
+from audiofuse.core.model.config import TINY, Grid
 from audiofuse.core.moments.hearing import fuse_windows, hear
-from audiofuse.core.moments.windows import Grid
 
 GRID = Grid()
 
@@ -51,9 +50,10 @@ def test_windows_fused_together_are_fused_as_items() -> None:
     encoder = _encoder("late")
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((3, 1, encoder.audio_dim)).astype("f4")
-    together = fuse_windows(encoder, list(map(AudioEmbedding, rows)), "rain")
-    alone = [encoder.fuse(AudioEmbedding(row), ["rain"]).vectors[0] for row in rows]
-    np.testing.assert_allclose(together, alone, atol=1e-6)
+    together = fuse_windows(encoder, AudioEmbedding(np.concatenate(rows)), "rain")
+    alone = [encoder.fuse(AudioEmbedding(row), ["rain"]) for row in rows]
+    np.testing.assert_allclose(together.vectors, [each.vectors[0] for each in alone], atol=1e-6)
+    np.testing.assert_allclose(together.norms, [each.norms[0] for each in alone], rtol=1e-5)
 
 
 def test_an_encoder_that_hears_nothing_finds_no_moments() -> None:

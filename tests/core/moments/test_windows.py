@@ -7,7 +7,8 @@ import pytest
 
 from audiofuse.core.audio.windows import SAMPLE_RATE, WINDOW_SAMPLES
 from audiofuse.core.errors import ConfigurationError
-from audiofuse.core.moments.windows import Grid, Window, WindowCutter
+from audiofuse.core.model.config import Grid
+from audiofuse.core.moments.windows import Window, WindowCutter
 
 STEPS = 40  # of a whole window of 10 s: four a second
 

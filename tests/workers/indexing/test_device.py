@@ -51,12 +51,25 @@ class Spy:
         self.gate.set()
         self.memory_windows = 10**9
         self.broken = threading.Event()
+        self.kept_frames = 0  # batches
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.encoder, name)
 
     def encode_windows(self, windows: Sequence[Samples]) -> list[WindowEmbedding]:
         """Hear; not before the gate is open, and no more than fits the memory."""
+        return self._hear(windows, self.encoder.encode_windows)
+
+    def encode_frames(self, windows: Sequence[Samples]) -> list[WindowEmbedding]:
+        """Hear likewise, and keep the frames."""
+        self.kept_frames += 1
+        return self._hear(windows, self.encoder.encode_frames)
+
+    def _hear(
+        self,
+        windows: Sequence[Samples],
+        encode: Callable[[Sequence[Samples]], list[WindowEmbedding]],
+    ) -> list[WindowEmbedding]:
         self.gate.wait(30)
         if len(windows) > self.memory_windows:
             raise OutOfMemory("CUDA out of memory")
@@ -64,7 +77,7 @@ class Spy:
             raise ValueError("a bad window")
         self.batches.append([float(window[0]) for window in windows])
         self.done.append("hear")
-        return self.encoder.encode_windows(windows)
+        return encode(windows)
 
     def fuse(self, heard: AudioEmbedding, metadata: Sequence[str]) -> Fused:
         """Fuse."""

@@ -13,6 +13,8 @@ from typing import Any
 
 from audiofuse.core.encoder.embeddings import EncodedItem, Floats
 from audiofuse.core.errors import AudiofuseError, Unavailable
+from audiofuse.core.model.config import Grid
+from audiofuse.core.moments.windows import Cutting, EncodedWindows
 from audiofuse.core.threads import vital_thread
 from audiofuse.workers.indexing.device.device import Device
 from audiofuse.workers.indexing.device.encoders import Encoders
@@ -122,8 +124,9 @@ class Connection:
         if device is None:
             self._outgoing.put((number, Unavailable(NOT_LOADED)))
             return
+        count = message["windows"]
         sound = device.fuse(
-            audio,
+            audio.reshape(count, -1) if count else audio,
             message["text"],
             Lane(message["lane"]),
             alone=message["alone"],
@@ -156,8 +159,15 @@ class Connection:
             Lane(message["lane"]),
             alone=message["alone"],
             mark=partial(self._mark, number),
+            cutting=self._cutting(number, message["grid"]),
         )
         self._await(number, device, sound)
+
+    def _cutting(self, number: int, grid: list[float] | None) -> Cutting | None:
+        return Cutting(Grid(*grid), partial(self._tell, number)) if grid else None
+
+    def _tell(self, number: int, windows: EncodedWindows) -> None:
+        self._outgoing.put((number, windows))
 
     def _await(self, number: int, device: Device, sound: Sound) -> None:
         self._open[number] = device, sound
@@ -166,7 +176,7 @@ class Connection:
     def _mark(self, number: int, in_work: bool) -> None:  # noqa: FBT001 - a callback
         self._slab.mark(number, in_work=in_work)
 
-    def _answered(self, number: int, answer: "Future[EncodedItem]") -> None:
+    def _answered(self, number: int, answer: "Future[EncodedItem | EncodedWindows]") -> None:
         self._open.pop(number, None)
         if answer.cancelled():
             return

@@ -4,6 +4,9 @@
                                                     ├──> the device's thread: batch after batch
     heard, or stored  ──> texts wait ───────────────┘
 
+A sound of several windows may be cut into moments while it is heard (``cutter``): those are fused,
+and handed over, in portions.
+
 Nobody waits in here: what is asked is answered in a future. Which windows make a batch, and when it
 begins, ``batches`` decides. Texts gather while one batch of windows is encoded, and no longer;
 where there is no such batch they are fused at once. A batch of texts is as cheap as its longest
@@ -16,23 +19,32 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+
+import numpy as np
 
 from audiofuse.core.audio.windows import SAMPLE_RATE, Samples
 from audiofuse.core.encoder.accumulator import AudioAccumulator
-from audiofuse.core.encoder.embeddings import AudioEmbedding, EncodedItem, Floats
+from audiofuse.core.encoder.embeddings import (
+    AudioEmbedding,
+    EncodedItem,
+    Floats,
+    WindowEmbedding,
+)
 from audiofuse.core.encoder.encoder import Encoder
-from audiofuse.core.encoder.runtime import DeviceLost, OutOfMemory
-from audiofuse.core.errors import Reason, Rejected, Unavailable
+from audiofuse.core.errors import Unavailable
+from audiofuse.core.moments.hearing import fuse_windows
+from audiofuse.core.moments.windows import Cutting, EncodedWindows
 from audiofuse.core.threads import vital_thread
 from audiofuse.workers.indexing.device.batches import Batches
+from audiofuse.workers.indexing.device.cutter import Cut, Piece, SoundCutter
 from audiofuse.workers.indexing.device.fair_lock import FairLock
+from audiofuse.workers.indexing.device.halves import Waiting, by_halves
 from audiofuse.workers.indexing.device.measure import best_batch_s
 from audiofuse.workers.indexing.device.waiting import Sound, Stats, Window, nobody, nothing
 from audiofuse.workers.telemetry import metrics
-from audiofuse.workers.telemetry.metrics import Split, Stage
+from audiofuse.workers.telemetry.metrics import Stage
 from audiofuse.workers.telemetry.names import Lane
 
 log = logging.getLogger(__name__)
@@ -41,8 +53,6 @@ log = logging.getLogger(__name__)
 TEXTS_AT_ONCE = {"cpu": 16, "cuda": 64}
 STUCK_S = 300.0  # a batch that takes longer never ends. Higher: the process hangs for longer
 CLOSED = "the device is closed: the worker stops, or nobody wants this version any more"
-
-Waiting = TypeVar("Waiting", Sound, Window)
 
 
 class Device:
@@ -105,12 +115,19 @@ class Device:
         *,
         alone: bool = False,
         mark: Callable[[bool], None] = nobody,
+        cutting: Cutting | None = None,
     ) -> Sound:
         """Return a sound that is to be given windows, and then to be fused with ``text``.
 
-        Its ``answer`` raises what encoding it alone raises, ``Rejected`` if it does not fit.
+        Its ``answer`` raises what encoding it alone raises, ``Rejected`` if it does not fit. If it
+        is to be cut, its moments are handed over before.
         """
-        return Sound(text, lane, AudioAccumulator(self.encoder.audio_dim), alone, mark)
+        sound = Sound(text, lane, AudioAccumulator(self.encoder.audio_dim), alone, mark)
+        if cutting:
+            keeps_frames = self.encoder.config.fusion == "mid"
+            sound.cutter = SoundCutter(cutting.grid, keeps_frames=keeps_frames)
+            sound.take = cutting.take
+        return sound
 
     def give(self, sound: Sound, samples: Samples, release: Callable[[], None] = nothing) -> None:
         """Have a sound's next window encoded: float32 at 32 kHz, ``(samples,)``.
@@ -151,13 +168,20 @@ class Device:
         alone: bool = False,
         mark: Callable[[bool], None] = nobody,
     ) -> Sound:
-        """Fuse a stored audio vector ``(audio_dim,)`` with a text."""
+        """Fuse a stored audio vector ``(audio_dim,)`` with a text.
+
+        Those of a recording's windows, ``(windows, audio_dim)``, are fused as such.
+        """
         sound = self.begin(text, lane, alone=alone, mark=mark)
+        stored = AudioEmbedding(np.atleast_2d(audio))
+        if audio.ndim > 1:
+            sound.cuts.append(Cut(0, np.zeros((0, 2)), stored))
+            sound.take = sound.settle
         self._await(sound)
         with self._changed:
             is_open = not self._closed
             if is_open:
-                self._fuse_later(sound, AudioEmbedding(audio[None]))
+                self._fuse_later(sound, stored)
                 self._changed.notify()
         if not is_open:
             sound.fail(Stage.FUSE, Unavailable(CLOSED))
@@ -165,6 +189,7 @@ class Device:
 
     def _fuse_if_heard(self, sound: Sound) -> None:
         if sound.is_heard and sound.given:
+            sound.cut(all_of_it=True)
             self._fuse_later(sound, sound.accumulator.embedding())
 
     def _fuse_later(self, sound: Sound, embedding: AudioEmbedding) -> None:
@@ -226,23 +251,40 @@ class Device:
         started = time.perf_counter()
         wanted = [window for window in windows if not window.sound.answer.done()]
         if wanted:
-            self._by_halves(Stage.ENCODE, self._encode, wanted)
+            self._work(Stage.ENCODE, self._encode, wanted)
         for window in windows:
             window.release()
+        for sound in {window.sound for window in wanted}:
+            self._fuse_cuts(sound)
         self._batches.took(time.perf_counter() - started)
 
     def _encode(self, windows: list[Window]) -> None:
         with metrics.timed(Stage.ENCODE):
-            encoded = self.encoder.encode_windows([window.samples for window in windows])
+            encoded = self._hear(windows)
         with self._changed:
-            for window, sums in zip(windows, encoded, strict=True):
-                sound = window.sound
-                sound.accumulator.add(window.number, sums)
-                sound.done += 1
-                self._fuse_if_heard(sound)
+            for window, embedding in zip(windows, encoded, strict=True):
+                self._take_in(window, embedding)
+                window.sound.done += 1
+                self._fuse_if_heard(window.sound)
         self._count(windows)
         self._batches.grow()
         metrics.BATCH_CAPACITY.set(self._batches.bound_s)
+
+    def _hear(self, windows: list[Window]) -> list[WindowEmbedding]:
+        needed = any(window.needs_frames for window in windows)
+        encode = self.encoder.encode_frames if needed else self.encoder.encode_windows
+        return encode([window.samples for window in windows])
+
+    def _take_in(self, window: Window, embedding: WindowEmbedding) -> None:
+        """Add a window to its sound's item, and to its moments."""
+        sound = window.sound
+        if sound.cutter and window.needs_frames and embedding.frames is not None:
+            heard = self.encoder.audio_processor.heard_length(window.samples)
+            sound.cutter.add(window.number, Piece(window.samples.size, heard, embedding.frames))
+            sound.cut()
+        if self.encoder.config.fusion != "mid":  # others would average frames for nothing
+            embedding = WindowEmbedding(embedding.total, embedding.steps)
+        sound.accumulator.add(window.number, embedding)
 
     def _count(self, windows: list[Window]) -> None:
         length = windows[0].length
@@ -257,16 +299,32 @@ class Device:
         metrics.BATCH_FILL.observe(len(windows) / room)
         metrics.BATCH_PADDING.observe(1 - audio_s / padded_s)
 
+    def _fuse_cuts(self, sound: Sound) -> None:
+        """Fuse what was cut of a sound, and hand it over."""
+        with self._changed:
+            cuts, sound.cuts = sound.cuts, []
+        for cut in cuts:
+            if not sound.answer.done():
+                self._work(Stage.FUSE, partial(self._fuse_cut, cut), [sound])
+
+    def _fuse_cut(self, cut: Cut, sounds: list[Sound]) -> None:
+        (sound,) = sounds
+        with metrics.timed(Stage.FUSE):
+            fused = fuse_windows(self.encoder, cut.audio, sound.text)
+        sound.take(EncodedWindows(cut.first, cut.spans, cut.audio.pooled, fused))
+
     def _fuse_all(self, sounds: list[Sound]) -> None:
+        for sound in sounds:
+            self._fuse_cuts(sound)
         wanted = [sound for sound in sounds if not sound.answer.done()]
         shortest_first = sorted(wanted, key=lambda sound: (sound.alone, len(sound.text)))
         shared = sum(not sound.alone for sound in wanted)
         at_once = TEXTS_AT_ONCE[self.encoder.device]
         for start in range(0, shared, at_once):
             some = shortest_first[start : min(start + at_once, shared)]
-            self._by_halves(Stage.FUSE, self._fuse, some)
+            self._work(Stage.FUSE, self._fuse, some)
         for sound in shortest_first[shared:]:
-            self._by_halves(Stage.FUSE, self._fuse, [sound])
+            self._work(Stage.FUSE, self._fuse, [sound])
 
     def _fuse(self, sounds: list[Sound]) -> None:
         embeddings = AudioEmbedding.stack([each.embedding for each in sounds if each.embedding])
@@ -279,27 +337,10 @@ class Device:
         self.stats.texts += len(sounds)
         self.stats.text_batches += 1
 
-    def _by_halves(
+    def _work(
         self, stage: Stage, work: Callable[[list[Waiting]], None], things: list[Waiting]
     ) -> None:
-        """Work on all at once; if that fails on each half, so that a bad one fails alone."""
-        error = _error_of(work, things)
-        if error is None:
-            return
-        if isinstance(error, DeviceLost):
-            raise error  # no later batch would fare better
-        if isinstance(error, OutOfMemory):
-            self._shrink()
-        if len(things) > 1:
-            metrics.BATCH_SPLITS.labels(_why_split(error)).inc()
-            middle = len(things) // 2
-            self._by_halves(stage, work, things[:middle])
-            self._by_halves(stage, work, things[middle:])
-        elif isinstance(error, OutOfMemory):
-            detail = f"it does not fit the device: {error}"
-            _sound(things[0]).fail(stage, Rejected(Reason.NO_MEMORY, detail))
-        else:
-            _sound(things[0]).fail(stage, error)
+        by_halves(stage, work, things, self._shrink)
 
     def _shrink(self) -> None:
         gc.collect()
@@ -307,32 +348,3 @@ class Device:
         self._batches.shrink()
         metrics.BATCH_CAPACITY.set(self._batches.bound_s)
         log.warning("out of memory: batches of %.0f s of audio now", self._batches.bound_s)
-
-
-def _sound(thing: Sound | Window) -> Sound:
-    return thing.sound if isinstance(thing, Window) else thing
-
-
-def _error_of(work: Callable[[list[Waiting]], None], things: list[Waiting]) -> Exception | None:
-    """Work; return what went wrong, without the frames that hold the batch's memory.
-
-    What is worked on is marked, should this process end here.
-    """
-    sounds = [_sound(thing) for thing in things]
-    _mark(sounds, in_work=True)
-    try:
-        work(things)
-    except Exception as error:  # noqa: BLE001 - its class decides what becomes of the batch
-        return error.with_traceback(None)
-    finally:
-        _mark(sounds, in_work=False)
-    return None
-
-
-def _mark(sounds: Sequence[Sound], *, in_work: bool) -> None:
-    for sound in sounds:
-        sound.mark(in_work)
-
-
-def _why_split(error: Exception) -> Split:
-    return Split.OUT_OF_MEMORY if isinstance(error, OutOfMemory) else Split.ERROR

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 
@@ -52,11 +53,12 @@ class Encoders:
         except BaseException:
             self.drop(version)
             raise
-        encoder = device.encoder
+        encoder, grid = device.encoder, device.encoder.config.grid
         return EncoderFacts(
             dim=encoder.dim,
             audio_dim=encoder.audio_dim,
             fuses_stored_audio=encoder.fuses_stored_audio,
+            grid=astuple(grid) if grid else None,
             audio_fingerprint=encoder.audio_fingerprint,
             batch_s=device.batch_s,
             device=encoder.device,

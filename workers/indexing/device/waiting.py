@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from audiofuse.core.audio.windows import Samples
 from audiofuse.core.encoder.accumulator import AudioAccumulator
 from audiofuse.core.encoder.embeddings import AudioEmbedding, EncodedItem
+from audiofuse.core.moments.windows import EncodedWindows
+from audiofuse.workers.indexing.device.cutter import Cut, SoundCutter
 from audiofuse.workers.telemetry import metrics
 from audiofuse.workers.telemetry.metrics import Stage
 from audiofuse.workers.telemetry.names import Lane
@@ -17,7 +19,7 @@ def nothing() -> None:
     """Do nothing."""
 
 
-def nobody(_: bool) -> None:  # noqa: FBT001 - a callback
+def nobody(_: object) -> None:
     """Tell nobody."""
 
 
@@ -26,7 +28,9 @@ class Sound:
     """A sound that is encoded window by window, then fused with its ``text``.
 
     One that goes ``alone`` shares no batch. ``mark`` is told when the device begins to work on it,
-    and when it has worked.
+    and when it has worked. One with a ``cutter`` is also cut into windows; ``cuts`` wait to be
+    fused, and ``take`` has them then, all of them before the answer. Stored windows that are fused
+    anew are the answer themselves.
     """
 
     text: str
@@ -34,7 +38,10 @@ class Sound:
     accumulator: AudioAccumulator
     alone: bool = False
     mark: Callable[[bool], None] = nobody
-    answer: "Future[EncodedItem]" = field(default_factory=Future)
+    answer: "Future[EncodedItem | EncodedWindows]" = field(default_factory=Future)
+    cutter: SoundCutter | None = None
+    take: Callable[[EncodedWindows], object] = nobody
+    cuts: list[Cut] = field(default_factory=list)
     given: int = 0  # windows
     done: int = 0
     is_whole: bool = False  # no window is to come
@@ -46,10 +53,19 @@ class Sound:
         """Whether every window is encoded, and nobody knows yet."""
         return self.is_whole and self.done == self.given and self.embedding is None
 
-    def settle(self, item: EncodedItem) -> None:
+    def cut(self, *, all_of_it: bool = False) -> None:
+        """Have the windows fused that are enough to be fused together, or ``all_of_it``."""
+        if self.cutter is None:
+            return
+        if all_of_it:
+            self.cutter.finish()
+        while cut := self.cutter.take(1) if all_of_it else self.cutter.take():
+            self.cuts.append(cut)
+
+    def settle(self, encoded: EncodedItem | EncodedWindows) -> None:
         """Answer, unless nobody wants it any more."""
         with suppress(InvalidStateError):
-            self.answer.set_result(item)
+            self.answer.set_result(encoded)
 
     def fail(self, stage: Stage, error: Exception) -> None:
         """Let whoever waits for it know that it cannot be done."""
@@ -76,6 +92,12 @@ class Window:
     def lane(self) -> Lane:
         """The lane of its sound."""
         return self.sound.lane
+
+    @property
+    def needs_frames(self) -> bool:
+        """Whether its frames are needed to cut its sound."""
+        cutter = self.sound.cutter
+        return cutter is not None and cutter.needs(self.number, self.samples.size)
 
 
 @dataclass

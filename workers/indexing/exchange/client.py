@@ -13,14 +13,16 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 from audiofuse.core.audio.windows import WINDOW_S, WINDOW_SAMPLES, Samples
-from audiofuse.core.encoder.embeddings import EncodedItem, Floats
+from audiofuse.core.encoder.embeddings import EncodedItem, Floats, Fused
 from audiofuse.core.errors import Unavailable
+from audiofuse.core.moments.windows import Cutting, EncodedWindows
 from audiofuse.core.threads import vital_thread
+from audiofuse.workers.indexing.exchange.ask import Ask, in_step, item_of, take_cut
 from audiofuse.workers.indexing.exchange.protocol import (
     HELLO,
     EncoderFacts,
@@ -43,20 +45,6 @@ RELOAD_S = 5.0  # between two tries to have a new device load what is in use; ra
 # for longer while none starts; lowered, it goes round while one does.
 ABSENT_S = 60.0
 GONE = "the device's process ended; it is started again"
-
-
-@dataclass(eq=False)
-class Ask:
-    """A sound that a thread wants encoded and fused, by the device behind ``connection``.
-
-    ``room`` is for windows that the device has of it.
-    """
-
-    number: int
-    sound: str
-    connection: socket.socket | None
-    room: threading.Semaphore
-    answer: "Future[EncodedItem]" = field(default_factory=Future)
 
 
 class DeviceClient:
@@ -125,18 +113,20 @@ class DeviceClient:
         windows: Iterable[Samples],
         text: str,
         ahead: int,
+        cutting: Cutting | None = None,
     ) -> EncodedItem:
         """Encode a sound and fuse it with its text; blocks while the device is behind.
 
         The device is given at most ``ahead`` of its windows before they are encoded: however long
-        it is, another's window does not wait behind more than these.
+        it is, another's window does not wait behind more than these. If it is cut, its windows are
+        taken by this thread, between those that it sends.
 
         Raises what encoding it alone raises; ``Rejected`` if it does not fit the device, or if the
         device's process keeps ending at it.
         """
-        with self._asking(version, lane, sound, text, ahead) as (ask, first):
-            head, is_whole = first, False
-            for window in _in_step(windows, ask.room):
+        with self._asking(version, lane, sound, text, ahead, is_cut=bool(cutting)) as (ask, first):
+            head, is_whole = first | {"grid": cutting and astuple(cutting.grid)}, False
+            for window in in_step(windows, ask.room):
                 if ask.answer.done():  # it failed: the rest is read only for what it says of itself
                     self._give_back(window)
                     ask.room.release()
@@ -144,24 +134,44 @@ class DeviceClient:
                 is_whole = window.size < WINDOW_SAMPLES
                 self._send_window(ask, window, head | {"last": is_whole})
                 head = {}
+                if cutting:
+                    take_cut(ask, cutting, wait=False)
             if not is_whole:
                 self._send(head | {"ask": ask.number, "last": True}, to=ask.connection)
-            return ask.answer.result()
+            if cutting:
+                take_cut(ask, cutting, wait=True)
+            return item_of(ask)
 
     def fuse(self, version: str, lane: Lane, sound: str, audio: Floats, text: str) -> EncodedItem:
         """Fuse a stored audio vector with a text."""
         with self._asking(version, lane, sound, text) as (ask, first):
-            self._send({"fuse": ask.number, **first}, [audio], to=ask.connection)
-            return ask.answer.result()
+            self._send({"fuse": ask.number, **first, "windows": 0}, [audio], to=ask.connection)
+            return item_of(ask)
+
+    def fuse_windows(self, version: str, lane: Lane, sound: str, audio: Floats, text: str) -> Fused:
+        """Fuse stored audio vectors of a recording's windows, at least one, with a text."""
+        with self._asking(version, lane, sound, text) as (ask, first):
+            about = {"fuse": ask.number, **first, "windows": len(audio)}
+            self._send(about, [audio], to=ask.connection)
+            answer = ask.answer.result()
+            assert isinstance(answer, EncodedWindows)
+            return answer.fused
 
     @contextmanager
-    def _asking(
-        self, version: str, lane: Lane, sound: str, text: str, ahead: int = 1
+    def _asking(  # noqa: PLR0913 - as above
+        self,
+        version: str,
+        lane: Lane,
+        sound: str,
+        text: str,
+        ahead: int = 1,
+        *,
+        is_cut: bool = False,
     ) -> Iterator[tuple[Ask, dict[str, Any]]]:
         """Open an ask; yield it, and what its first frame says."""
         self._await_device()
         alone = self._suspects.is_one(sound)
-        ask = self._open(sound, ahead)
+        ask = self._open(sound, ahead, is_cut=is_cut)
         try:
             yield ask, {
                 "version": version, "lane": lane, "text": text, "alone": alone,
@@ -175,12 +185,12 @@ class DeviceClient:
         if alone:
             self._suspects.clear(sound)
 
-    def _open(self, sound: str, ahead: int) -> Ask:
+    def _open(self, sound: str, ahead: int, *, is_cut: bool) -> Ask:
         with self._lock:
             if not self._ready.is_set():  # else ``_lost`` finds it
                 raise Unavailable(GONE)
             room = threading.Semaphore(ahead)
-            ask = Ask(next(self._numbers), sound, self._socket, room)
+            ask = Ask(next(self._numbers), sound, self._socket, room, is_cut)
             self._asks[ask.number] = ask
         return ask
 
@@ -303,9 +313,13 @@ class DeviceClient:
             owner.room.release()
         for number, answer in answers_in(message, vectors):
             with self._lock:
-                ask = self._asks.pop(number, None)
-            if ask is None:
-                continue  # it was cancelled
+                ask = self._asks.get(number)
+                if ask is None:
+                    continue  # it was cancelled
+                if ask.is_cut and isinstance(answer, EncodedWindows):
+                    ask.cut.put(answer)
+                    continue
+                del self._asks[number]
             if isinstance(answer, Exception):
                 ask.answer.set_exception(answer)
             else:
@@ -344,17 +358,6 @@ class DeviceClient:
             connection.close()
 
 
-def _in_step(windows: Iterable[Samples], room: threading.Semaphore) -> Iterator[Samples]:
-    """Yield windows, each once there is room for it: before, none is decoded."""
-    windows = iter(windows)
-    while True:
-        room.acquire()
-        window = next(windows, None)
-        if window is None:
-            return
-        yield window
-
-
 class EncoderOnDevice:
     """An encoder that the device has loaded, for messages of one lane; see ``AudioEncoder``."""
 
@@ -366,12 +369,21 @@ class EncoderOnDevice:
         self._ahead = max(1, int(facts.batch_s // WINDOW_S))  # a batch of its own
         self.fuses_stored_audio = facts.fuses_stored_audio
 
-    def encode(self, sound: str, windows: Iterable[Samples], text: str) -> EncodedItem:
-        """Encode a sound and fuse it with its text."""
+    def encode(
+        self, sound: str, windows: Iterable[Samples], text: str, cutting: Cutting | None = None
+    ) -> EncodedItem:
+        """Encode a sound and fuse it with its text, cut or not."""
         with span("encode"):
-            return self._device.encode(self._version, self._lane, sound, windows, text, self._ahead)
+            return self._device.encode(
+                self._version, self._lane, sound, windows, text, self._ahead, cutting
+            )
 
     def fuse(self, sound: str, audio: Floats, text: str) -> EncodedItem:
         """Fuse a stored audio vector with a text."""
         with span("fuse"):
             return self._device.fuse(self._version, self._lane, sound, audio, text)
+
+    def fuse_windows(self, sound: str, audio: Floats, text: str) -> Fused:
+        """Fuse stored audio vectors of a recording's windows with a text."""
+        with span("fuse"):
+            return self._device.fuse_windows(self._version, self._lane, sound, audio, text)

@@ -5,17 +5,21 @@ Then it sends frames; each is two lengths, a JSON object and, behind it, float32
 
     {"use": version}             have it loaded ─────────> {"used": version, facts of the encoder}
     {"drop": version}            it is needed no more      or {"used": version, "error", ...}
-    {"ask": n, "version", "lane", "text", "alone", "working"}       encode a sound, and fuse it
-       with {"slot", "samples"}  its next window           with its text; windows come one by
+    {"ask": n, "version", "lane", "text", "alone", "working", "grid"}   encode a sound, and fuse
+       with {"slot", "samples"}  its next window           it with its text; windows come one by
        with {"last": true}       it has no more            one, the first with the ask itself
-    {"fuse": n, as above} audio  fuse a stored audio vector
+    {"fuse": n, as above, "windows": 0} audio              fuse a stored audio vector, or those
+                                                           of so many windows for moments
     {"cancel": n}                nobody wants it any more
 
 and is sent
 
-    {"free": [slots], "answers": [{"ask": n, "norm", "widths"} | {"ask": n, "error", ...}]}
-       and of each answer that is no error its audio and item vector, of these widths
+    {"free": [slots], "answers": [{"ask": n, "norm", "widths"} | {"ask": n, "error", ...}
+       | {"ask": n, "norms", "first", "spans", "widths"}]}
+       and of each answer that is no error its audio and item vectors, of these widths
 
+A sound with a ``grid``, its windows' length and hop in seconds, is also cut into windows: these are
+answered, some together and in order, while it is heard, and before the sound itself is.
 Slots are free once their windows are encoded. ``working`` is how many of the process's messages are
 worked on: once as many wait for the device, nothing more is coming, and no batch waits to be full.
 ``alone``: it may have ended a device's process; it is given no company.
@@ -29,8 +33,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from audiofuse.core.encoder.embeddings import EncodedItem, Floats
+from audiofuse.core.encoder.embeddings import EncodedItem, Floats, Fused
 from audiofuse.core.errors import ConfigurationError, Reason, Rejected, Unavailable
+from audiofuse.core.moments.windows import EncodedWindows
 
 Message = Mapping[str, Any]
 HELLO = b"windows"
@@ -41,13 +46,15 @@ LENGTHS = struct.Struct("<II")  # of a frame's line and of its vectors, in bytes
 class EncoderFacts:
     """What a message process knows of an encoder that the device has loaded.
 
-    ``audio_fingerprint``: encoders with equal ones give the same audio vectors. ``batch_s`` is what
-    a batch holds, in seconds of audio; ``runtime`` computes, on ``device``.
+    ``audio_fingerprint``: encoders with equal ones give the same audio vectors. ``grid`` is that of
+    its moments, window and hop in seconds, if it has any. ``batch_s`` is what a batch holds, in
+    seconds of audio; ``runtime`` computes, on ``device``.
     """
 
     dim: int
     audio_dim: int
     fuses_stored_audio: bool
+    grid: Sequence[float] | None
     audio_fingerprint: str
     batch_s: float
     device: str
@@ -81,7 +88,7 @@ def frames(stream: BinaryIO) -> Iterator[tuple[dict[str, Any], Floats]]:
         yield json.loads(content[:line_bytes]), vectors
 
 
-Answer = tuple[int, EncodedItem | Exception]
+Answer = tuple[int, EncodedItem | EncodedWindows | Exception]
 
 
 def pack_answers(free: Sequence[int], answers: Sequence[Answer]) -> bytes:
@@ -93,6 +100,18 @@ def pack_answers(free: Sequence[int], answers: Sequence[Answer]) -> bytes:
             widths = [answer.audio.size, answer.item.size]
             told.append({"ask": number, "norm": float(answer.norm), "widths": widths})
             vectors += [answer.audio, answer.item]
+        elif isinstance(answer, EncodedWindows):
+            fused = answer.fused
+            told.append(
+                {
+                    "ask": number,
+                    "norms": fused.norms.tolist(),
+                    "first": answer.first,
+                    "spans": answer.spans.tolist(),
+                    "widths": [answer.audio.size, fused.vectors.size],
+                }
+            )
+            vectors += [answer.audio, fused.vectors]
         else:
             told.append({"ask": number, **failure(answer)})
     return pack({"free": list(free), "answers": told}, vectors)
@@ -107,8 +126,22 @@ def answers_in(message: Message, vectors: Floats) -> Iterator[Answer]:
             continue
         middle = start + told["widths"][0]
         end = middle + told["widths"][1]
-        yield told["ask"], EncodedItem(vectors[start:middle], vectors[middle:end], told["norm"])
+        audio, items = vectors[start:middle], vectors[middle:end]
         start = end
+        if "norm" in told:
+            yield told["ask"], EncodedItem(audio, items, told["norm"])
+        else:
+            yield told["ask"], _windows_in(told, audio, items)
+
+
+def _windows_in(told: Message, audio: Floats, items: Floats) -> EncodedWindows:
+    norms = np.array(told["norms"], np.float32)
+    return EncodedWindows(
+        told["first"],
+        np.array(told["spans"]).reshape(-1, 2),
+        audio.reshape(len(norms), -1),
+        Fused(items.reshape(len(norms), -1), norms),
+    )
 
 
 def failure(error: Exception) -> dict[str, Any]:

@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from devices import device_in_threads, listening_at, start_device
 
 from audiofuse.core.audio.windows import SAMPLE_RATE, WINDOW_SAMPLES, Samples
 from audiofuse.core.bundles.bundle import save_bundle
 from audiofuse.core.bundles.loading import load_folder
-from audiofuse.core.encoder.embeddings import EncodedItem
+from audiofuse.core.encoder.embeddings import EncodedItem, WindowEmbedding
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import BundleError, ConfigurationError, Reason, Rejected, Unavailable
-from audiofuse.core.model.config import TINY
+from audiofuse.core.model.config import TINY, Grid
+from audiofuse.core.moments.windows import Cutting, EncodedWindows
 from audiofuse.core.settings import Settings
 from audiofuse.workers.indexing.decoding.pool import Decoders
 from audiofuse.workers.indexing.device.server import Server
@@ -182,6 +184,64 @@ def test_audio_that_waits_is_bounded(
         gate.set()
         assert answer.result(60)
     assert (len(read), side.slab.free) == (12, SLOTS)
+
+
+def test_a_recording_of_ten_hours_takes_the_memory_of_a_short_one(
+    side: Side, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its moments are handed over while it is heard, and a slow taker slows the reading down."""
+    device = server.encoders.device(side.version)
+    assert device is not None
+    rng, channels = np.random.default_rng(0), device.encoder.audio_dim
+
+    def cheap(windows: list[Samples]) -> list[WindowEmbedding]:
+        frames = rng.random((32, channels), np.float32)
+        return [WindowEmbedding(frames.sum(0), 32, frames) for _ in windows]
+
+    monkeypatch.setattr(device.encoder, "encode_frames", cheap)
+    one, read, taken, ahead = np.zeros(WINDOW_SAMPLES, np.float32), 0, 0, 0
+
+    def windows(hours: int) -> Iterator[Samples]:
+        nonlocal read
+        for _ in range(hours * 360):
+            read += 1
+            yield one
+
+    def take(cut: EncodedWindows) -> None:
+        nonlocal taken, ahead
+        taken += len(cut.audio)
+        ahead = max(ahead, 2 * read - taken)  # windows of 5 s that were read and not yet taken
+
+    def memory_mb(hours: int) -> float:
+        side.encoder.encode("long.wav", windows(hours), "", Cutting(Grid(), take))
+        return float(psutil.Process().memory_info().rss) / 1e6
+
+    short_mb = memory_mb(1)
+    assert memory_mb(9) - short_mb < 40  # nine hours of windows alone would be 6480 * 4 kB
+    assert taken == 7200
+    assert ahead < 2 * 64 + 4 * SLOTS
+
+
+def test_who_takes_moments_may_fail(side: Side, eventually: Eventually) -> None:
+    """What the taker raises ends the sound, and the device goes on."""
+
+    def take(_: EncodedWindows) -> None:
+        raise Unavailable("the index is away")
+
+    with pytest.raises(Unavailable, match="the index is away"):
+        side.encoder.encode("long.wav", noise(30), "", Cutting(Grid(), take))
+    assert side.encoder.encode("good.wav", noise(1), "")
+    eventually(lambda: side.slab.free == SLOTS)
+
+
+def test_stored_moments_are_fused_anew(side: Side) -> None:
+    """Many at once, from their audio vectors, as when they were heard."""
+    taken: list[EncodedWindows] = []
+    side.encoder.encode("long.wav", noise(30), "rain", Cutting(Grid(), taken.append))
+    (heard,) = taken
+    fused = side.encoder.fuse_windows("long.wav", heard.audio, "rain")
+    np.testing.assert_allclose(fused.vectors, heard.fused.vectors, atol=1e-6)
+    assert heard.spans.tolist() == [[start, start + 5] for start in range(0, 30, 5)]
 
 
 def test_a_sound_that_proves_bad_leaves_nothing_behind(side: Side, eventually: Eventually) -> None:
