@@ -18,7 +18,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -27,6 +26,7 @@ from types import FrameType
 
 from audiofuse.core.cores import may_have_gpu, usable_cpus
 from audiofuse.core.settings import PREFIX, Settings
+from audiofuse.workers.host import sockets
 from audiofuse.workers.host.kept import Kept
 from audiofuse.workers.telemetry.host import UNIX
 from audiofuse.workers.telemetry.metrics import serve_host
@@ -72,7 +72,7 @@ class Supervisor:
         signal.set_wakeup_fd(self._waking.fileno(), warn_on_full_buffer=False)
         serve_host(settings, self._telling)
         self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listening.bind(str(folder / "device"))
+        self._listening.bind(str(folder / sockets.DEVICE))
         self._listening.listen()
         descriptor = self._listening.fileno()
         self._device = self._start(
@@ -87,7 +87,7 @@ class Supervisor:
         count = processes_for(self._settings)
         telling = self._folder / f"{name}.metrics" if self._settings.metrics_listen else None
         own = {
-            "DEVICE_SOCKET": str(self._folder / "device"),
+            "DEVICE_SOCKET": str(self._folder / sockets.DEVICE),
             "METRICS_LISTEN": f"{UNIX}{telling}" if telling else "",
             "DECODERS": str(max(1, self._settings.decoders // count)),
             "FETCH_BYTES": str(max(1, self._settings.fetch_bytes // count)),
@@ -162,5 +162,5 @@ def _stop_all(kept: Sequence[Kept], patience_s: float) -> None:
 
 def supervise(settings: Settings, celery_options: Sequence[str] = ()) -> int:
     """Run a worker's processes until SIGTERM; return the exit code."""
-    with tempfile.TemporaryDirectory(prefix="audiofuse-worker-") as folder:
-        return Supervisor(settings, celery_options, Path(folder)).run()
+    with sockets.socket_folder() as folder:
+        return Supervisor(settings, celery_options, folder).run()
