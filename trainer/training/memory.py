@@ -1,12 +1,14 @@
 """How many pairs may be encoded at once: what one keeps for its gradient, and what is free."""
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from audiofuse.core.memory import memory_limit, memory_used
 from audiofuse.trainer.data.batches import Example
 
 log = logging.getLogger(__name__)
@@ -14,8 +16,7 @@ log = logging.getLogger(__name__)
 # Of the free memory. Gradients and what one layer needs come on top; more runs out of it sooner,
 # less encodes fewer pairs at once. On a GPU what is too much is halved; on a CPU the kernel kills.
 FREE_SHARE = 0.5
-MEMINFO = Path("/proc/meminfo")
-CGROUP = Path("/sys/fs/cgroup")  # of a container; version 2 of control groups
+ROOT = Path("/")  # where ``proc`` and ``sys`` are
 
 Encode = Callable[[Sequence[Example]], object]
 
@@ -62,22 +63,12 @@ def free_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
-    known = [free for free in (_machine_bytes(), _container_bytes()) if free is not None]
-    return min(known, default=None)
-
-
-def _machine_bytes() -> int | None:
     try:
-        lines = MEMINFO.read_text().splitlines()
+        lines = (ROOT / "proc/meminfo").read_text().splitlines()
     except OSError:  # not Linux
         return None
-    return next((int(line.split()[1]) * 1024 for line in lines if "MemAvailable" in line), None)
-
-
-def _container_bytes() -> int | None:
-    try:
-        limit = (CGROUP / "memory.max").read_text().strip()
-        used = int((CGROUP / "memory.current").read_text())
-    except OSError:  # in no group, or of version 1
-        return None
-    return None if limit == "max" else max(0, int(limit) - used)
+    available = next(int(line.split()[1]) * 1024 for line in lines if "MemAvailable" in line)
+    used = memory_used(ROOT)
+    if math.isnan(used):  # in no control group
+        return available
+    return max(0, min(available, int(memory_limit(ROOT) - used)))

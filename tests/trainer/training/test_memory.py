@@ -72,12 +72,16 @@ def test_a_container_has_what_its_group_leaves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, free: int
 ) -> None:
     """The least counts of what the machine has and what the control group grants."""
-    (tmp_path / "meminfo").write_text("MemTotal: 9999 kB\nMemAvailable: 3906 kB\n")
-    (tmp_path / "memory.max").write_text(limit + "\n")
-    (tmp_path / "memory.current").write_text("2000000\n")
-    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(memory, "ROOT", tmp_path)
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 9999 kB\nMemAvailable: 3906 kB\n")
+    assert free_bytes(CPU) == pytest.approx(4_000_000, abs=1024)  # in no group
+    (tmp_path / "proc/self/cgroup").write_text("0::/\n")
+    group = tmp_path / "sys/fs/cgroup"
+    group.mkdir(parents=True)
+    (group / "memory.max").write_text(limit + "\n")
+    (group / "memory.current").write_text("2500000\n")
+    (group / "memory.stat").write_text("inactive_file 500000\n")  # merely cached
     assert free_bytes(CPU) == pytest.approx(free, abs=1024)
-    (tmp_path / "meminfo").unlink()
-    (tmp_path / "memory.max").unlink()
+    (tmp_path / "proc/meminfo").unlink()
     assert free_bytes(CPU) is None
