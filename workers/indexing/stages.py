@@ -34,11 +34,6 @@ class Budget:
         self._line: deque[object] = deque()  # a ticket for each thread that waits
         self._changed = threading.Condition()
 
-    @property
-    def exhausted(self) -> bool:
-        """Whether somebody waits for more."""
-        return bool(self._line)
-
     def take(self, amount: float) -> None:
         """Take in one's turn, as soon as it fits; what exceeds the whole is taken alone."""
         ticket = object()
