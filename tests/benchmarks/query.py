@@ -3,11 +3,12 @@
 Asked in turns, on one index that is a process of its own, embedded or the server that
 AUDIOFUSE_QDRANT_URL names, with the shipped encoder and points of its real shape:
 
-bare        the query encoder in this process, and one query of qdrant-client's
+PyTorch     the query encoder by PyTorch in this process, and one query of qdrant-client's
+bare        the same with the encoder as the service runs it
 service     GET /v1/search of a running ``audiofuse serve``
 unbatched   the same service, which reads and asks for each question alone
 
-``--clients 50`` threads ask each of them. Afterwards texts alone are read: by PyTorch and by ONNX.
+``--clients 50`` threads ask each of them. Ratios are to PyTorch. Afterwards texts alone are read.
 """
 
 import argparse
@@ -31,14 +32,13 @@ from qdrant_client import QdrantClient
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from tokenizers import Tokenizer
 
 import audiofuse.core.index.index
-from audiofuse.core.bundles.bundle import save_bundle
+from audiofuse.core.bundles.bundle import load_bundle, save_bundle
 from audiofuse.core.bundles.loading import load_encoder
-from audiofuse.core.bundles.manifest import QUERY
 from audiofuse.core.encoder.embeddings import unit
 from audiofuse.core.encoder.encoder import Encoder
+from audiofuse.core.encoder.inference import prepare, use_cpus
 from audiofuse.core.encoder.starting import DEFAULT_NAME, default_card, default_encoder
 from audiofuse.core.index.index import ITEM, Generation, Index, Point, connect
 from audiofuse.core.settings import PREFIX, Settings
@@ -189,27 +189,12 @@ def compare(title: str, ways: dict[str, Ask], clients: int, questions: int, turn
     Console().print(table)
 
 
-def compare_towers(encoder: Encoder, bundle: Path, questions: int) -> None:
-    """Read texts by PyTorch and by ONNX, alone and 16 at once."""
-    import onnxruntime  # ours was imported before, and turned its telemetry off
-
-    folder = bundle / QUERY
-    session = onnxruntime.InferenceSession(folder / "onnx" / "model.onnx")
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-
-    def by_onnx(texts: list[str]) -> object:
-        read = tokenizer.encode_batch(texts)
-        columns = {
-            "input_ids": [text.ids for text in read],
-            "attention_mask": [text.attention_mask for text in read],
-            "token_type_ids": [text.type_ids for text in read],
-        }
-        return session.run(None, {name: np.array(rows) for name, rows in columns.items()})
-
+def compare_towers(encoders: dict[str, Encoder], questions: int) -> None:
+    """Read texts by each encoder, alone and 16 at once."""
     for size in (1, 16):
         ways: dict[str, Ask] = {
-            "PyTorch": lambda text, size=size: encoder.encode_text([text] * size),  # type: ignore[misc]
-            "ONNX": lambda text, size=size: by_onnx([text] * size),  # type: ignore[misc]
+            name: lambda text, each=each, size=size: each.encode_text([text] * size)  # type: ignore[misc]
+            for name, each in encoders.items()
         }
         compare(f"{size} texts at once", ways, 1, questions, 3)
 
@@ -243,6 +228,8 @@ def measure(
 ) -> None:
     """Start the services, then fill and ask."""
     encoder, version = load_encoder(current)
+    use_cpus()
+    encoders = {"PyTorch": prepare(load_bundle(Path(settings["encoder"]))), "bare": encoder}
     key = current.qdrant_api_key
     audiofuse.core.index.index.TIMEOUT_S = PATIENCE_S
     client = connect(current.qdrant_url, key.get_secret_value() if key else None)
@@ -258,11 +245,11 @@ def measure(
     for items in options.items:
         fill(index, generation, encoder, items)
         for clients in options.clients:
-            ways = {"bare": bare(encoder, client, generation)}
+            ways = {name: bare(each, client, generation) for name, each in encoders.items()}
             ways |= {name: asking(url, clients) for name, url in urls.items()}
             questions = max(options.questions, clients)
             compare(f"{items} items, {clients} clients", ways, clients, questions, options.turns)
-    compare_towers(encoder, Path(settings["encoder"]), options.questions)
+    compare_towers(encoders, options.questions)
 
 
 if __name__ == "__main__":
