@@ -3,9 +3,12 @@
 Standard input is the socket to the worker, over which they say lines of JSON to each other. It ends
 with the worker, however that ends.
 
-    worker ── {"open": id, "path": str, "max_duration_s": float} ──> {"sample_rate", "channels"}
-           ── {"next": id, "slot"} ──> {"samples": n}, with {"duration_s"} the last
-           ── {"close": id} ──> nothing
+    worker ── {"open": id, "path": str, "max_duration_s": float, "slot"}
+                                    ──> {"sample_rate", "channels", "samples": n}
+           ── {"next": id, "slot"}  ──> {"samples": n}
+           ── {"close": id}         ──> nothing
+
+The last window's answer has ``duration_s``, too: of most sounds that is the first.
 
 Each line but ``close`` gets one answer; before the first comes ``{"ready": true}``: what ends
 before that is no sound's fault. A process may have many sounds open, and works on one window at a
@@ -94,9 +97,11 @@ class Child:
         self._close(number)
         return answer
 
-    def _begin(self, open: int, path: str, max_duration_s: float) -> Answer:  # noqa: A002
+    def _begin(self, open: int, path: str, max_duration_s: float, slot: int) -> Answer:  # noqa: A002
         sound = self._open[open] = Sound(Path(path), max_duration_s)
-        return {"sample_rate": sound.recording.sample_rate, "channels": sound.recording.channels}
+        recording = sound.recording
+        facts = {"sample_rate": recording.sample_rate, "channels": recording.channels}
+        return facts | self._next(open, slot)
 
     def _next(self, next: int, slot: int) -> Answer:  # noqa: A002
         sound = self._open[next]

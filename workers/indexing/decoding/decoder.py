@@ -1,7 +1,6 @@
 """The worker's side of one decoding process; used by one thread at a time."""
 
 import contextlib
-import itertools
 import json
 import os
 import select
@@ -35,7 +34,6 @@ class Decoder:
 
         It ends with the thread that calls this. Raises ``OSError`` where no process can be had.
         """
-        self._numbers = itertools.count()
         self._answers = b""  # received, not yet read
         self.ready = False  # it has told that it started
         self._sending = threading.Lock()
@@ -56,11 +54,12 @@ class Decoder:
             command, stdin=theirs.fileno(), pass_fds=[slab], env=os.environ | thread_limits(1)
         )
 
-    def begin(self, path: Path, max_duration_s: float, patience_s: float) -> tuple[int, Any]:
-        """Open a sound file; return its number in this process, and the answer."""
-        number = next(self._numbers)
+    def begin(
+        self, number: int, path: Path, max_duration_s: float, slot: int, patience_s: float
+    ) -> Any:
+        """Open a sound file under a number of one's own; have its first window written."""
         request = {"open": number, "path": str(path), "max_duration_s": max_duration_s}
-        return number, self._ask(request, patience_s)
+        return self._ask(request | {"slot": slot}, patience_s)
 
     def next(self, number: int, slot: int, patience_s: float) -> Any:
         """Have the next window of a sound, if there is one, written into a slot."""

@@ -1,5 +1,6 @@
 """A pool of decoding processes for many threads, which keeps its size."""
 
+import itertools
 import logging
 import threading
 import time
@@ -40,17 +41,21 @@ class DecodedRecording:
     def __init__(
         self, pool: "Decoders", path: Path, max_duration_s: float, *, urgent: bool
     ) -> None:
-        """Open it in any process; take the file's own facts from the answer."""
+        """Have it opened in any process with the first window: the file's own facts come with it.
+
+        To ask for them alone would take a turn more, which costs as much as a short sound's window.
+        """
         self._pool = pool
+        self._path = path
+        self._max_duration_s = max_duration_s
         self._urgent = urgent
+        self._number = next(pool.numbers)
         self._windows = 0
         self._waited_s = 0.0
         self._slot: int | None = None  # that the next window is written into
         self._decoder: Decoder | None = None  # that has it open
         self.duration_s = 0.0
-        facts = self._asked(lambda decoder: self._begin(decoder, path, max_duration_s))
-        self.sample_rate: int = facts["sample_rate"]
-        self.channels: int = facts["channels"]
+        self.sample_rate = self.channels = 0  # until there is a window
 
     def windows(self) -> Iterator[Samples]:
         """Yield the clip in windows; see ``core.audio.recording.Recording.windows``.
@@ -61,12 +66,14 @@ class DecodedRecording:
         ``Unavailable`` if the worker stops, or the process ended with another sound;
         ``DecoderBugError`` for anything else.
         """
-        while self._decoder:
+        while self._decoder or not self._windows:
             try:
                 answer = self._asked(self._next)
             except BaseException:  # its process is gone by now, or has told that it will not write
                 self._give_back_slot()
                 raise
+            if not self._windows:
+                self.sample_rate, self.channels = answer["sample_rate"], answer["channels"]
             self._windows += 1
             if "duration_s" in answer:
                 self.duration_s = answer["duration_s"]
@@ -85,19 +92,20 @@ class DecodedRecording:
             self._decoder.forget(self._number)
             self._end()
 
-    def _begin(self, decoder: Decoder, path: Path, max_duration_s: float) -> Any:
-        self._decoder = decoder
-        self._number, answer = decoder.begin(path, max_duration_s, self._pool.patience_s)
-        return self._checked(answer)
-
     def _next(self, decoder: Decoder) -> Any:
         """Have the next window written into a slot, which is taken only now.
 
         Those who wait for a process hold none: else the device might have nothing to do while all
         slots wait.
         """
-        self._slot = self._pool.slab.take()
-        return self._checked(decoder.next(self._number, self._slot, self._pool.patience_s))
+        is_first, self._decoder = self._decoder is None, decoder
+        number, slot, patience_s = self._number, self._pool.slab.take(), self._pool.patience_s
+        self._slot = slot
+        if is_first:
+            answer = decoder.begin(number, self._path, self._max_duration_s, slot, patience_s)
+        else:
+            answer = decoder.next(number, slot, patience_s)
+        return self._checked(answer)
 
     def _give_back_slot(self) -> None:
         if self._slot is not None:
@@ -158,6 +166,7 @@ class Decoders:
         self.patience_s = patience_s
         self.slab = slab or Slab(count)
         self._copies = slab is None
+        self.numbers = itertools.count()  # of sounds
         self.tell = tell
         self.turns = Turns[Decoder]()
         self._count = count
@@ -174,7 +183,7 @@ class Decoders:
     ) -> Iterator[DecodedRecording]:
         """Open a sound file as ``core.audio.recording.open_recording`` does, in another process.
 
-        Raises what ``DecodedRecording.windows`` does. Those that are ``urgent`` go first.
+        It is opened with its first window. Those that are ``urgent`` go first.
         """
         recording = DecodedRecording(self, path, max_duration_s, urgent=urgent)
         try:
