@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 S3_SCHEME = "s3://"
 CANNOT_BE_SHOWN = {"Cc", "Cs"}  # control characters, and what stands for bytes that are no UTF-8
+NOT_LISTED = {"", ".", ".."}  # what a key has between its slashes that no listing shows
 NO_SUCH_NAME = {errno.ENAMETOOLONG, errno.ELOOP}
 BUCKET_SEEN_S = 60  # a bucket is looked at this often at the most
 MAY_NOT = {errno.EACCES, errno.EPERM}
@@ -147,13 +148,22 @@ class FolderStore:
         self._check(info)
 
     def _is_inside(self, key: str) -> bool:
-        """Whether the key is spelled as the folder lists it and leads nowhere else."""
-        path = self.root / key
-        return (
-            path.as_posix() == f"{self.root.as_posix()}/{key}"
-            and os.path.realpath(path.parent) == str(path.parent)
-            and (not path.is_symlink() or Path(os.path.realpath(path)).is_relative_to(self.root))
-        )
+        """Whether the key is spelled as the folder lists it and leads nowhere else.
+
+        Three times a message, and therefore without ``Path``, which takes four times as long.
+        """
+        *folders, name = key.split("/")
+        if not NOT_LISTED.isdisjoint((*folders, name)):
+            return False
+        above = str(self.root)
+        for folder in folders:
+            above = f"{above}/{folder}"
+            if os.path.islink(above):  # noqa: PTH114 - as above
+                return False
+        path = f"{above}/{name}"
+        if not os.path.islink(path):  # noqa: PTH114 - as above
+            return True
+        return Path(os.path.realpath(path)).is_relative_to(self.root)
 
     def _check_root(self) -> None:
         """Tell a missing object from a missing folder, lest the whole index be emptied."""
