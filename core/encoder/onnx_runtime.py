@@ -73,10 +73,12 @@ class OnnxRuntime:
         items = self.project_audio(audio.pooled)
         if self._config.fusion == "audio":
             return items
-        words = self.encode_metadata(metadata)
-        if self._config.absent == "audio":
-            words[~metadata.present] = 0
-        return items + words
+        if self._config.absent == "empty":
+            return items + self.encode_metadata(metadata)
+        there = metadata.present
+        if there.any():  # the tower takes as long for no words as for some
+            items[there] += self.encode_metadata(Tokens(*(part[there] for part in metadata)))
+        return items
 
     def _fuse_mid(self, audio: AudioEmbedding, metadata: Tokens) -> Floats:
         assert self._fusion is not None

@@ -14,7 +14,7 @@ from audiofuse.core.bundles.loading import load_folder
 from audiofuse.core.encoder.embeddings import AudioEmbedding, Floats
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.encoder.inference import prepare
-from audiofuse.core.encoder.processing import SavedTextProcessor
+from audiofuse.core.encoder.processing import SavedTextProcessor, Tokens
 from audiofuse.core.errors import Rejected
 from audiofuse.core.model.config import TINY, EncoderConfig
 from audiofuse.core.settings import Settings
@@ -123,6 +123,26 @@ def test_items_are_fused_as_pytorch_does(pair: Pair) -> None:
     assert (parts[0] is None) == (parts[1] is None) == (pair.torch.config.fusion == "mid")
     if parts[0] is not None and parts[1] is not None:
         _assert_same(parts[0], parts[1])
+
+
+def test_no_tower_reads_for_sounds_without_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing is added for no metadata, only texts that say something are read."""
+    bundle = save_bundle(Encoder.random(TINY, seed=3), tmp_path, "late", "")
+    encoder = load_folder(Settings(device="cpu"), bundle)
+    read: list[int] = []
+    tower = encoder.runtime.encode_metadata
+
+    def counted(tokens: Tokens) -> Floats:
+        read.append(len(tokens.ids))
+        return tower(tokens)
+
+    monkeypatch.setattr(encoder.runtime, "encode_metadata", counted)
+    audio = AudioEmbedding(np.ones((3, encoder.audio_dim), np.float32))
+    encoder.fuse(audio, TEXTS)
+    encoder.fuse(audio, ["", "...", ""])
+    assert read == [2]
 
 
 @pytest.fixture(scope="module")
