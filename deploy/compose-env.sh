@@ -30,6 +30,8 @@ IMAGE_TAG=cpu
 # Whole CPUs that a worker may use, and each of storage, index and search; never more than there are.
 WORKER_CPUS=$(at_most "$cpus" 8)
 SERVICE_CPUS=$(at_most "$cpus" 2)
+# How many processes of a worker take messages; empty: one for each four CPUs, with a GPU for each two.
+WORKER_PROCESSES=
 # The folder with one password a file: each service is shown those that it needs.
 SECRETS=$secrets
 END

@@ -77,7 +77,8 @@ class OnnxRuntime:
             return items + self.encode_metadata(metadata)
         there = metadata.present
         if there.any():  # the tower takes as long for no words as for some
-            items[there] += self.encode_metadata(Tokens(*(part[there] for part in metadata)))
+            ids, mask = metadata.ids[there], metadata.mask[there]
+            items[there] += self.encode_metadata(Tokens(ids, mask, there[there]))
         return items
 
     def _fuse_mid(self, audio: AudioEmbedding, metadata: Tokens) -> Floats:

@@ -303,9 +303,21 @@ def test_every_setting_exists_and_has_a_value_that_it_takes(services: dict[str, 
             if names.pop(f"{name}_file", None):
                 names[name] = "x:" + "0" * 48
         assert names.keys() <= Settings.model_fields.keys()
-        Settings(**names)
+        Settings(**{name: value for name, value in names.items() if value})  # empty is unset
     for name in re.findall(PREFIX + r"(\w+)=", (DEPLOY / "Dockerfile").read_text()):
         assert name.lower() in Settings.model_fields
+
+
+def test_how_many_processes_take_messages_is_said_in_env(env_file: Path, tmp_path: Path) -> None:
+    """WORKER_PROCESSES reaches every worker; as it is written, a worker's CPUs decide."""
+    two = tmp_path / ".env"
+    written = env_file.read_text()
+    two.write_text(written.replace("WORKER_PROCESSES=\n", "WORKER_PROCESSES=2\n"))
+    for path, said in ((env_file, ""), (two, "2")):
+        done = _compose(path, "--profile", "*", "config", "--format", "json")
+        for name in ("worker", "worker-gpu"):
+            environment = json.loads(done.stdout)["services"][name]["environment"]
+            assert environment["AUDIOFUSE_PROCESSES"] == said
 
 
 def test_what_is_written_for_compose_misleads_no_command(env_file: Path) -> None:
