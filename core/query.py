@@ -9,6 +9,7 @@ Question("in a tunnel", sound=..., without="music", where=Filter(labels=("Dog",)
 import string
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from uuid import UUID
 
@@ -69,6 +70,17 @@ class Filter:
 
 
 EVERYTHING = Filter()
+
+
+class Sort(StrEnum):
+    """In which order items are listed that nobody asked a question about."""
+
+    ID = "id"  # which stays as it is while items come and go
+    NEWEST = "newest"
+    OLDEST = "oldest"
+    LONGEST = "longest"
+    SHORTEST = "shortest"
+    RANDOM = "random"  # anew each time
 
 
 @dataclass(frozen=True)

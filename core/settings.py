@@ -151,7 +151,7 @@ class Settings(BaseSettings):
     api_keys: SecretStr | None = Field(
         default=None,
         description="Who may ask the query service: name:key or name:key:scope+scope, separated "
-        "by commas; scopes: search, audio. Unset: everybody on this machine.",
+        "by commas; scopes: search, audio, export. Unset: everybody on this machine.",
     )
     rate_limit: float | None = Field(
         default=None,

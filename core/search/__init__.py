@@ -1,4 +1,5 @@
-"""A question's way to its hits.
+"""A question's way to its hits, and what there is without a question.
 
-``loaded`` (the encoders that are loaded: questions to vectors), ``search`` (vectors to hits).
+``loaded`` (the encoders that are loaded: questions to vectors), ``search`` (vectors to hits),
+``catalogue`` (items page by page, what they have in common, which of them are alike).
 """

@@ -151,6 +151,10 @@ class Searcher:
         counted = self._with_live(lambda live, _: (live.version, self._index.count(live)))
         return counted or (None, 0)
 
+    def with_index(self, work: Callable[[Index, Generation], T]) -> T | None:
+        """Return what ``work`` makes of the live generation; ``None`` before the first item."""
+        return self._with_live(lambda live, _: work(self._index, live))
+
     def _with_live(self, work: Callable[[Generation, LoadedEncoder], T]) -> T | None:
         """Work with what is live; once more if that was dropped; ``None`` if nothing is."""
         try:

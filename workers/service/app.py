@@ -26,6 +26,7 @@ from audiofuse.workers.service.admission.problems import explain_errors
 from audiofuse.workers.service.admission.questions import Questions
 from audiofuse.workers.service.archive import archive_routes
 from audiofuse.workers.service.audio import Links, audio_routes
+from audiofuse.workers.service.catalogue import catalogue_routes
 from audiofuse.workers.service.encoders import PackedTowers, encoder_routes
 from audiofuse.workers.service.page import add_page
 from audiofuse.workers.service.probes import Announcer, add_probes
@@ -99,6 +100,7 @@ def create_app(
     for router in (
         api.search_routes(searcher, links, questions),
         api.item_routes(searcher, links, questions),
+        catalogue_routes(searcher, links, questions),
         encoder_routes(towers, lambda: searcher.loaded),
         archive_routes(searcher, links.store),
     ):

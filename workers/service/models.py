@@ -1,11 +1,12 @@
 """What the query service is asked and what it answers, as its OpenAPI tells it."""
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from audiofuse.core.query import (
     MAX_DEPTH,
@@ -20,6 +21,7 @@ from audiofuse.core.query import (
 from audiofuse.core.search.search import Hit
 
 UUID = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
+DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 LONGEST_S = 10**9
 HIDDEN = frozenset({"item_norm", "user_metadata_hash", "sidecar_etag", "sidecar_problem"})
 
@@ -28,15 +30,57 @@ Tags = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=MAX_TAG_CHARACTERS)]],
     Field(max_length=MAX_TAGS),
 ]
+
+
+def _is_day(value: object) -> object:
+    """Refuse what pydantic would take for seconds since 1970."""
+    if isinstance(value, str) and not DAY.fullmatch(value):
+        raise ValueError("a day is written as 2026-01-31")
+    return value
+
+
+Day = Annotated[date, BeforeValidator(_is_day)]
 Seconds = Annotated[float, Field(ge=0, le=LONGEST_S)]
 Id = Annotated[str, Field(pattern=UUID, examples=["6ba7b810-9dad-51d1-80b4-00c04fd430c8"])]
 Version = Annotated[str, Field(max_length=100, examples=["default-1a2b3c"])]
 
 
-class Options(BaseModel):
-    """How to search, whatever by. An option that is not known is an error."""
+class Where(BaseModel):
+    """Which items are meant: those for which all holds. What is not known is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    keyword: Tags = Field(default=[], description="Keywords that a hit has, as written; all.")
+    label: Tags = Field(default=[], description="Labels that a hit has, as written; all.")
+    min_duration: Seconds | None = Field(default=None, description="Shortest, in seconds.")
+    max_duration: Seconds | None = Field(default=None, description="Longest, in seconds.")
+    since: Day | None = Field(default=None, description="First day (UTC) of modification.")
+    until: Day | None = Field(default=None, description="Last day (UTC) of modification.")
+    bucket: str = Field(default="", max_length=255, description="Bucket of the hits.")
+    prefix: str = Field(
+        default="", max_length=MAX_PREFIX_CHARACTERS, description="How the keys of hits begin."
+    )
+    has_text: Literal["yes", "no"] | None = Field(
+        default=None, description="Only hits with metadata, or only those without."
+    )
+
+    def where(self) -> Filter:
+        """Return the conditions; ``QueryError`` if they are none."""
+        return Filter(
+            keywords=tuple(self.keyword),
+            labels=tuple(self.label),
+            min_duration_s=self.min_duration,
+            max_duration_s=self.max_duration,
+            since=_begin(self.since),
+            until=_end(self.until),
+            bucket=self.bucket,
+            prefix=self.prefix,
+            has_text=None if self.has_text is None else self.has_text == "yes",
+        )
+
+
+class Options(Where):
+    """How to search, whatever by."""
+
     limit: int = Field(default=10, ge=1, le=MAX_LIMIT, description="Most hits to return.")
     offset: int = Field(default=0, ge=0, lt=MAX_DEPTH, description="Hits to pass over.")
     without: Words = Field(
@@ -53,40 +97,14 @@ class Options(BaseModel):
     extra: bool = Field(
         default=False, description="Tell with each hit what else its sidecar says, too."
     )
-    keyword: Tags = Field(default=[], description="Keywords that a hit has, as written; all.")
-    label: Tags = Field(default=[], description="Labels that a hit has, as written; all.")
-    min_duration: Seconds | None = Field(default=None, description="Shortest, in seconds.")
-    max_duration: Seconds | None = Field(default=None, description="Longest, in seconds.")
-    since: date | None = Field(default=None, description="First day (UTC) of modification.")
-    until: date | None = Field(default=None, description="Last day (UTC) of modification.")
-    bucket: str = Field(default="", max_length=255, description="Bucket of the hits.")
-    prefix: str = Field(
-        default="", max_length=MAX_PREFIX_CHARACTERS, description="How the keys of hits begin."
-    )
-    has_text: Literal["yes", "no"] | None = Field(
-        default=None, description="Only hits with metadata, or only those without."
-    )
 
     def question(self, text: str = "", like: str = "", sound: Path | None = None) -> Question:
         """Return the question by these options; ``QueryError`` if it is none."""
         return Question(
             text=text, like=like, sound=sound, without=self.without, balance=self.balance,
             limit=self.limit, offset=self.offset, unique=self.unique, extra=self.extra,
-            where=self._where(),
+            where=self.where(),
         )  # fmt: skip
-
-    def _where(self) -> Filter:
-        return Filter(
-            keywords=tuple(self.keyword),
-            labels=tuple(self.label),
-            min_duration_s=self.min_duration,
-            max_duration_s=self.max_duration,
-            since=_begin(self.since),
-            until=_end(self.until),
-            bucket=self.bucket,
-            prefix=self.prefix,
-            has_text=None if self.has_text is None else self.has_text == "yes",
-        )
 
 
 class ByWords(Options):
@@ -164,13 +182,6 @@ class SelectionAnswer(BaseModel):
     """Those of the items that there are, in the order in which they were asked for."""
 
     items: list[ItemAnswer]
-
-
-class ItemsAnswer(BaseModel):
-    """How many items are live, and the version of the encoder that they were made with."""
-
-    items: int
-    encoder: str | None
 
 
 class EmbedAnswer(BaseModel):

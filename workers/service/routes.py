@@ -4,7 +4,7 @@ GET  /v1/search?q=a dog barking&limit=5&keyword=park     by words
 POST /v1/search        {"q": ..., "like": ID, ...}       by words, by an item, or both
 POST /v1/search/sound?limit=5                            by the sound in the body
 GET  /v1/similar/ID                                      more like an item
-GET  /v1/items, /v1/items/ID                             how many there are; one of them
+GET  /v1/items/ID                                        one item
 POST /v1/items         {"ids": [...]}                    several of them
 GET  /v1/embed?q=a dog barking                           a text's vector
 """
@@ -52,23 +52,19 @@ class Answers:
         ]
         return models.FoundAnswer(encoder=found.encoder, hits=hits)
 
-    def count(self) -> models.ItemsAnswer:
-        """Tell how many items are live."""
-        version, count = self._searcher.count()
-        return models.ItemsAnswer(items=count, encoder=version)
-
     def item(self, id_: str, request: Request) -> models.ItemAnswer:
         """Tell of one item."""
-        return self._told(self._searcher.item(id_), request)
+        return self.told(self._searcher.item(id_), request)
 
     def items(self, ids: Sequence[str], request: Request) -> models.SelectionAnswer:
         """Tell of several items, without what else their sidecars say."""
-        told = [self._told(point, request) for point in self._searcher.items(ids)]
+        told = [self.told(point, request) for point in self._searcher.items(ids)]
         for each in told:
             each.payload.pop("extra", None)
         return models.SelectionAnswer(items=told)
 
-    def _told(self, point: Point, request: Request) -> models.ItemAnswer:
+    def told(self, point: Point, request: Request) -> models.ItemAnswer:
+        """Tell of a point."""
         key = point.payload["key"]
         url, location = self._where(point.payload["bucket"], key, request)
         payload = models.shown(point.payload)
@@ -128,11 +124,6 @@ def item_routes(searcher: Searcher, links: Links, questions: Questions) -> APIRo
     """Return the routes that tell of items, and of vectors."""
     router = APIRouter(tags=["items"], prefix="/v1", responses=ANY)
     answered = Answers(searcher, links)
-
-    @router.get("/items", response_model=models.ItemsAnswer)
-    async def items() -> Response:
-        """Return how many items can be found."""
-        return await questions.answer(answered.count)
 
     @router.post("/items", response_model=models.SelectionAnswer)
     async def several(request: Request, selection: models.Selection) -> Response:

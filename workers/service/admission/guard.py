@@ -1,8 +1,9 @@
 """Who may ask, how often and how much; and the headers that every answer has.
 
 Keys are given as ``name:key`` or ``name:key:scope+scope``, separated by commas, and sent as
-``Authorization: Bearer KEY``. Scopes: ``search`` asks, ``audio`` gets links to the sounds besides.
-Without keys everybody may do everything; ``audiofuse serve`` allows that on the loopback only.
+``Authorization: Bearer KEY``. Scopes: ``search`` asks, ``audio`` gets links to the sounds besides,
+``export`` gets the metadata of all items at once. Without keys everybody may do everything;
+``audiofuse serve`` allows that on the loopback only.
 """
 
 import hashlib
@@ -35,6 +36,7 @@ class Right(StrEnum):
 
     SEARCH = "search"
     AUDIO = "audio"
+    EXPORT = "export"
 
 
 @dataclass(frozen=True)
