@@ -18,7 +18,7 @@ from audiofuse.core.errors import AudiofuseError
 from audiofuse.core.index.index import Index, open_index
 from audiofuse.core.items import is_audio, point_id
 from audiofuse.core.settings import Settings
-from audiofuse.workers.commands.display import drops_table, hits_table
+from audiofuse.workers.commands.terminal.display import drops_table, hits_table
 from audiofuse.workers.deployment.local import LocalDeployment
 from audiofuse.workers.queue.broker import connect_redis
 from audiofuse.workers.queue.dead_letters import DeadLetter, DeadLetters

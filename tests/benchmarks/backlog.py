@@ -24,7 +24,7 @@ from audiofuse.core.index.index import Index, open_index
 from audiofuse.core.items import point_id
 from audiofuse.core.model.config import TINY
 from audiofuse.core.settings import Settings, environment
-from audiofuse.workers.commands.display import metrics_table
+from audiofuse.workers.commands.terminal.display import metrics_table
 from audiofuse.workers.deployment.local import Part, free_port
 from audiofuse.workers.queue.broker import Dispatcher, create_celery, open_lanes
 from audiofuse.workers.telemetry.names import Lane

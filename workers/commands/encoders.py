@@ -14,7 +14,7 @@ from rich.progress import track
 
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.settings import Settings
-from audiofuse.workers.commands.options import Json, print_json
+from audiofuse.workers.commands.terminal.options import Json, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,7 +104,7 @@ def _evaluate_clips(
 ) -> None:
     from audiofuse.core.evaluation.benchmarks import RELEVANCE_CUTOFF
     from audiofuse.core.evaluation.evaluation import CUTOFF, blank_metadata, encode_clips, judge
-    from audiofuse.workers.commands.display import metrics_table
+    from audiofuse.workers.commands.terminal.display import metrics_table
 
     progress = partial(track, console=Console(stderr=True), description="listening")
     gallery = encode_clips(model, progress(asked.clips))
@@ -193,7 +193,7 @@ def encoder_start(
 def bundle_inspect(path: Bundle, *, as_json: Json = False) -> None:
     """Verify a bundle and show its version, files, parameters, configuration and metrics."""
     from audiofuse.core.bundles.manifest import inspect_bundle
-    from audiofuse.workers.commands.display import facts_table
+    from audiofuse.workers.commands.terminal.display import facts_table
 
     facts = inspect_bundle(path)
     if as_json:

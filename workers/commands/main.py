@@ -21,7 +21,6 @@ from audiofuse.core.settings import PREFIX, Settings, misspelt_settings, setting
 from audiofuse.workers.commands.dead import dead_cli
 from audiofuse.workers.commands.encoders import bundle_cli, encoder_cli, evaluate
 from audiofuse.workers.commands.moments import compose
-from audiofuse.workers.commands.options import Json, Prefix, Remove, print_json, seconds
 from audiofuse.workers.commands.processes import (
     begin,
     exporter,
@@ -33,6 +32,7 @@ from audiofuse.workers.commands.processes import (
 from audiofuse.workers.commands.rollout import rollout_cli
 from audiofuse.workers.commands.search import search
 from audiofuse.workers.commands.snapshot import snapshot_cli
+from audiofuse.workers.commands.terminal.options import Json, Prefix, Remove, print_json, seconds
 
 if TYPE_CHECKING:
     from audiofuse.workers.deployment.status import Status
@@ -110,7 +110,7 @@ def status(*, as_json: Json = False) -> None:
 
 
 def _show(state: "Status") -> None:
-    from audiofuse.workers.commands.display import facts_table, letters_table, moment
+    from audiofuse.workers.commands.terminal.display import facts_table, letters_table, moment
 
     for outage in state.outages:
         since = f"{outage.worker} waits since {moment(outage.since)}"
@@ -138,7 +138,7 @@ def _show(state: "Status") -> None:
 @cli.command()
 def settings(*, as_json: Json = False) -> None:
     """Show every setting, its value (secrets hidden), where it comes from and what it means."""
-    from audiofuse.workers.commands.display import settings_rows
+    from audiofuse.workers.commands.terminal.display import settings_rows
 
     rows = settings_table(Settings())
     if as_json:
@@ -168,7 +168,7 @@ def reconcile(
     When 5,000 wait there it waits for the workers. Stop it whenever you like: the next run finds
     what is left.
     """
-    from audiofuse.workers.commands.display import Bars, facts_table
+    from audiofuse.workers.commands.terminal.display import Bars, facts_table
     from audiofuse.workers.repair import backfill as work
 
     current = Settings()
@@ -210,7 +210,7 @@ def backfill(
     Queues what reconcile finds, never more than 5,000 ahead of the workers. Ctrl-C stops the
     watching, not the work: what is queued is worked on, and the next run finds the rest.
     """
-    from audiofuse.workers.commands.display import Bars
+    from audiofuse.workers.commands.terminal.display import Bars
     from audiofuse.workers.repair.feed import LaneFeed
     from audiofuse.workers.repair.reconcile import open_reconciler
     from audiofuse.workers.telemetry.names import Lane

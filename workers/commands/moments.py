@@ -10,7 +10,7 @@ from rich.progress import track
 
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.model.config import Grid
-from audiofuse.workers.commands.options import print_json
+from audiofuse.workers.commands.terminal.options import print_json
 
 if TYPE_CHECKING:
     from audiofuse.core.encoder.encoder import Encoder
@@ -32,7 +32,7 @@ def evaluate_moments(
     from audiofuse.core.evaluation.evaluation import CUTOFF, Gallery, blank_metadata
     from audiofuse.core.evaluation.localisation import hear_recordings, localise
     from audiofuse.core.evaluation.timed import read_timed
-    from audiofuse.workers.commands.display import intervals_table, metrics_table
+    from audiofuse.workers.commands.terminal.display import intervals_table, metrics_table
 
     timed = read_timed(manifest, audio)
     encoder = load()

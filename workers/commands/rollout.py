@@ -82,7 +82,7 @@ def _tried_out(operator: "Operator", version: str) -> "Encoder":
 
 
 def _build(operator: "Operator") -> None:
-    from audiofuse.workers.commands.display import Bars
+    from audiofuse.workers.commands.terminal.display import Bars
 
     version = operator.rollout.other
     with Bars() as bars:
@@ -127,7 +127,7 @@ def promote(
     optimised: Qdrant has nothing left to do. services: each address of AUDIOFUSE_SEARCH_URL has
     loaded it.
     """
-    from audiofuse.workers.commands.display import gates_table
+    from audiofuse.workers.commands.terminal.display import gates_table
 
     operator = _operator()
     if operator.finishes("promote"):
@@ -217,7 +217,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Show what is live, what is built beside it, how far that is, and the last steps."""
-    from audiofuse.workers.commands.display import facts_table, moment, steps_table
+    from audiofuse.workers.commands.terminal.display import facts_table, moment, steps_table
 
     operator = _operator()
     rollout = operator.rollout

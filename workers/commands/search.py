@@ -12,7 +12,7 @@ from audiofuse.core.items import point_id
 from audiofuse.core.query import check_words
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import bucket_name
-from audiofuse.workers.commands.options import Json, Prefix, print_json
+from audiofuse.workers.commands.terminal.options import Json, Prefix, print_json
 
 WIDE = 110  # columns of a terminal that has room for bars
 
@@ -54,7 +54,7 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Find sounds by a sentence, by a sound (--sound), by an item (--like), or by several."""
-    from audiofuse.workers.commands.display import hits_table
+    from audiofuse.workers.commands.terminal.display import hits_table
     from audiofuse.workers.service.client import Access, find
 
     if query or not (sound or like):

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from audiofuse.core.settings import Settings
-from audiofuse.workers.commands.options import Json, print_json
+from audiofuse.workers.commands.terminal.options import Json, print_json
 
 if TYPE_CHECKING:
     from audiofuse.workers.deployment.snapshots import Snapshots
@@ -32,7 +32,7 @@ def take() -> None:
 @snapshot_cli.command("list")
 def list_(*, as_json: Json = False) -> None:
     """Show what is kept, of each version the oldest first."""
-    from audiofuse.workers.commands.display import facts_table
+    from audiofuse.workers.commands.terminal.display import facts_table
 
     kept = _snapshots().kept()
     if as_json:

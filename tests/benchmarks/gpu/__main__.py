@@ -33,7 +33,7 @@ from worker_rig import FOLDER, S3
 from audiofuse.core.audio.recording import open_recording
 from audiofuse.core.audio.windows import Samples
 from audiofuse.core.encoder.starting import MINILM_PACKAGE
-from audiofuse.workers.commands.display import facts_table, metrics_table
+from audiofuse.workers.commands.terminal.display import facts_table, metrics_table
 
 SECTIONS = ("bare", "hosts", "memory")
 FUSED = (1, 16, 64, 256)
