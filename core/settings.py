@@ -151,7 +151,12 @@ class Settings(BaseSettings):
     api_keys: SecretStr | None = Field(
         default=None,
         description="Who may ask the query service: name:key or name:key:scope+scope, separated "
-        "by commas; scopes: search, audio, export. Unset: everybody on this machine.",
+        "by commas; scopes: search, audio, export, feedback. Unset: everybody on this machine.",
+    )
+    feedback: bool = Field(
+        default=False,
+        description="Whether the query service takes verdicts of hits, and keeps them, with the "
+        "questions and who asked, in the registry.",
     )
     rate_limit: float | None = Field(
         default=None,

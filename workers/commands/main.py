@@ -20,6 +20,7 @@ from audiofuse.core.errors import AudiofuseError, ConfigurationError, QueryError
 from audiofuse.core.settings import PREFIX, Settings, misspelt_settings, settings_table
 from audiofuse.workers.commands.dead import dead_cli
 from audiofuse.workers.commands.encoders import bundle_cli, encoder_cli, evaluate
+from audiofuse.workers.commands.feedback import feedback_cli
 from audiofuse.workers.commands.moments import compose
 from audiofuse.workers.commands.processes import (
     begin,
@@ -51,6 +52,7 @@ cli.add_typer(dead_cli, name="dead")
 cli.add_typer(bundle_cli, name="bundle")
 cli.add_typer(rollout_cli, name="rollout")
 cli.add_typer(snapshot_cli, name="snapshot")
+cli.add_typer(feedback_cli, name="feedback")
 cli.command()(search)
 console = Console()
 

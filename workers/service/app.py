@@ -13,6 +13,7 @@ from fastapi.security import HTTPBearer
 
 from audiofuse.core.bundles.registry import Watch, locate, open_registry
 from audiofuse.core.errors import ConfigurationError
+from audiofuse.core.feedback.book import open_book
 from audiofuse.core.search.search import Searcher, open_searcher
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import open_store
@@ -97,12 +98,14 @@ def create_app(
     links, keys = Links(open_store(settings) if settings.bucket else None), Keys(settings.api_keys)
     questions, towers = Questions(), towers or PackedTowers(partial(locate, settings))
     needs_key = [Security(HTTPBearer(auto_error=False))] if keys else []  # said in OpenAPI
+    book = cache(partial(open_book, settings)) if settings.feedback else None
     for router in (
         api.search_routes(searcher, links, questions),
         api.item_routes(searcher, links, questions),
         catalogue_routes(searcher, links, questions),
         encoder_routes(towers, lambda: searcher.loaded),
         archive_routes(searcher, links.store),
+        api.feedback_routes(searcher, book, questions),
     ):
         app.include_router(router, dependencies=needs_key)
     app.include_router(audio_routes(links))

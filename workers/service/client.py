@@ -3,10 +3,10 @@
 import logging
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
 from pydantic import SecretStr
@@ -22,6 +22,7 @@ NOT_ALLOWED = {401, 403}  # statuses that speak of the key
 AT_FAULT = {404, 408, 413, 422}  # statuses that speak of the question
 
 Hits = list[dict[str, Any]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,7 @@ def find(
     Raises ``QueryError`` when the question is refused, ``ConfigurationError`` when the key is, and
     ``Unavailable`` when nobody answers.
     """
-    *others, last = service_urls(search_url)
-    for url in others:
-        try:
-            return _find(url, options, sound, access)
-        except Unavailable as error:
-            log.warning("%s", error)
-    return _find(last, options, sound, access)
+    return _first_to_answer(search_url, lambda url: _find(url, options, sound, access))
 
 
 def service_urls(search_url: str) -> list[str]:
@@ -97,8 +92,49 @@ def has_loaded(url: str, version: str, address: str, access: Access = ANYBODY) -
     return _send(request, access).is_success
 
 
+def tell(search_url: str, said: Mapping[str, Any], access: Access = ANYBODY) -> int:
+    """Tell the first service that answers what fits a question; return how much it kept.
+
+    ``said`` is the body of ``POST /v1/feedback``. Raises what ``find`` does; a service that keeps
+    no feedback refuses it.
+    """
+    return _first_to_answer(search_url, lambda url: _tell(url, said, access))
+
+
+def _first_to_answer(search_url: str, ask: Callable[[str], T]) -> T:
+    """Ask one service after the other; what the last one raises is raised."""
+    *others, last = service_urls(search_url)
+    for url in others:
+        try:
+            return ask(url)
+        except Unavailable as error:
+            log.warning("%s", error)
+    return ask(last)
+
+
+def _tell(url: str, said: Mapping[str, Any], access: Access) -> int:
+    request = httpx.Request("POST", f"{url}/v1/feedback", json=said, headers=_headers(access))
+    kept: int = _checked(url, _send(request, access)).json()["kept"]
+    return kept
+
+
+def _headers(access: Access) -> dict[str, str]:
+    return {"Authorization": f"Bearer {access.key.get_secret_value()}"} if access.key else {}
+
+
+def _checked(url: str, answer: httpx.Response) -> httpx.Response:
+    """Return an answer that is good; raise what it says otherwise."""
+    if answer.status_code in NOT_ALLOWED:
+        raise ConfigurationError(f"{url}: {_told(answer)} (AUDIOFUSE_SEARCH_KEY)")
+    if answer.status_code in AT_FAULT:
+        raise QueryError(_told(answer))
+    if answer.is_error:
+        raise Unavailable(f"the query service says {answer.status_code}: {_told(answer)}")
+    return answer
+
+
 def _find(url: str, options: Mapping[str, Any], sound: Path | None, access: Access) -> Hits:
-    headers = {"Authorization": f"Bearer {access.key.get_secret_value()}"} if access.key else {}
+    headers = _headers(access)
     if sound is None:
         request = httpx.Request("POST", f"{url}/v1/search", json=options, headers=headers)
     else:
@@ -107,13 +143,7 @@ def _find(url: str, options: Mapping[str, Any], sound: Path | None, access: Acce
             content=_content(sound),
         )  # fmt: skip
     answer = _send(request, access, SOUND_TIMEOUT_S if sound else TIMEOUT_S)
-    if answer.status_code in NOT_ALLOWED:
-        raise ConfigurationError(f"{url}: {_told(answer)} (AUDIOFUSE_SEARCH_KEY)")
-    if answer.status_code in AT_FAULT:
-        raise QueryError(_told(answer))
-    if answer.is_error:
-        raise Unavailable(f"the query service says {answer.status_code}: {_told(answer)}")
-    hits: Hits = answer.json()["hits"]
+    hits: Hits = _checked(url, answer).json()["hits"]
     return hits
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from audiofuse.core.feedback.verdicts import Opinion
 from audiofuse.core.query import (
     MAX_DEPTH,
     MAX_LIMIT,
@@ -23,6 +24,7 @@ from audiofuse.core.search.search import Hit
 UUID = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 LONGEST_S = 10**9
+MAX_VERDICTS = 100
 HIDDEN = frozenset({"item_norm", "user_metadata_hash", "sidecar_etag", "sidecar_problem"})
 
 Words = Annotated[str, Field(max_length=MAX_QUERY_CHARACTERS)]
@@ -189,6 +191,28 @@ class EmbedAnswer(BaseModel):
 
     encoder: str
     vector: list[float]
+
+
+class Said(BaseModel):
+    """What is said of one item: that it fits, misses, or is the very sound that was sought."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    item: Id
+    opinion: Opinion
+
+
+class Feedback(BaseModel):
+    """What is said of a question's hits."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    q: Words = Field(description="The question's words.", examples=["a dog barking"])
+    verdicts: list[Said] = Field(min_length=1, max_length=MAX_VERDICTS)
+
+
+class Kept(BaseModel):
+    """How many verdicts were kept."""
+
+    kept: int
 
 
 class Alive(BaseModel):

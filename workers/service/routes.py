@@ -1,4 +1,4 @@
-"""The routes of the query service: search, similar, items, embed.
+"""The routes of the query service: search, similar, items, embed, feedback.
 
 GET  /v1/search?q=a dog barking&limit=5&keyword=park     by words
 POST /v1/search        {"q": ..., "like": ID, ...}       by words, by an item, or both
@@ -7,20 +7,23 @@ GET  /v1/similar/ID                                      more like an item
 GET  /v1/items/ID                                        one item
 POST /v1/items         {"ids": [...]}                    several of them
 GET  /v1/embed?q=a dog barking                           a text's vector
+POST /v1/feedback      {"q": ..., "verdicts": [...]}     what fits, where the owner wants to know
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
+from audiofuse.core.feedback.book import Book, BookFull
+from audiofuse.core.feedback.verdicts import Verdict
 from audiofuse.core.index.index import Point
-from audiofuse.core.query import Question
+from audiofuse.core.query import Question, check_words
 from audiofuse.core.search.search import Searcher
 from audiofuse.workers.service import models
-from audiofuse.workers.service.admission.guard import Right
-from audiofuse.workers.service.admission.problems import ANY, answers
+from audiofuse.workers.service.admission.guard import Caller, Right
+from audiofuse.workers.service.admission.problems import ANY, Refusal, answers
 from audiofuse.workers.service.admission.questions import Questions, Uploads
 from audiofuse.workers.service.audio import Links, root_of
 
@@ -142,3 +145,41 @@ def item_routes(searcher: Searcher, links: Links, questions: Questions) -> APIRo
         return await questions.answer(partial(answered.embed, q))
 
     return router
+
+
+def feedback_routes(
+    searcher: Searcher, open_book: Callable[[], Book] | None, questions: Questions
+) -> APIRouter:
+    """Return the route; without a book it refuses, and says what switches it on."""
+    router = APIRouter(tags=["feedback"], prefix="/v1", responses=ANY)
+
+    @router.post("/feedback", response_model=models.Kept, responses=answers(403, 404))
+    async def feedback(request: Request, body: models.Feedback) -> Response:
+        """Keep what is said of a question's hits, with the caller's name and the time."""
+        caller: Caller = request.state.caller
+        if open_book is None:
+            detail = "this service keeps no feedback: its owner may set AUDIOFUSE_FEEDBACK=true"
+            raise Refusal(404, "feedback-off", detail)
+        if Right.FEEDBACK not in caller.rights:
+            raise Refusal(403, "no-right", "this API key lacks the scope feedback")
+        return await questions.answer(partial(_keep, searcher, open_book(), caller, body))
+
+    return router
+
+
+def _keep(searcher: Searcher, book: Book, caller: Caller, body: models.Feedback) -> models.Kept:
+    """Write verdicts down, each of the item as it is now; ``NotFound`` for one that is not."""
+    check_words(body.q)
+    points = [searcher.item(said.item) for said in body.verdicts]
+    verdicts = [
+        Verdict(
+            caller=caller.name, text=body.q, item=point.id, key=point.payload["key"],
+            etag=point.payload["etag"], encoder=point.payload["encoder"], opinion=said.opinion,
+        )
+        for said, point in zip(body.verdicts, points, strict=True)
+    ]  # fmt: skip
+    try:
+        book.add(verdicts)
+    except BookFull as error:
+        raise Refusal(429, "full", f"{error}: say it tomorrow") from error
+    return models.Kept(kept=len(verdicts))

@@ -2,8 +2,8 @@
 
 Keys are given as ``name:key`` or ``name:key:scope+scope``, separated by commas, and sent as
 ``Authorization: Bearer KEY``. Scopes: ``search`` asks, ``audio`` gets links to the sounds besides,
-``export`` gets the metadata of all items at once. Without keys everybody may do everything;
-``audiofuse serve`` allows that on the loopback only.
+``export`` gets the metadata of all items at once, ``feedback`` may say what fits. Without keys
+everybody may do everything; ``audiofuse serve`` allows that on the loopback only.
 """
 
 import hashlib
@@ -37,6 +37,7 @@ class Right(StrEnum):
     SEARCH = "search"
     AUDIO = "audio"
     EXPORT = "export"
+    FEEDBACK = "feedback"
 
 
 @dataclass(frozen=True)
