@@ -64,6 +64,7 @@ HOMES = {  # one outside library has few homes
     "onnx": {"core/encoder"},
     "onnxruntime": {"core/encoder"},
     "tokenizers": {"core/encoder"},
+    "sklearn": {"core/search"},
     "prometheus_client": {"workers/telemetry", "workers/deployment"},
     "opentelemetry": {"workers/telemetry"},
 }

@@ -1,7 +1,7 @@
 """The HTTP service: what is asked and how it is answered.
 
-``app`` (put together), ``routes`` (questions), ``catalogue`` (what there is, without a question),
-``models`` (their JSON), ``audio`` (links to sounds), ``archive`` (many sounds as one file),
-``encoders`` (query towers as files), ``probes`` (alive, ready), ``page`` (the search page in
+``app`` (put together), ``routes`` (questions), ``catalogue`` and ``maps`` (what there is, without a
+question), ``models`` (their JSON), ``audio`` (links to sounds), ``archive`` (many sounds as one
+file), ``encoders`` (query towers as files), ``probes`` (alive, ready), ``page`` (the search page in
 ``web``), ``client`` (asking it from elsewhere). Who may ask, and how much, is ``admission``.
 """

@@ -29,6 +29,7 @@ from audiofuse.workers.service.archive import archive_routes
 from audiofuse.workers.service.audio import Links, audio_routes
 from audiofuse.workers.service.catalogue import catalogue_routes
 from audiofuse.workers.service.encoders import PackedTowers, encoder_routes
+from audiofuse.workers.service.maps import map_routes
 from audiofuse.workers.service.page import add_page
 from audiofuse.workers.service.probes import Announcer, add_probes
 from audiofuse.workers.telemetry.metrics import LOADED, QUERY_BATCH, Process
@@ -106,6 +107,7 @@ def create_app(
         encoder_routes(towers, lambda: searcher.loaded),
         archive_routes(searcher, links.store),
         api.feedback_routes(searcher, book, questions),
+        map_routes(searcher, questions),
     ):
         app.include_router(router, dependencies=needs_key)
     app.include_router(audio_routes(links))
