@@ -34,7 +34,8 @@ def principal(vectors: Floats, dimensions: int) -> Floats:
         return vectors[:, :dimensions]
     centred = vectors - vectors.mean(axis=0)
     _, directions = np.linalg.eigh(centred.T @ centred)  # the widest are last
-    return centred @ directions[:, ::-1][:, :dimensions]
+    places: Floats = centred @ directions[:, ::-1][:, :dimensions]
+    return places
 
 
 def spread(places: Floats) -> Floats:
@@ -42,8 +43,9 @@ def spread(places: Floats) -> Floats:
     if not len(places):
         return places
     least, most = places.min(axis=0), places.max(axis=0)
-    half = max(float((most - least).max()) / 2, np.finfo(np.float32).tiny)
-    return (places - (least + most) / 2) / half
+    half = float((most - least).max()) / 2
+    within: Floats = (places - (least + most) / 2) / (half or 1.0)  # all may be in one place
+    return within
 
 
 def laid_out(vectors: Floats) -> Floats:
@@ -71,7 +73,7 @@ def neighbours(vectors: Floats) -> Floats:
     """Return places ``(n, 2)`` by t-SNE, which begins with the first two dimensions."""
     from sklearn.manifold import TSNE  # noqa: PLC0415 - in the process apart only
 
-    begin = vectors[:, :2] / max(float(vectors[:, 0].std()), np.finfo(np.float32).tiny) * 1e-4
+    begin = vectors[:, :2] / (float(vectors[:, 0].std()) or 1.0) * 1e-4  # all may be the same
     perplexity = min(PERPLEXITY, (len(vectors) - 1) / 3)
     model = TSNE(init=begin, perplexity=perplexity, max_iter=STEPS, random_state=0, n_jobs=1)
     places: Floats = model.fit_transform(vectors)
