@@ -71,12 +71,12 @@ def ask(page: Page, text: str) -> None:
 
 def hits(page: Page) -> Locator:
     """Return the hits that are shown."""
-    return page.locator(".hit")
+    return page.locator("#results:not([aria-busy]) .hit")
 
 
 def titles(page: Page) -> list[str]:
     """Return the titles of the hits that are shown."""
-    return page.locator(".hit h2").all_inner_texts()
+    return page.locator("#results:not([aria-busy]) .hit h2").all_inner_texts()
 
 
 def hit(page: Page, title: str) -> Locator:

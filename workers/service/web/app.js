@@ -1,6 +1,8 @@
 // The search page. It asks only the service's public interface, so it is an example as well.
 
 import { api, keysComeFrom } from "./api.js";
+import { filtersOfLists, find, isAsked, NEWEST, NOTHING } from "./asking.js";
+import { hideFacets, showFacets } from "./browsing/facets.js";
 import { $, make } from "./dom.js";
 import * as filters from "./filters.js";
 import { card, wordsOf } from "./hits.js";
@@ -8,73 +10,79 @@ import { stop, toggle } from "./sound.js";
 import { restore, select, selectAll, selected, tell } from "./taking/selection.js";
 import { keepSelection, toTheBar } from "./taking/taking.js";
 
-const PAGE = 20;
 const SLOW_MS = 400; // later than this, it is told that something is done
 const COUNT_EVERY_MS = 5000;
 const IN_ADDRESS = 100; // selected sounds that an address holds: some servers refuse longer ones
 const JSON_TYPE = { "Content-Type": "application/json" };
 const NOTHING_INDEXED =
   "Nothing is indexed yet. Put a sound into the bucket, and it appears here within seconds.";
-const NOTHING = { q: "", like: null, file: null };
 
 const form = $("#search"), list = $("#results"), message = $("#message"), more = $("#more");
 let question = NOTHING; // words, and an item {id, title} or a file that hits shall be like
+let sort = NEWEST; // of what is shown without a question
+let following = ""; // what the next page is asked for; empty after the last
 let running = new AbortController();
 let unanswered = false; // the question failed because nobody answered
 
 // Asking
 
-function search(offset) {
-  const { q, like, file } = question, { signal } = running;
-  const options = filters.chosen();
-  options.set("limit", PAGE);
-  options.set("offset", offset);
-  if (like && !q) return api(`v1/similar/${like.id}?${options}`, { signal });
-  if (q) options.set("q", q);
-  if (file) return api(`v1/search/sound?${options}`, { method: "POST", body: file, signal });
-  if (!like) return api(`v1/search?${options}`, { signal });
-  const body = JSON.stringify({ ...filters.asObject(options), like: like.id });
-  return api("v1/search", { method: "POST", body, headers: JSON_TYPE, signal });
-}
-
-async function run(asked, { remember = true } = {}) {
+async function run(asked, { remember = true, quiet = false } = {}) {
   question = { ...NOTHING, ...asked };
   running.abort();
   running = new AbortController();
   showQuestion();
   if (remember) history.pushState(null, "", address());
-  if (!question.q && !question.like && !question.file) return begin();
-  $("#start").hidden = true;
-  more.hidden = true;
   list.setAttribute("aria-busy", "true");
+  more.hidden = true;
+  browse({ quiet });
   const { signal } = running, { file } = question;
   const patience = setTimeout(() => say(file ? `Listening to ${file.name} …` : "Searching …"), SLOW_MS);
   signal.addEventListener("abort", () => clearTimeout(patience));
-  await show(0);
+  following = "";
+  await show({ quiet });
   clearTimeout(patience);
 }
 
-async function show(offset, { focus = false } = {}) {
-  const { signal } = running;
+// Shows the next page of answers, or the first.
+async function show({ focus = false, quiet = false } = {}) {
+  const { signal } = running, first = following ? list.children.length : 0;
   try {
-    const { hits, encoder } = await search(offset);
+    const { hits, encoder, after } = await find(question, { after: following, sort, signal, quiet });
     if (signal.aborted) return; // a newer question was asked meanwhile
-    if (!offset) empty();
-    const first = list.children.length;
+    if (!first) empty();
+    following = after;
     list.append(...hits.map((hit) => card(hit, { words: wordsOf(question.q), ...does })));
-    more.hidden = hits.length < PAGE;
+    more.hidden = !following;
     tell();
     $("#encoder").textContent = encoder ? `Encoder ${encoder}` : "";
     say(list.children.length ? "" : nothingFound());
-    if (!offset || focus) choose(list.children[first], { focus });
+    if (!first || focus) choose(list.children[first], { focus });
     unanswered = false;
   } catch (error) {
     if (signal.aborted) return;
     unanswered = error.status === 0;
-    if (!offset) empty();
+    if (!first) empty();
     complain(error);
   }
   list.removeAttribute("aria-busy");
+}
+
+// Without a question there is what one may look through.
+async function browse({ quiet }) {
+  const { signal } = running, isBrowsing = !isAsked(question);
+  $("#start").hidden = !isBrowsing || Boolean([...filters.chosen()].length);
+  $("#browse").hidden = !isBrowsing;
+  if (!isBrowsing) return hideFacets();
+  try {
+    await showFacets(filtersOfLists(), { signal, quiet, onChoose: narrow });
+  } catch { // the list tells what is wrong
+    if (!signal.aborted) hideFacets();
+  }
+}
+
+function narrow(chosen) {
+  for (const [name, value] of Object.entries(chosen)) filters.set(name, value);
+  filtersChanged();
 }
 
 const does = {
@@ -131,23 +139,31 @@ function address() {
   if (question.like?.title) parameters.set("title", question.like.title);
   const ids = selected().slice(0, IN_ADDRESS).map(({ id }) => id);
   if (ids.length) parameters.set("selected", ids.join(","));
+  if (sort !== NEWEST) parameters.set("sort", sort);
   return String(parameters) ? `?${parameters}` : location.pathname;
 }
 
 function fromAddress() {
   const given = new URLSearchParams(location.search);
   filters.take(given);
-  const id = given.get("like");
-  run({ q: given.get("q") || "", like: id && { id, title: given.get("title") } }, { remember: false });
+  const id = given.get("like"), field = $("#browse select");
+  field.value = given.get("sort") || NEWEST;
+  sort = field.value || NEWEST; // there may be no such order
+  field.value = sort;
+  const like = id && { id, title: given.get("title") };
+  run({ q: given.get("q") || "", like }, { remember: false, quiet: true });
 }
 
-function begin() {
-  empty();
-  list.removeAttribute("aria-busy");
-  say("");
-  more.hidden = true;
-  $("#start").hidden = false;
+function sortBy(order) {
+  sort = order;
+  run(question);
 }
+
+$("#browse select").addEventListener("change", ({ target }) => sortBy(target.value));
+$("#surprise").addEventListener("click", () => {
+  $("#browse select").value = "random";
+  sortBy("random");
+});
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
@@ -164,7 +180,7 @@ addEventListener("popstate", fromAddress);
 let coming = null;
 
 function showMore(options) {
-  coming ??= show(list.children.length, options).finally(() => {
+  coming ??= show(options).finally(() => {
     coming = null;
     ends.unobserve(more); // it may be in view still: observed anew, that is told once more
     ends.observe(more);
@@ -172,7 +188,7 @@ function showMore(options) {
 }
 
 more.addEventListener("click", () => showMore({ focus: true }));
-const ends = new IntersectionObserver(([{ isIntersecting }]) => { if (isIntersecting) showMore(); }, { rootMargin: "600px" });
+const ends = new IntersectionObserver(([{ isIntersecting }]) => { if (isIntersecting && following) showMore(); }, { rootMargin: "600px" });
 ends.observe(more);
 
 // What is selected stays so whatever is asked; an address brings it back when the page is loaded.

@@ -51,6 +51,11 @@ export function add(name, value) {
   if (!present.includes(value)) field.value = [...present, value].join(", ");
 }
 
+export function set(name, value) {
+  if (MANY.includes(name)) add(name, value);
+  else form.elements[name].value = value;
+}
+
 export function clear() {
   take(new URLSearchParams());
 }

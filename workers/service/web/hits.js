@@ -49,6 +49,8 @@ function tags(payload, words, onTag) {
 
 function explain(node, { score, audio, metadata, copies, payload }) {
   const parts = $(".parts", node);
+  $(".why", node).hidden = score === undefined; // nothing was asked
+  if (score === undefined) return;
   if (audio === null) { // fusion that is no sum has no parts
     $(".bar .metadata", node).className = "whole";
     $(".bar .whole", node).style.width = share(score);

@@ -1,0 +1,44 @@
+// A question as the service takes it: by words, an item or a sound, or none: then what there is.
+
+import { api } from "./api.js";
+import * as filters from "./filters.js";
+
+export const PAGE = 20;
+export const NOTHING = { q: "", like: null, file: null };
+export const NEWEST = "newest";
+
+const JSON_TYPE = { "Content-Type": "application/json" };
+const OF_A_QUESTION = ["without", "balance", "unique"]; // filters that mean nothing without one
+
+export const isAsked = ({ q, like, file }) => Boolean(q || like || file);
+
+// Returns a page of hits, and what the next one is asked for ``after``; empty after the last.
+export async function find(question, { after = "", sort = NEWEST, limit = PAGE, ...options }) {
+  if (!isAsked(question)) return list({ after, sort, limit }, options);
+  const offset = Number(after), { hits, encoder } = await search(question, { offset, limit }, options);
+  return { hits, encoder, after: hits.length < limit ? "" : String(offset + hits.length) };
+}
+
+export function filtersOfLists() {
+  const chosen = filters.chosen();
+  for (const name of OF_A_QUESTION) chosen.delete(name);
+  return chosen;
+}
+
+async function list(page, options) {
+  const asked = filtersOfLists();
+  for (const [name, value] of Object.entries(page)) asked.set(name, value);
+  const { found, encoder, next } = await api(`v1/items?${asked}`, options);
+  return { hits: found, encoder, after: next };
+}
+
+function search({ q, like, file }, page, options) {
+  const asked = filters.chosen();
+  for (const [name, value] of Object.entries(page)) asked.set(name, value);
+  if (like && !q) return api(`v1/similar/${like.id}?${asked}`, options);
+  if (q) asked.set("q", q);
+  if (file) return api(`v1/search/sound?${asked}`, { method: "POST", body: file, ...options });
+  if (!like) return api(`v1/search?${asked}`, options);
+  const body = JSON.stringify({ ...filters.asObject(asked), like: like.id });
+  return api("v1/search", { method: "POST", body, headers: JSON_TYPE, ...options });
+}
