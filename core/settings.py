@@ -19,17 +19,11 @@ from pydantic_settings import (
 
 from audiofuse.core.cores import usable_cpus
 from audiofuse.core.errors import ConfigurationError
+from audiofuse.core.homes import DEPLOYMENT_FILE, default_home, deployment_file
 
 PREFIX = "AUDIOFUSE_"
 FILE = "_FILE"  # AUDIOFUSE_QDRANT_API_KEY_FILE names a file with the value, as Docker's secrets are
 OF_KUBERNETES = re.compile(r"_SERVICE_(HOST|PORT)|_PORT(_\d+_(TCP|UDP)|$)")
-DEPLOYMENT_FILE = "deployment.env"  # written by `audiofuse up`, so that other commands find it
-
-
-def default_home() -> Path:
-    """Return where state lives unless AUDIOFUSE_HOME says otherwise: the XDG data folder."""
-    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(data, "audiofuse").expanduser()
 
 
 HomePath = Annotated[Path, AfterValidator(Path.expanduser)]  # ~ is the user's home
@@ -260,9 +254,8 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Order: arguments, environment, files that it names, ``.env``, the local deployment."""
         del file_secret_settings
-        home = env_settings().get("home") or dotenv_settings().get("home") or default_home()
-        path = Path(home, DEPLOYMENT_FILE).expanduser()
-        deployment = DotEnvSettingsSource(settings_cls, env_file=path)
+        home = env_settings().get("home") or dotenv_settings().get("home")
+        deployment = DotEnvSettingsSource(settings_cls, env_file=deployment_file(home))
         files = InitSettingsSource(settings_cls, secrets_in_files())
         return init_settings, env_settings, files, dotenv_settings, deployment
 

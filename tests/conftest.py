@@ -60,6 +60,12 @@ def _nothing_is_measured() -> None:
     os.environ[BATCH_S] = "40"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _nobody_is_told(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep the developer's own commands from finding the deployments of tests."""
+    os.environ["XDG_DATA_HOME"] = str(tmp_path_factory.mktemp("data"))
+
+
 @pytest.fixture(autouse=True)
 def _no_foreign_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep the developer's own settings and running deployment out of every test."""

@@ -4,12 +4,9 @@ Commands import what they need when they run, so that asking a question never lo
 Exit codes: 0 done, 1 something failed or is not reachable, 2 wrong usage or configuration.
 """
 
-import signal
 import sys
-import threading
-import time
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import ValidationError
@@ -34,12 +31,12 @@ from audiofuse.workers.commands.rollout import rollout_cli
 from audiofuse.workers.commands.search import search
 from audiofuse.workers.commands.snapshot import snapshot_cli
 from audiofuse.workers.commands.terminal.options import Json, Prefix, Remove, print_json, seconds
+from audiofuse.workers.commands.up import up
 
 if TYPE_CHECKING:
     from audiofuse.workers.deployment.status import Status
 
 FAILURE, USAGE = 1, 2
-WATCH_S = 0.5  # how often ``up`` looks whether all that it runs is still there
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -53,48 +50,9 @@ cli.add_typer(bundle_cli, name="bundle")
 cli.add_typer(rollout_cli, name="rollout")
 cli.add_typer(snapshot_cli, name="snapshot")
 cli.add_typer(feedback_cli, name="feedback")
+cli.command()(up)
 cli.command()(search)
 console = Console()
-
-
-@cli.command()
-def up(
-    bucket: Annotated[
-        str,
-        typer.Option(
-            help="Folder to index and keep in step; or s3://name, whose events reach the queue "
-            "AUDIOFUSE_SQS_QUEUE_URL."
-        ),
-    ],
-) -> None:
-    """Run everything on this machine for one bucket, until Ctrl-C."""
-    current, interrupted = Settings(bucket=bucket), threading.Event()
-
-    def interrupt(*_: object) -> NoReturn:
-        interrupted.set()  # besides: what is raised in a destructor or around a fork is lost
-        raise KeyboardInterrupt
-
-    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs ignore SIGINT
-        signal.signal(number, interrupt)
-    try:
-        _run_until_interrupted(current, interrupted)
-    except KeyboardInterrupt:
-        console.print("stopped")
-
-
-def _run_until_interrupted(current: Settings, interrupted: threading.Event) -> NoReturn:
-    from audiofuse.workers.deployment.local import LocalDeployment
-
-    console.print(f"starting for {current.bucket}; state and logs are in {current.home}")
-    with LocalDeployment(current, interrupted) as deployment:
-        console.print(
-            f"ready: drop sounds into the bucket, and search at {deployment.settings.search_url}\n"
-            "or in another terminal:\n  audiofuse search 'a dog barking'\n  audiofuse status\n"
-            f"Metrics: {deployment.targets}. Ctrl-C stops everything."
-        )
-        while True:
-            deployment.watch()
-            time.sleep(WATCH_S)
 
 
 @cli.command()

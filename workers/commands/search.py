@@ -7,10 +7,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from audiofuse.core.errors import QueryError
+from audiofuse.core.errors import QueryError, Unavailable
+from audiofuse.core.homes import running_elsewhere
 from audiofuse.core.items import point_id
 from audiofuse.core.query import check_words
-from audiofuse.core.settings import Settings
+from audiofuse.core.settings import PREFIX, Settings
 from audiofuse.core.storage.store import bucket_name
 from audiofuse.workers.commands.terminal.options import Json, Prefix, print_json
 
@@ -72,7 +73,10 @@ def search(
         "extra": "true" if extra else None,
     }  # fmt: skip
     given = {name: value for name, value in options.items() if value not in (None, "")}
-    hits = find(current.search_url, given, sound, Access.of(current))
+    try:
+        hits = find(current.search_url, given, sound, Access.of(current))
+    except Unavailable as error:
+        raise Unavailable(f"{error}{_elsewhere(current)}") from error
     if as_json:
         print_json({"query": query, "hits": hits})
         return
@@ -82,6 +86,12 @@ def search(
         console.print(hits_table(title, hits, offset, wide=wide))
     else:
         console.print("nothing is found: other words, or fewer conditions?")
+
+
+def _elsewhere(current: Settings) -> str:
+    """Say which deployments run that these settings do not mean."""
+    homes = [str(home) for home in running_elsewhere() if home != current.home.resolve()]
+    return f"; one runs with {PREFIX}HOME={' or '.join(homes)}" if homes else ""
 
 
 def _day(moment: datetime | None) -> str | None:

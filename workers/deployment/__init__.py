@@ -1,5 +1,5 @@
 """What looks at a whole deployment.
 
-``local`` (all of it on one machine), ``exporter`` (its metrics), ``status``, ``snapshots`` (of its
-index).
+``local`` (all of it on one machine), ``progress`` (how far it is in step with its bucket),
+``exporter`` (its metrics), ``status``, ``snapshots`` (of its index).
 """

@@ -33,7 +33,8 @@ from audiofuse.core.bundles.registry import open_registry
 from audiofuse.core.children import end_with
 from audiofuse.core.cores import thread_limits, usable_cpus
 from audiofuse.core.errors import AudiofuseError, ConfigurationError
-from audiofuse.core.settings import DEPLOYMENT_FILE, PREFIX, Settings, environment
+from audiofuse.core.homes import DEPLOYMENT_FILE, forget_elsewhere, tell_elsewhere
+from audiofuse.core.settings import PREFIX, Settings, environment
 from audiofuse.core.storage.store import FolderStore, open_store
 from audiofuse.workers.intake.build import choose_source
 from audiofuse.workers.queue.broker import create_celery
@@ -110,11 +111,17 @@ def stop_all(parts: Sequence[Part]) -> None:
 class LocalDeployment:
     """All parts for one bucket; a context manager that stops whatever it started."""
 
-    def __init__(self, settings: Settings, interrupted: threading.Event | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        interrupted: threading.Event | None = None,
+        search_port: int | None = None,
+    ) -> None:
         """Serve ``settings.bucket`` and keep state under ``settings.home``; nothing starts yet.
 
-        Once ``interrupted`` is set, starting and watching end with ``KeyboardInterrupt``. Raises
-        ``ConfigurationError`` if there is no such bucket.
+        Once ``interrupted`` is set, starting and watching end with ``KeyboardInterrupt``. The page
+        is at ``search_port``, or at any that is free. Raises ``ConfigurationError`` if there is no
+        such bucket.
         """
         self._interrupted = interrupted or threading.Event()
         store = open_store(settings)
@@ -122,6 +129,7 @@ class LocalDeployment:
         if isinstance(store, FolderStore):
             self._bucket = str(store.root)
         self._home = settings.home.resolve()
+        self._search_port = search_port
         self._settings = settings
         self._parts: list[Part] = []
         self._environment: dict[str, str] = {}
@@ -168,6 +176,7 @@ class LocalDeployment:
     def _start(self) -> None:
         (self._home / "logs").mkdir(parents=True, exist_ok=True)
         ports = {name: free_port() for name in ("valkey", "index", "search")}
+        ports["search"] = self._search_port or ports["search"]
         password, api_key = secrets.token_hex(16), secrets.token_hex(16)
         shared = environment(self._settings)
         shared.pop(LISTEN, None)  # each part has its own
@@ -255,8 +264,10 @@ class LocalDeployment:
             for name, address in self._listening.items()
         ]
         self.targets.write_text(json.dumps(targets, indent=2) + "\n")
+        tell_elsewhere(self._home)
 
     def _stop(self) -> None:
+        forget_elsewhere(self._home)
         (self._home / DEPLOYMENT_FILE).unlink(missing_ok=True)
         self.targets.unlink(missing_ok=True)
         servers = [part for part in self._parts if part.name in SERVERS]
@@ -306,9 +317,19 @@ def free_port() -> int:
     """
     while True:
         port = PORTS.start + secrets.randbelow(len(PORTS))
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
+        if is_free(port):
             return port
+
+
+def is_free(port: int) -> bool:
+    """Whether nobody listens on a TCP port; what was connected to it a moment ago does no harm."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 @contextlib.contextmanager

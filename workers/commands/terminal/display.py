@@ -162,11 +162,11 @@ def intervals_table(title: str, rows: Mapping[str, "Estimate"]) -> Table:
 class Bars(Progress):
     """Progress bars with count, rate and the time that is left."""
 
-    def __init__(self) -> None:
-        """Show them on standard error."""
+    def __init__(self, *more: ProgressColumn, console: Console | None = None) -> None:
+        """Show them on standard error, or a ``console``; with ``more`` columns."""
         super().__init__(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(),
-            TimeRemainingColumn(), console=Console(stderr=True),
+            TimeRemainingColumn(), *more, console=console or Console(stderr=True),
         )  # fmt: skip
 
     def over(self, steps: Iterable[T], what: str, total: int | None, /) -> Iterable[T]:
