@@ -13,7 +13,7 @@ from typing import Any
 
 from qdrant_client import QdrantClient, models
 
-from audiofuse.core.index.conditions import conditions, of_item
+from audiofuse.core.index.conditions import conditions
 from audiofuse.core.index.refusals import refusals
 from audiofuse.core.index.rest import Record, rest_of
 from audiofuse.core.query import EVERYTHING, Filter
@@ -60,21 +60,15 @@ class Point:
 class Nearest:
     """Which points to find: the ``limit`` nearest to a vector by their item vectors.
 
-    ``offset`` of them are passed over; ``items``: their item vectors come, too; ``extra``: what
-    else their sidecars say, too.
+    ``offset`` of them are passed over. They come with these payload fields, and these vectors.
     """
 
     vector: Sequence[float]
     limit: int
     offset: int = 0
     where: Filter = EVERYTHING
-    items: bool = False
-    extra: bool = False
-
-    @property
-    def fields(self) -> list[str]:
-        """The payload fields that come."""
-        return [*HIT_FIELDS, *(["extra"] if self.extra else [])]
+    fields: Sequence[str] = HIT_FIELDS
+    vectors: Sequence[str] = (AUDIO,)
 
 
 class Points:
@@ -115,42 +109,30 @@ class Points:
         with self._refusals(generation, len(ids)):
             self._client.delete(generation.collection, selected, wait=True, ordering=ONE_ORDER)
 
-    def remove_moments(self, generation: Generation, item_id: str, beyond: int = 0) -> None:
-        """Delete an item's moments whose numbers are at least ``beyond``; none is no error.
-
-        ``generation`` is the item's own.
-        """
-        selected = models.FilterSelector(filter=of_item(item_id, beyond=beyond))
-        moments = generation.moments
-        with self._refusals(moments):
-            self._client.delete(moments.collection, selected, wait=True, ordering=ONE_ORDER)
-
-    def count_moments(self, generation: Generation, item_id: str, state: str) -> int:
-        """Return the exact number of an item's moments that are in a state."""
-        moments = generation.moments
-        with self._refusals(moments):
-            return self._client.count(
-                moments.collection, count_filter=of_item(item_id, state=state), exact=True
-            ).count
-
     def get(
-        self, generation: Generation, ids: Sequence[str], *, vectors: bool = False
-    ) -> dict[str, Point]:
-        """Return the points that exist among ``ids``, by id, with their whole payloads."""
+        self, generation: Generation, ids: Sequence[str], *, vectors: bool | Sequence[str] = False,
+        fields: Sequence[str] = (),
+    ) -> dict[str, Point]:  # fmt: skip
+        """Return the points that exist among ``ids``, by id.
+
+        They have their whole payloads, or these ``fields``; and no, all, or these vectors.
+        """
+        asked = vectors if isinstance(vectors, bool) else list(vectors)
+        payload = list(fields) or True
         with self._refusals(generation, len(ids)):
             if self._rest:
-                found = self._rest.retrieve(generation.collection, list(ids), vectors=vectors)
+                found = self._rest.retrieve(generation.collection, list(ids), asked, payload)
                 return {each.id: _stored(each) for each in found}
             records = self._client.retrieve(
-                generation.collection, list(ids), with_vectors=vectors, consistency=MOST
+                generation.collection, list(ids), payload, asked, consistency=MOST
             )
         return {str(record.id): as_point(record) for record in records}
 
     def search(self, generation: Generation, asked: Sequence[Nearest]) -> list[list[Point]]:
         """Return, for each that is asked, the points nearest to it, best first.
 
-        They have their audio vectors, and the payload fields that were asked for. No answer that is
-        waited for at once has more than ``HITS_AT_ONCE`` hits, unless one question wants more.
+        No answer that is waited for at once has more than ``HITS_AT_ONCE`` hits, unless one
+        question wants more.
         """
         return [
             found for together in _portions(asked) for found in self._search(generation, together)
@@ -160,8 +142,8 @@ class Points:
         requests = [
             models.QueryRequest(
                 query=list(each.vector), using=ITEM, limit=each.limit, offset=each.offset,
-                filter=conditions(each.where), with_payload=each.fields,
-                with_vector=[ITEM, AUDIO] if each.items else [AUDIO],
+                filter=conditions(each.where), with_payload=list(each.fields),
+                with_vector=list(each.vectors),
             )
             for each in asked
         ]  # fmt: skip

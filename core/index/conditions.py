@@ -1,5 +1,7 @@
 """Which points are meant, as Qdrant knows it."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from qdrant_client import models
@@ -45,6 +47,19 @@ def conditions(where: Filter) -> models.Filter | None:
     if where.besides:
         must_not.append(models.HasIdCondition(has_id=list(where.besides)))
     return models.Filter(must=must, must_not=must_not) if must or must_not else None
+
+
+def conditions_of_moments(where: Filter, items: Sequence[str] = ()) -> models.Filter | None:
+    """Return the same for moments: ``besides`` are items, and ``items`` are the only ones meant."""
+    passing = conditions(replace(where, besides=()))
+    must: list[models.Condition] = [*([passing] if passing else []), *_of_any(items)]
+    must_not = _of_any(where.besides)
+    return models.Filter(must=must, must_not=must_not) if must or must_not else None
+
+
+def _of_any(items: Sequence[str]) -> list[models.Condition]:
+    matching = models.MatchAny(any=list(items))
+    return [models.FieldCondition(key="item", match=matching)] if items else []
 
 
 def of_item(item_id: str, *, beyond: int | None = None, state: str | None = None) -> models.Filter:

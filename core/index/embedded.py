@@ -158,6 +158,10 @@ def _points(engine: Engine) -> APIRouter:
     def query_batch(name: str, body: models.QueryRequestBatch) -> Response:
         return _result(engine.query_batch_points(name, body.searches))
 
+    @router.post("/query/groups")
+    def query_groups(name: str, body: models.QueryGroupsRequest) -> Response:
+        return _result(engine.query_points_groups(name, body))
+
     @router.post("/query")  # what programs without audiofuse ask
     def query(name: str, body: models.QueryRequest) -> Response:
         return _result(engine.query_batch_points(name, [body])[0])

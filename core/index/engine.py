@@ -21,6 +21,7 @@ import qdrant_edge as edge
 from qdrant_client import models
 
 from audiofuse.core.errors import ConfigurationError
+from audiofuse.core.index.grouping import grouped
 
 ALIASES, COLLECTION, SHARD = "aliases.json", "collection.json", "shard"
 OWN_FAULT = "Service"  # how its errors begin that no question is to blame for
@@ -236,6 +237,43 @@ class Engine:
             found = shard.query_batch(edge.QueryBatchRequest(requests))
         return [{"points": [_point(hit) for hit in hits]} for hits in found]
 
+    def query_points_groups(self, name: str, asked: models.QueryGroupsRequest) -> dict[str, Any]:
+        """Return the points nearest to a vector in groups, of each at most some."""
+        if asked.with_lookup or asked.prefetch:
+            raise ValueError("the embedded index groups without look-up and prefetch")
+        query, passing = _query(asked), _filter(asked.filter)
+
+        def ask(besides: edge.Filter, limit: int) -> Sequence[edge.ScoredPoint]:
+            must = edge.Filter(must=[besides, *([passing] if passing else [])])
+            return shard.query(
+                edge.QueryRequest(
+                    limit=limit, filter=must, query=query, with_payload=[asked.group_by]
+                )
+            )
+
+        with self._shard(name) as shard:
+            found = grouped(ask, asked.group_by, asked.limit or 10, asked.group_size or 3)
+            ids = [hit.id for hits in found.values() for hit in hits]
+            whole = {
+                each.id: _point(each)
+                for each in shard.retrieve(
+                    ids, cast("Any", asked.with_payload), cast("Any", asked.with_vector)
+                )
+            }
+        # What was deleted since it was found is left out.
+        groups = [
+            {
+                "id": group,
+                "hits": [
+                    whole[hit.id] | {"score": hit.score, "version": 0}
+                    for hit in hits
+                    if hit.id in whole
+                ],
+            }
+            for group, hits in found.items()
+        ]
+        return {"groups": [group for group in groups if group["hits"]]}
+
     def _name(self, name: str) -> str:
         """Return the collection that a name or an alias means."""
         if (found := self._aliases.get(name, name)) not in self._shards:
@@ -266,7 +304,7 @@ def _payload_index(found: Any) -> dict[str, Any]:
     }
 
 
-def _query(asked: models.QueryRequest) -> Any:
+def _query(asked: models.QueryRequest | models.QueryGroupsRequest) -> Any:
     """Return what is asked; ``ValueError`` unless it is a vector, or points by chance."""
     if isinstance(asked.query, models.SampleQuery):
         return edge.Sample.Random

@@ -22,6 +22,7 @@ from audiofuse.core.errors import ConfigurationError, Unavailable
 from audiofuse.core.index.browsing import BrowsedPoints, Order, Page
 from audiofuse.core.index.collection import (
     AUDIO,
+    HIT_FIELDS,
     ITEM,
     SCROLL_PAGE,
     VERSION_KEY,
@@ -30,6 +31,7 @@ from audiofuse.core.index.collection import (
     Point,
 )
 from audiofuse.core.index.conditions import FILTERED
+from audiofuse.core.index.moments import MomentPoints
 from audiofuse.core.index.provisioning import (
     Layout,
     VectorSizes,
@@ -44,6 +46,7 @@ from audiofuse.core.settings import Settings
 __all__ = [  # whoever uses the index needs this module alone
     "AUDIO",
     "FILTERED",
+    "HIT_FIELDS",
     "ITEM",
     "SCROLL_PAGE",
     "VERSION_KEY",
@@ -142,7 +145,7 @@ class _Locked:
 AS_IT_LIKES = Layout()
 
 
-class Index(BrowsedPoints):
+class Index(BrowsedPoints, MomentPoints):
     """All generations under one alias. Every method raises ``Unavailable`` if Qdrant is away."""
 
     def __init__(self, client: QdrantClient, alias: str, layout: Layout = AS_IT_LIKES) -> None:

@@ -26,6 +26,9 @@ GOOD = frozenset({200, 201, 202})
 IDLE_S = 5.0
 
 
+Asked = bool | Sequence[str]  # all of it, nothing, or what is named
+
+
 class Record(BaseModel):
     """A point as it is answered."""
 
@@ -67,10 +70,12 @@ class Rest:
         where = f"{quote(collection, safe='')}/points?wait=true&ordering=strong"
         self._ask(_Done, "PUT", where, {"points": points})
 
-    def retrieve(self, collection: str, ids: Sequence[str], *, vectors: bool) -> list[Record]:
+    def retrieve(
+        self, collection: str, ids: Sequence[str], vectors: Asked, payload: Asked
+    ) -> list[Record]:
         """Return the points that exist among ``ids``, as most replicas know them."""
         where = f"{quote(collection, safe='')}/points?consistency=majority"
-        body = {"ids": ids, "with_payload": True, "with_vector": vectors}
+        body = {"ids": ids, "with_payload": payload, "with_vector": vectors}
         return self._ask(_Found, "POST", where, body).result
 
     def _ask(self, kind: type[Answer], method: str, where: str, body: object) -> Answer:

@@ -26,7 +26,17 @@ from audiofuse.core.bundles.loading import load_encoder, load_version
 from audiofuse.core.bundles.registry import Watch, open_registry
 from audiofuse.core.encoder.embeddings import Floats, unit
 from audiofuse.core.errors import AudiofuseError, NotFound, QueryError, Unavailable
-from audiofuse.core.index.index import Generation, GenerationGone, Index, Nearest, Point, open_index
+from audiofuse.core.index.index import (
+    AUDIO,
+    HIT_FIELDS,
+    ITEM,
+    Generation,
+    GenerationGone,
+    Index,
+    Nearest,
+    Point,
+    open_index,
+)
 from audiofuse.core.query import CANDIDATES, Question, check_id, check_words
 from audiofuse.core.retrying import BackOff, retry
 from audiofuse.core.search.loaded import LoadedEncoder, LoadedEncoders, Ranked
@@ -169,14 +179,15 @@ class Searcher:
         if question.like:
             where = replace(where, besides=(*where.besides, question.like))
         vector: list[float] = query.tolist()
+        fields = [*HIT_FIELDS, *(["extra"] if question.extra else [])]
         if question.ranks_anew:
-            candidates = Nearest(vector, CANDIDATES, 0, where, items=True, extra=question.extra)
+            candidates = Nearest(vector, CANDIDATES, 0, where, fields, (ITEM, AUDIO))
             points = self._nearest(generation, candidates)
             hits = [_hit(*each) for each in self._weighed(encoder, points, query, question)]
             hits = _unique(hits) if question.unique else hits
             hits = hits[question.offset : question.offset + question.limit]
         else:
-            page = Nearest(vector, question.limit, question.offset, where, extra=question.extra)
+            page = Nearest(vector, question.limit, question.offset, where, fields)
             points = self._nearest(generation, page)
             hits = [_hit(*each) for each in encoder.explained(points, query)]
         return Found(generation.version, hits)

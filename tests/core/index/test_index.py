@@ -10,7 +10,7 @@ import pytest
 from qdrant_client import QdrantClient, models
 
 from audiofuse.core.errors import ConfigurationError
-from audiofuse.core.index.collection import HIT_FIELDS, HITS_AT_ONCE
+from audiofuse.core.index.collection import HIT_FIELDS, HITS_AT_ONCE, ITEM
 from audiofuse.core.index.index import (
     SCROLL_PAGE,
     Generation,
@@ -127,7 +127,7 @@ def test_a_page_begins_where_the_one_before_ended(index: Index) -> None:
     points = [_point(number) for number in range(4)]
     index.upsert(generation, points)
     besides = Filter(besides=(points[3].id,))
-    page = Nearest([0, 0, 0, 1], 1, 1, besides, items=True)
+    page = Nearest([0, 0, 0, 1], 1, 1, besides, vectors=[ITEM])
     (hit,), others = index.search(generation, [page, Nearest([1, 0, 0, 0], 9)])
     assert len(others) == 4
     assert hit.payload["key"] == "1"
@@ -142,9 +142,12 @@ def test_a_hit_says_all_but_what_may_be_large(index: Index) -> None:
     index.upsert(generation, [point])
     ((hit,),) = index.search(generation, [Nearest([1, 0, 0, 0], 9)])
     assert hit.payload.keys() == point.payload.keys() - {"extra"}
-    ((whole,),) = index.search(generation, [Nearest([1, 0, 0, 0], 9, extra=True)])
+    fields = [*HIT_FIELDS, "extra"]
+    ((whole,),) = index.search(generation, [Nearest([1, 0, 0, 0], 9, fields=fields)])
     assert whole.payload == point.payload
     assert index.get(generation, [point.id])[point.id].payload == point.payload
+    some = index.get(generation, [point.id], fields=["key"], vectors=["audio"])[point.id]
+    assert (some.payload, list(some.item), len(some.audio)) == ({"key": "x"}, [], 3)
 
 
 def test_large_questions_are_not_answered_together(

@@ -6,9 +6,10 @@ from uuid import UUID, uuid4
 import pytest
 from qdrant_client import QdrantClient
 
-from audiofuse.core.index.index import Generation, GenerationGone, Index, Point
+from audiofuse.core.index.index import Generation, GenerationGone, Index, Nearest, Point
 from audiofuse.core.index.provisioning import MOMENT_INDEXES
 from audiofuse.core.items import moment_id
+from audiofuse.core.query import Filter
 
 
 class Sizes:
@@ -155,3 +156,36 @@ def test_a_refused_switch_leaves_both_aliases(
     with pytest.raises(GenerationGone):
         index.promote(second)
     assert _aliases(client, alias) == before
+
+
+def _found(found: dict[str, list[Point]]) -> list[tuple[str, list[int]]]:
+    return [(item, [each.payload["number"] for each in found[item]]) for item in found]
+
+
+def test_the_nearest_moments_come_item_by_item(index: Index) -> None:
+    """However many moments one item has, it is one answer, with its best moments, best first."""
+    generation = index.create("late-aaa", Sizes())
+    long, short, other = (str(uuid4()) for _ in range(3))
+    for item, count in ((long, 50), (short, 3), (other, 1)):
+        index.upsert(generation.moments, _moments(item, count, "a"))
+    asked = Nearest([0.0, 0.0, 0.0, 1.0], 2, vectors=["audio"])
+    found = index.nearest_moments(generation, asked, of_each=3)
+    assert _found(found) == [(long, [49, 48, 47]), (short, [2, 1, 0])]
+    assert list(found[short][0].audio) == pytest.approx([7, 0, 2])
+    besides = Nearest([0.0, 0.0, 0.0, 1.0], 9, where=Filter(besides=(long,)))
+    assert _found(index.nearest_moments(generation, besides)) == [(short, [2]), (other, [0])]
+    assert _found(index.nearest_moments(generation, asked, items=[other])) == [(other, [0])]
+
+
+def test_an_items_moments_are_scored_in_their_order(index: Index) -> None:
+    """All of one item's in its state come in order of number; if too many, the nearest of them."""
+    generation = index.create("late-aaa", Sizes())
+    mine = str(uuid4())
+    index.upsert(generation.moments, [*_moments(mine, 5, "a"), *_moments(str(uuid4()), 4, "a")])
+    index.upsert(generation.moments, _moments(mine, 1, "b"))
+    vector = [0.0, 0.0, 0.0, 1.0]
+    found = index.scored_moments(generation, mine, "a", vector, 9)
+    assert [point.payload["number"] for point in found] == [1, 2, 3, 4]
+    assert found[0].score == pytest.approx(0.5**0.5, abs=1e-5)
+    few = index.scored_moments(generation, mine, "a", vector, 2)
+    assert [point.payload["number"] for point in few] == [3, 4]

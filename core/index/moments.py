@@ -1,0 +1,74 @@
+"""The moments of items: in a collection beside that of their items, found item by item."""
+
+from collections.abc import Sequence
+
+from qdrant_client import models
+
+from audiofuse.core.index.collection import (
+    ITEM,
+    ONE_ORDER,
+    Generation,
+    Nearest,
+    Point,
+    Points,
+    as_point,
+)
+from audiofuse.core.index.conditions import conditions_of_moments, of_item
+
+# What tells which moment it is, and whether its item still means it.
+MOMENT_FIELDS = ("item", "number", "start_s", "end_s", "state", "item_norm")
+
+
+class MomentPoints(Points):
+    """The moments of any generation, which every method is given as that of the items.
+
+    Raises what ``Points`` does; ``GenerationGone`` also of a generation that an older release made
+    and no worker has made whole yet.
+    """
+
+    def remove_moments(self, generation: Generation, item_id: str, beyond: int = 0) -> None:
+        """Delete an item's moments whose numbers are at least ``beyond``; none is no error."""
+        selected = models.FilterSelector(filter=of_item(item_id, beyond=beyond))
+        moments = generation.moments
+        with self._refusals(moments):
+            self._client.delete(moments.collection, selected, wait=True, ordering=ONE_ORDER)
+
+    def count_moments(self, generation: Generation, item_id: str, state: str) -> int:
+        """Return the exact number of an item's moments that are in a state."""
+        moments = generation.moments
+        with self._refusals(moments):
+            return self._client.count(
+                moments.collection, count_filter=of_item(item_id, state=state), exact=True
+            ).count
+
+    def nearest_moments(
+        self, generation: Generation, asked: Nearest, of_each: int = 1, items: Sequence[str] = ()
+    ) -> dict[str, list[Point]]:
+        """Return items by their nearest moments: ids, best first, with ``of_each`` moments at most.
+
+        ``asked.limit`` is how many items; an offset it cannot have. ``items``: of these only.
+        """
+        moments = generation.moments
+        with self._refusals(moments):
+            found = self._client.query_points_groups(
+                moments.collection, "item", list(asked.vector), using=ITEM, limit=asked.limit,
+                group_size=of_each, query_filter=conditions_of_moments(asked.where, items),
+                with_payload=list(MOMENT_FIELDS), with_vectors=list(asked.vectors),
+            )  # fmt: skip
+        return {str(group.id): [as_point(hit) for hit in group.hits] for group in found.groups}
+
+    def scored_moments(
+        self, generation: Generation, item_id: str, state: str, vector: Sequence[float], most: int
+    ) -> list[Point]:
+        """Return the moments of an item in a state, in their order, each compared with a vector.
+
+        At most ``most``, then those that are nearest to it.
+        """
+        moments = generation.moments
+        request = models.QueryRequest(
+            query=list(vector), using=ITEM, limit=most, filter=of_item(item_id, state=state),
+            with_payload=list(MOMENT_FIELDS),
+        )  # fmt: skip
+        with self._refusals(moments):
+            (found,) = self._client.query_batch_points(moments.collection, [request])
+        return sorted(map(as_point, found.points), key=lambda each: each.payload["number"])
