@@ -87,16 +87,20 @@ class Sort(StrEnum):
 class Question:
     """What to find: by ``text``, by a ``sound`` file, ``like`` the item with this id, or by all.
 
+    ``at_s`` means the item's moment at that second, from its beginning. With ``moments`` moments
+    are found and no recordings, a sound of one window being one itself.
     ``without`` are words for what the hits shall not be like. ``balance`` shifts what counts, from
     0, audio alone, to 1, metadata alone; without one a sound alone is compared with sounds alone,
     and all else as the encoder adds them. ``unique`` shows sounds of the same content once. Where
-    the index cannot rank so by itself, its ``CANDIDATES`` nearest items are ranked anew. ``extra``
-    has hits tell what else their sidecars say, which may be long.
+    the index cannot rank so by itself, its ``CANDIDATES`` nearest items, and as many recordings by
+    their nearest moments, are ranked anew. ``extra`` has hits tell what else their sidecars say,
+    which may be long.
     """
 
     text: str = ""
     sound: Path | None = None
     like: str = ""
+    at_s: float | None = None
     without: str = ""
     balance: float | None = None
     where: Filter = EVERYTHING
@@ -104,6 +108,7 @@ class Question:
     offset: int = 0
     unique: bool = False
     extra: bool = False
+    moments: bool = False
 
     def __post_init__(self) -> None:
         """Raise ``QueryError`` if this is no question."""
@@ -113,13 +118,15 @@ class Question:
             check_words(self.without)
         if self.like:
             check_id(self.like)
+        if self.at_s is not None and not (self.like and self.at_s >= 0):
+            raise QueryError("at_s is a second of the item that hits are like, from 0 on")
         if self.balance is not None and not 0 <= self.balance <= 1:
             raise QueryError(f"balance must be from 0 to 1, not {self.balance}")
         if not 1 <= self.limit <= MAX_LIMIT:
             raise QueryError(f"limit must be from 1 to {MAX_LIMIT}, not {self.limit}")
         if self.offset < 0:
             raise QueryError(f"offset must be at least 0, not {self.offset}")
-        depth = CANDIDATES if self.ranks_anew else MAX_DEPTH
+        depth = CANDIDATES if self.ranks_anew or self.moments else MAX_DEPTH
         if self.offset + self.limit > depth:
             raise QueryError(f"offset and limit reach beyond {depth} hits: narrow the question")
 

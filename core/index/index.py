@@ -31,7 +31,7 @@ from audiofuse.core.index.collection import (
     Point,
 )
 from audiofuse.core.index.conditions import FILTERED
-from audiofuse.core.index.moments import MomentPoints
+from audiofuse.core.index.moments import MOMENT_FIELDS, MomentPoints
 from audiofuse.core.index.provisioning import (
     Layout,
     VectorSizes,
@@ -48,6 +48,7 @@ __all__ = [  # whoever uses the index needs this module alone
     "FILTERED",
     "HIT_FIELDS",
     "ITEM",
+    "MOMENT_FIELDS",
     "SCROLL_PAGE",
     "VERSION_KEY",
     "Generation",

@@ -11,35 +11,25 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from audiofuse.core.audio.recording import open_recording
 from audiofuse.core.audio.windows import Opener
-from audiofuse.core.batcher import Batcher
 from audiofuse.core.bundles.document import POLL_S
 from audiofuse.core.bundles.loading import load_encoder, load_version
 from audiofuse.core.bundles.registry import Watch, open_registry
 from audiofuse.core.encoder.embeddings import Floats, unit
 from audiofuse.core.errors import AudiofuseError, NotFound, QueryError, Unavailable
-from audiofuse.core.index.index import (
-    AUDIO,
-    HIT_FIELDS,
-    ITEM,
-    Generation,
-    GenerationGone,
-    Index,
-    Nearest,
-    Point,
-    open_index,
-)
-from audiofuse.core.query import CANDIDATES, Question, check_id, check_words
+from audiofuse.core.index.index import Generation, GenerationGone, Index, Point, open_index
+from audiofuse.core.query import Question, check_id, check_words
 from audiofuse.core.retrying import BackOff, retry
-from audiofuse.core.search.loaded import LoadedEncoder, LoadedEncoders, Ranked
+from audiofuse.core.search.answering import Answering
+from audiofuse.core.search.hits import Found, Timeline
+from audiofuse.core.search.loaded import LoadedEncoder, LoadedEncoders
 from audiofuse.core.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -48,43 +38,10 @@ log = logging.getLogger(__name__)
 # away; shorter: sooner there again.
 PREPARED_AGAIN = BackOff(first_s=2 * POLL_S, most_s=32)
 MAX_SOUND_S = 60.0  # longest sound to search by: what it costs grows with its length
-# Questions that one call to the index asks. Higher: fewer calls under load; lower: less memory.
-QUERIES_AT_ONCE = 32
-# Most hits of a question that is asked together with others. Higher: fewer calls to the index;
-# lower: shorter waits for small questions, which are answered with the largest of their call.
-TOGETHER = CANDIDATES
 ITEMS_AT_ONCE = 100  # that the index is asked for by their ids: a payload may have 256 kB
 AWAY_FROM = 0.5  # how much of what is not wanted is taken from what is
 T = TypeVar("T")
 NEVER = (-math.inf, None)
-
-
-Asked = tuple[Generation, Nearest]
-
-
-@dataclass(frozen=True)
-class Hit:
-    """An item found. ``score`` is the cosine; its parts ``audio`` and ``metadata`` add up to it.
-
-    Mid fusion has no such parts: they are ``None``. ``copies`` are the keys of other sounds with
-    the same content, where the question asks for ``unique`` hits.
-    """
-
-    id: str
-    key: str
-    score: float
-    audio: float | None
-    metadata: float | None
-    payload: Mapping[str, Any]
-    copies: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Found:
-    """Hits, best first, and the encoder version that found them; none before the first item."""
-
-    encoder: str | None
-    hits: list[Hit]
 
 
 class Searcher:
@@ -107,8 +64,7 @@ class Searcher:
         self._wanted = wanted
         self._open_sound = open_sound
         self._max_sound_s = max_sound_s
-        self._together = Batcher[Asked, list[Point]](self._find, QUERIES_AT_ONCE)
-        self._large = threading.Lock()  # one large answer at a time: a thousand hits are 10 MB
+        self._answering = Answering(index)
         self._resolving = threading.Lock()  # whoever has it asks for the alias; nobody waits for it
         self._resolved: tuple[float, Generation | None] = NEVER
         self._last: tuple[Generation, LoadedEncoder] | None = None  # what was searched last
@@ -124,6 +80,26 @@ class Searcher:
         asked = Question(question) if isinstance(question, str) else question
         found = self._with_live(lambda live, encoder: self._search(live, encoder, asked))
         return found or Found(None, [])
+
+    def timeline(self, id_: str, question: Question | str) -> Timeline:
+        """Return how near each window of an item is to a question, in the order of time.
+
+        Only what is asked for counts, by words, sounds or items, and ``without``. Raises what
+        ``search`` does, and ``NotFound`` if there is no such item.
+        """
+        check_id(id_)
+        asked = Question(question) if isinstance(question, str) else question
+
+        def work(live: Generation, encoder: LoadedEncoder) -> Timeline:
+            item = self._get(live, id_, vectors=True)
+            query = self._query(live, encoder, asked)
+            windows = self._answering.recordings.timeline(live, item, query)
+            return Timeline(live.version, windows)
+
+        found = self._with_live(work)
+        if found is None:
+            raise NotFound(f"there is no item {id_}")
+        return found
 
     def embed(self, text: str) -> tuple[str, list[float]]:
         """Return the live encoder's version and a text's vector, of unit length.
@@ -175,31 +151,8 @@ class Searcher:
 
     def _search(self, generation: Generation, encoder: LoadedEncoder, question: Question) -> Found:
         query = self._query(generation, encoder, question)
-        where = question.where
-        if question.like:
-            where = replace(where, besides=(*where.besides, question.like))
-        vector: list[float] = query.tolist()
-        fields = [*HIT_FIELDS, *(["extra"] if question.extra else [])]
-        if question.ranks_anew:
-            candidates = Nearest(vector, CANDIDATES, 0, where, fields, (ITEM, AUDIO))
-            points = self._nearest(generation, candidates)
-            hits = [_hit(*each) for each in self._weighed(encoder, points, query, question)]
-            hits = _unique(hits) if question.unique else hits
-            hits = hits[question.offset : question.offset + question.limit]
-        else:
-            page = Nearest(vector, question.limit, question.offset, where, fields)
-            points = self._nearest(generation, page)
-            hits = [_hit(*each) for each in encoder.explained(points, query)]
+        hits = self._answering.hits(generation, encoder, question, query)
         return Found(generation.version, hits)
-
-    def _weighed(
-        self, encoder: LoadedEncoder, points: Sequence[Point], query: Floats, question: Question
-    ) -> list[Ranked]:
-        if encoder.is_sum:
-            return encoder.weighed(points, query, question.weight_of_metadata)
-        if question.balance is not None:
-            raise QueryError("the live encoder fuses audio and metadata inseparably: no balance")
-        return encoder.explained(points, query)
 
     def _query(self, generation: Generation, encoder: LoadedEncoder, question: Question) -> Floats:
         """Return the one vector ``(dim,)`` that a question comes down to, of unit length."""
@@ -210,28 +163,22 @@ class Searcher:
             with self._open_sound(question.sound, self._max_sound_s) as recording:
                 vectors.append(encoder.encode_audio(recording.windows()))
         if question.like:
-            item = self._get(generation, question.like, vectors=True).item
-            vectors.append(np.array(item, np.float32))
+            vectors.append(self._like(generation, question.like, question.at_s))
         query = unit(np.sum(vectors, axis=0))
         if question.without:
             query = unit(query - AWAY_FROM * encoder.encode_text(question.without))
         return query
 
-    def _nearest(self, generation: Generation, asked: Nearest) -> list[Point]:
-        """Ask for few hits together with other threads, for many alone and one after the other."""
-        if asked.limit <= TOGETHER:
-            return self._together((generation, asked))
-        with self._large:
-            (points,) = self._find([(generation, asked)])
-        return points
-
-    def _find(self, asked: list[Asked]) -> list[list[Point]]:
-        """Ask what threads ask at once in one call, or one for each generation during a switch."""
-        answers = {
-            generation: iter(self._index.search(generation, [one for _, one in same]))
-            for generation, same in _by_generation(asked).items()
-        }
-        return [next(answers[generation]) for generation, _ in asked]
+    def _like(self, generation: Generation, id_: str, at_s: float | None) -> Floats:
+        """Return an item's vector ``(dim,)``, or that of its moment at a second."""
+        point = self._get(generation, id_, vectors=True)
+        if at_s is not None:
+            duration_s = point.payload["duration_s"]
+            if at_s > duration_s:
+                raise QueryError(f"the item is {duration_s:.1f} s long: no moment is at {at_s} s")
+            point = self._answering.recordings.at(generation, point, at_s) or point
+        vector: Floats = np.array(point.item, np.float32)
+        return vector
 
     def _get(self, generation: Generation, id_: str, *, vectors: bool = False) -> Point:
         point = self._index.get(generation, [id_], vectors=vectors).get(id_)
@@ -375,26 +322,3 @@ class AsyncSearcher:
     async def embed(self, text: str) -> tuple[str, list[float]]:
         """See ``Searcher``."""
         return await asyncio.to_thread(self._searcher.embed, text)
-
-
-def _by_generation(asked: Iterable[Asked]) -> dict[Generation, list[Asked]]:
-    groups: dict[Generation, list[Asked]] = {}
-    for each in asked:
-        groups.setdefault(each[0], []).append(each)
-    return groups
-
-
-def _hit(point: Point, score: float, audio: float | None) -> Hit:
-    metadata = None if audio is None else score - audio
-    return Hit(point.id, point.payload["key"], score, audio, metadata, point.payload)
-
-
-def _unique(hits: Sequence[Hit]) -> list[Hit]:
-    """Return the best hit of each content, with the keys of the others."""
-    same: dict[str, list[Hit]] = {}
-    for hit in hits:
-        same.setdefault(hit.payload["content_hash"], []).append(hit)
-    return [
-        replace(best, copies=tuple(other.key for other in others))
-        for best, *others in same.values()
-    ]

@@ -53,12 +53,13 @@ WORDS = (
 PATIENCE_S = 300  # the embedded engine answers one after the other, however many ask
 SERVE = """
 import sys
-import audiofuse.core.index.index, audiofuse.core.search.search, audiofuse.core.search.loaded
+import audiofuse.core.index.index, audiofuse.core.search.answering, audiofuse.core.search.loaded
 from audiofuse.workers.commands.main import main
 
 audiofuse.core.index.index.TIMEOUT_S, at_once = int(sys.argv[1]), sys.argv[2]
 if at_once == "unbatched":
-    audiofuse.core.search.loaded.TEXTS_AT_ONCE = audiofuse.core.search.search.QUERIES_AT_ONCE = 1
+    audiofuse.core.search.loaded.TEXTS_AT_ONCE = 1
+    audiofuse.core.search.answering.QUERIES_AT_ONCE = 1
 sys.argv[1:3] = ["serve"]
 main()
 """

@@ -19,7 +19,7 @@ from audiofuse.core.query import (
     Filter,
     Question,
 )
-from audiofuse.core.search.search import Hit
+from audiofuse.core.search.hits import Hit
 
 UUID = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 DAY = re.compile(r"\d{4}-\d{2}-\d{2}")

@@ -11,7 +11,8 @@ import pytest
 
 from audiofuse.core.index.index import Generation, Nearest, Point
 from audiofuse.core.query import MAX_LIMIT, Question
-from audiofuse.core.search.search import TOGETHER, Searcher
+from audiofuse.core.search.answering import TOGETHER
+from audiofuse.core.search.search import Searcher
 
 LIVE = Generation("c", "v")
 
@@ -26,6 +27,10 @@ class SlowIndex:
     def live(self) -> Generation:
         """Tell what is live."""
         return LIVE
+
+    def count(self, _: Generation) -> int:
+        """Tell that there are no moments."""
+        return 0
 
     def search(self, _: Generation, asked: Sequence[Nearest]) -> list[list[Point]]:
         """Find nothing, at once or later."""

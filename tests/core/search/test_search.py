@@ -18,8 +18,9 @@ from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import ConfigurationError, NotFound, QueryError, Rejected
 from audiofuse.core.index.index import Generation, Index
 from audiofuse.core.query import Filter, Question
+from audiofuse.core.search.hits import Found
 from audiofuse.core.search.loaded import LoadedEncoder, LoadedEncoders
-from audiofuse.core.search.search import AWAY_FROM, AsyncSearcher, Found, Searcher
+from audiofuse.core.search.search import AWAY_FROM, AsyncSearcher, Searcher
 from audiofuse.core.storage.store import FolderStore
 from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
 from audiofuse.workers.indexing.sync import Syncer

@@ -15,7 +15,8 @@ from fastapi.testclient import TestClient
 from redis import Redis
 
 from audiofuse.core.errors import Unavailable
-from audiofuse.core.search.search import Found, Searcher
+from audiofuse.core.search.hits import Found
+from audiofuse.core.search.search import Searcher
 from audiofuse.core.settings import Settings
 from audiofuse.workers.queue.followers import Followers
 from audiofuse.workers.service.admission.questions import AT_ONCE, WAITING

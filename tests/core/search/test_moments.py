@@ -1,0 +1,291 @@
+"""Recordings are found by their moments as well, on an index whose vectors are drawn by chance."""
+
+import time
+from collections.abc import Iterable
+from typing import Any
+from uuid import UUID, uuid4
+
+import numpy as np
+import pytest
+
+from audiofuse.core.encoder.encoder import Encoder
+from audiofuse.core.errors import ConfigurationError, NotFound, QueryError
+from audiofuse.core.index.index import Generation, Index, Point
+from audiofuse.core.items import moment_id
+from audiofuse.core.query import Filter, Question
+from audiofuse.core.search import recordings
+from audiofuse.core.search.hits import Hit
+from audiofuse.core.search.loaded import LoadedEncoder, LoadedEncoders
+from audiofuse.core.search.search import Searcher
+
+VERSION, STATE = "tiny-000000", "as it is"
+WORDS = "a gong"
+S = 5.0  # length of a window
+
+
+class Sounds:
+    """An index of short sounds and long recordings, and a searcher over it."""
+
+    def __init__(self, index: Index, encoder: Encoder, seed: int = 0) -> None:
+        self.index, self.encoder = index, encoder
+        self.random = np.random.default_rng(seed)
+        self.generation: Generation = index.create(VERSION, encoder)
+        self.query = LoadedEncoder(encoder).encode_text(WORDS)
+        self.searcher = Searcher(index, LoadedEncoders(_nowhere, {VERSION: encoder}))
+        self.scores: dict[str, float] = {}  # of items
+        self.windows: dict[str, list[float]] = {}  # of windows
+
+    def add(self, windows: int, **payload: Any) -> str:
+        """Add a sound with so many moments; return its id."""
+        id_ = str(UUID(bytes=self.random.bytes(16), version=5))
+        facts = {
+            "bucket": "b", "key": f"{id_}.wav", "duration_s": S * max(windows, 1), "labels": [],
+            "item_norm": 1.3, "content_hash": id_, "moments": windows,
+            "moments_state": STATE if windows else "",
+        } | payload  # fmt: skip
+        item, self.scores[id_] = self._point(id_, facts)
+        made = []
+        for number in range(windows):
+            at = {"item": id_, "number": number, "state": STATE}
+            at |= {"start_s": S * number, "end_s": S * (number + 1)}
+            point, score = self._point(moment_id(id_, number), facts | at)
+            made.append(point)
+            self.windows.setdefault(id_, []).append(score)
+        self.index.upsert(self.generation, [item])
+        if made:
+            self.index.upsert(self.generation.moments, made)
+        return id_
+
+    def _point(self, id_: str, payload: dict[str, Any]) -> tuple[Point, float]:
+        vector = self.random.standard_normal(self.encoder.dim)
+        vector /= np.linalg.norm(vector)
+        audio = np.abs(self.random.standard_normal(self.encoder.audio_dim))
+        return Point(id_, payload, vector.tolist(), audio.tolist()), float(vector @ self.query)
+
+    def expected(self) -> list[str]:
+        """Return all ids, best first, by the better of item and best window."""
+        return sorted(
+            self.scores, key=lambda id_: -max([self.scores[id_], *self.windows.get(id_, [])])
+        )
+
+    def find(self, **options: Any) -> list[Hit]:
+        """Ask by words."""
+        return self.searcher.search(Question(WORDS, **options)).hits
+
+
+def _nowhere(version: str) -> Encoder:
+    raise ConfigurationError(f"no encoder {version} is published")
+
+
+@pytest.fixture
+def sounds(index: Index, tiny_encoder: Encoder) -> Sounds:
+    """Return twelve short sounds, three recordings, and one that has far more moments than all."""
+    sounds = Sounds(index, tiny_encoder)
+    for windows in [0] * 12 + [2, 3, 4, 60]:
+        sounds.add(windows)
+    return sounds
+
+
+def _ids(hits: Iterable[Hit]) -> list[str]:
+    return [hit.id for hit in hits]
+
+
+def test_a_recording_is_ranked_by_the_better_of_item_and_moment(sounds: Sounds) -> None:
+    """All recordings and sounds are in the order of their best, whichever gave it."""
+    hits = sounds.find(limit=100)
+    assert _ids(hits) == sounds.expected()
+    for hit in hits:
+        assert hit.score == pytest.approx(sounds.best(hit.id), abs=1e-5)
+        assert hit.audio + hit.metadata == pytest.approx(hit.score)
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_pages_are_parts_of_one_ranking(sounds: Sounds, size: int) -> None:
+    """Page by page everything comes once, in the order of one large page."""
+    pages = [sounds.find(limit=size, offset=offset) for offset in range(0, 18, size)]
+    assert [id_ for page in pages for id_ in _ids(page)] == sounds.expected()
+
+
+def test_a_hit_names_its_moments(sounds: Sounds) -> None:
+    """At most three, best first, the first being what the score is of; none of a short sound."""
+    for hit in sounds.find(limit=100):
+        windows = sounds.windows.get(hit.id)
+        if not windows:
+            assert hit.moments == ()
+            continue
+        first = hit.moments[0]
+        assert 1 <= len(hit.moments) <= 3
+        assert first.score == pytest.approx(max(windows), abs=1e-5)
+        assert first.start_s <= S * int(np.argmax(windows)) < first.end_s
+        scores = [moment.score for moment in hit.moments]
+        assert scores == sorted(scores, reverse=True)
+
+
+def test_the_parts_of_a_score_are_those_of_its_moment(sounds: Sounds) -> None:
+    """What audio gave to a hit is what the audio of the window that was nearest gave."""
+    hits = [
+        hit
+        for hit in sounds.find(limit=100)
+        if hit.moments and hit.score > sounds.scores[hit.id] + 1e-4
+    ]
+    assert hits
+    for hit in hits:
+        id_ = moment_id(hit.id, int(np.argmax(sounds.windows[hit.id])))
+        window = sounds.index.get(sounds.generation.moments, [id_], vectors=True)[id_]
+        audio = sounds.encoder.project_audio(np.array([window.audio], np.float32))
+        assert audio is not None
+        assert hit.audio == pytest.approx(float(audio[0] @ sounds.query) / 1.3, abs=1e-5)
+
+
+def _change(sounds: Sounds, id_: str, **payload: Any) -> None:
+    (point,) = sounds.index.get(sounds.generation, [id_], vectors=True).values()
+    changed = Point(id_, dict(point.payload) | payload, point.item, point.audio)
+    sounds.index.upsert(sounds.generation, [changed])
+
+
+@pytest.mark.parametrize(
+    "change", [{"moments_state": "another"}, {"moments": 0}, {"moments_state": None}]
+)
+def test_moments_that_their_item_does_not_name_are_not_shown(
+    sounds: Sounds, change: dict[str, Any]
+) -> None:
+    """While moments are written or removed, recordings are found as if they had none."""
+    for id_ in sounds.windows:
+        _change(sounds, id_, **change)
+    sounds.windows.clear()
+    hits = sounds.find(limit=100)
+    assert _ids(hits) == sounds.expected()
+    assert not any(hit.moments for hit in hits)
+    assert _ids(sounds.find(limit=3)) == sounds.expected()[:3]
+
+
+def test_moments_beyond_the_count_are_not_shown(sounds: Sounds) -> None:
+    """A recording that became shorter is found by what is left of it only."""
+    id_ = max(sounds.windows, key=lambda each: len(sounds.windows[each]))
+    _change(sounds, id_, moments=1)
+    (hit,) = [hit for hit in sounds.find(limit=100) if hit.id == id_]
+    assert all(moment.end_s <= S for moment in hit.moments)
+
+
+def test_moments_of_an_item_that_is_gone_are_not_shown(sounds: Sounds) -> None:
+    """What a crash left of a deleted recording finds nothing."""
+    long = list(sounds.windows)
+    sounds.index.remove(sounds.generation, long)
+    assert _ids(sounds.find(limit=100)) == [id_ for id_ in sounds.expected() if id_ not in long]
+
+
+def test_filters_hold_for_moments(sounds: Sounds) -> None:
+    """A recording is found by its moments only if it passes what was asked."""
+    wanted = sounds.add(5, labels=["Dog"])
+    sounds.add(0, labels=["Cat"])
+    assert _ids(sounds.find(where=Filter(labels=("Dog",)))) == [wanted]
+    assert wanted not in _ids(sounds.find(limit=100, where=Filter(besides=(wanted,))))
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.3, 1.0])
+def test_a_balance_weighs_moments_as_it_weighs_items(sounds: Sounds, balance: float) -> None:
+    """Each recording comes once, best first, and its parts add up, page by page."""
+    hits = sounds.find(limit=100, balance=balance)
+    assert sorted(_ids(hits)) == sorted(sounds.scores)
+    scores = [hit.score for hit in hits]
+    assert scores == sorted(scores, reverse=True)
+    assert all(hit.audio + hit.metadata == pytest.approx(hit.score) for hit in hits)
+    assert _ids(sounds.find(limit=5, offset=5, balance=balance)) == _ids(hits)[5:10]
+
+
+def test_the_same_content_is_shown_once(sounds: Sounds) -> None:
+    """Copies of a recording are one hit, with the other's key, though both have moments."""
+    twins = [sounds.add(3, content_hash="same") for _ in range(2)]
+    hits = [hit for hit in sounds.find(limit=100, unique=True) if hit.id in twins]
+    ((one,), (copy,)) = hits, hits[0].copies
+    assert {f"{one.id}.wav", copy} == {f"{id_}.wav" for id_ in twins}
+
+
+def test_moments_can_be_listed_instead_of_recordings(sounds: Sounds) -> None:
+    """Each hit is one moment with its own score, best first; a short sound is one itself."""
+    hits = sounds.find(limit=40, moments=True)
+    scores = [hit.score for hit in hits]
+    assert scores == sorted(scores, reverse=True)
+    long = [hit for hit in hits if hit.id in sounds.windows]
+    assert (
+        len({(hit.id, hit.moments[0].start_s) for hit in long}) == len(long) > len(sounds.windows)
+    )
+    assert all(hit.score == hit.moments[0].score for hit in long)
+    assert all(hit.audio + hit.metadata == pytest.approx(hit.score) for hit in hits)
+    assert {
+        hit.id for hit in hits if not hit.moments
+    } == sounds.scores.keys() - sounds.windows.keys()
+    later = sounds.find(limit=4, offset=3, moments=True)
+    assert [(hit.id, hit.moments) for hit in later] == [(hit.id, hit.moments) for hit in hits[3:7]]
+
+
+def test_more_can_be_found_that_is_like_a_moment(sounds: Sounds) -> None:
+    """The query is the vector of the window in which the second lies, of an item its own."""
+    id_ = max(sounds.windows, key=lambda each: len(sounds.windows[each]))
+    for at_s, number in ((0.0, 0), (4.9, 0), (5.0, 1), (299.0, 59), (300.0, 59)):
+        twin_of = moment_id(id_, number)
+        window = sounds.index.get(sounds.generation.moments, [twin_of], vectors=True)[twin_of]
+        best = sounds.searcher.search(Question(like=id_, at_s=at_s, limit=100)).hits
+        assert id_ not in _ids(best)
+        (point,) = sounds.index.get(sounds.generation, [best[-1].id], vectors=True).values()
+        cosine = float(np.array(point.item) @ np.array(window.item))
+        assert best[-1].score >= cosine - 1e-5
+        if not best[-1].moments:
+            assert best[-1].score == pytest.approx(cosine, abs=1e-5)
+    with pytest.raises(QueryError, match="is 300"):
+        sounds.searcher.search(Question(like=id_, at_s=301.0))
+
+
+def test_a_timeline_has_the_score_of_every_window(sounds: Sounds) -> None:
+    """In the order of time; of a short sound there is one, the whole; of no item there is none."""
+    for id_, item_score in sounds.scores.items():
+        found = sounds.searcher.timeline(id_, WORDS)
+        scores = sounds.windows.get(id_, [item_score])
+        assert [each.score for each in found.windows] == pytest.approx(scores, abs=1e-5)
+        spans = [(each.start_s, each.end_s) for each in found.windows]
+        assert spans == [(S * number, S * (number + 1)) for number in range(len(scores))]
+        assert found.encoder == VERSION
+    with pytest.raises(NotFound):
+        sounds.searcher.timeline(str(uuid4()), WORDS)
+
+
+def test_an_index_without_moments_is_asked_for_none(
+    index: Index, tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nobody has long recordings, that is looked at now and then and costs nothing else."""
+    sounds = Sounds(index, tiny_encoder)
+    for _ in range(3):
+        sounds.add(0)
+    looks = []
+    count = index.count
+    monkeypatch.setattr(index, "count", lambda each: looks.append(each) or count(each))
+    monkeypatch.setattr(index, "nearest_moments", None)
+    for _ in range(20):
+        assert _ids(sounds.find()) == sounds.expected()
+    assert looks == [sounds.generation.moments]
+    assert _ids(sounds.find(moments=True)) == sounds.expected()
+
+
+def test_the_first_moments_are_found_soon(
+    sounds: Sounds, index: Index, tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who saw that there were none looks again."""
+    del sounds
+    fresh = Sounds(Index(index._client, "fresh"), tiny_encoder)
+    fresh.add(0)
+    fresh.find()
+    id_ = fresh.add(2)
+    monkeypatch.setattr(recordings, "LOOK_S", 0.0)
+    time.sleep(0.001)
+    (hit,) = [hit for hit in fresh.find() if hit.id == id_]
+    assert hit.moments
+
+
+def test_a_generation_of_an_older_release_is_searched_as_ever(
+    index: Index, tiny_encoder: Encoder
+) -> None:
+    """Without a collection of moments items are found, nothing else is asked."""
+    sounds = Sounds(index, tiny_encoder)
+    sounds.add(0)
+    index._client.delete_collection(sounds.generation.moments.collection)
+    assert _ids(sounds.find()) == sounds.expected()
