@@ -59,7 +59,7 @@ def provide(images: set[str], network: str, torch: str) -> None:
     for image in sorted({*images, base}):
         name = image.split(":")[0]
         if name in TARGETS and not there(image) and not _pulled(image):
-            _stand_in(image, TARGETS[name], network)
+            _stand_in(image, TARGETS[name], network=network)
     build(network, torch)
     for image in sorted(images):
         if image.startswith("qdrant/") and not there(image) and not _pulled(image):

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -230,18 +230,35 @@ def _give_up(decoders: Decoders) -> None:
 def test_a_short_sound_passes_long_ones_in_one_process(tmp_path: Path) -> None:
     """With one process that has two long sounds open a short live one is decoded at once."""
     long = _wav(tmp_path / "long.wav", 60)
-    with (
-        closing(Decoders(1, patience_s=60)) as decoders,
-        decoders.open(long, 60, urgent=False) as first,
-        decoders.open(long, 60) as second,
-    ):
-        windows = first.windows(), second.windows()
-        begun = [next(each) for each in windows]
+    with closing(Decoders(1, patience_s=60)) as decoders, ExitStack() as opened:
+        windows, begun = [], []
+        for urgent in (False, True):
+            recording = opened.enter_context(decoders.open(long, 60, urgent=urgent))
+            windows.append(recording.windows())
+            begun.append(next(windows[-1]))
         assert _decode(decoders, OWL)
         rest = [np.concatenate([head, *tail]) for head, tail in zip(begun, windows, strict=True)]
         with open_recording(long, 60) as recording:
             expected = np.concatenate(list(recording.windows()))
         assert all(np.array_equal(each, expected) for each in rest)
+
+
+def test_a_sound_is_open_only_once_a_process_is_there(eventually: Callable[..., Any]) -> None:
+    """Who waits for one has not begun: should this process be killed, its sound is no suspect."""
+    with closing(Decoders(1, patience_s=60)) as decoders, ThreadPoolExecutor(1) as thread:
+        begun = threading.Event()
+
+        def decode() -> int:
+            with decoders.open(OWL, 60) as recording:
+                begun.set()
+                return len(list(recording.windows()))
+
+        with decoders.open(OWL, 60) as first:
+            second = thread.submit(decode)
+            eventually(lambda: decoders.turns.waiting() == 1)
+            assert not begun.is_set()
+            assert len(list(first.windows())) == 1
+        assert second.result() == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of descriptors as on Linux")

@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,10 @@ class DecodedRecording:
     def __init__(
         self, pool: "Decoders", path: Path, max_duration_s: float, *, urgent: bool
     ) -> None:
-        """Have it opened in any process with the first window: the file's own facts come with it.
+        """Wait for a process, and keep it until the first window.
 
-        To ask for them alone would take a turn more, which costs as much as a short sound's window.
+        It opens the sound with that window: to open it alone would take a turn more, which costs as
+        much as a short sound's window.
         """
         self._pool = pool
         self._path = path
@@ -53,9 +54,12 @@ class DecodedRecording:
         self._windows = 0
         self._waited_s = 0.0
         self._slot: int | None = None  # that the next window is written into
-        self._decoder: Decoder | None = None  # that has it open
+        self._decoder: Decoder | None = None  # that has it open, or is to open it
         self.duration_s = 0.0
         self.sample_rate = self.channels = 0  # until there is a window
+        self._turn = ExitStack()
+        with self._noting():
+            self._take_turn()
 
     def windows(self) -> Iterator[Samples]:
         """Yield the clip in windows; see ``core.audio.recording.Recording.windows``.
@@ -66,9 +70,9 @@ class DecodedRecording:
         ``Unavailable`` if the worker stops, or the process ended with another sound;
         ``DecoderBugError`` for anything else.
         """
-        while self._decoder or not self._windows:
+        while self._decoder:
             try:
-                answer = self._asked(self._next)
+                answer = self._next()
             except BaseException:  # its process is gone by now, or has told that it will not write
                 self._give_back_slot()
                 raise
@@ -88,24 +92,33 @@ class DecodedRecording:
 
     def close(self) -> None:
         """Let go of a sound that nobody wants to the end."""
+        self._turn.close()  # if there was no window
         if self._decoder:
             self._decoder.forget(self._number)
             self._end()
 
-    def _next(self, decoder: Decoder) -> Any:
-        """Have the next window written into a slot, which is taken only now.
+    def _next(self) -> Any:
+        """Have the next window written into a slot, which is taken in one's turn only.
 
         Those who wait for a process hold none: else the device might have nothing to do while all
         slots wait.
         """
-        is_first, self._decoder = self._decoder is None, decoder
-        number, slot, patience_s = self._number, self._pool.slab.take(), self._pool.patience_s
-        self._slot = slot
-        if is_first:
-            answer = decoder.begin(number, self._path, self._max_duration_s, slot, patience_s)
-        else:
-            answer = decoder.next(number, slot, patience_s)
-        return self._checked(answer)
+        number, patience_s = self._number, self._pool.patience_s
+        with self._noting(), self._turn:
+            if self._windows:
+                self._take_turn()
+            assert self._decoder
+            slot = self._slot = self._pool.slab.take()
+            if self._windows:
+                answer = self._decoder.next(number, slot, patience_s)
+            else:
+                path, most_s = self._path, self._max_duration_s
+                answer = self._decoder.begin(number, path, most_s, slot, patience_s)
+            return self._checked(answer)
+
+    def _take_turn(self) -> None:
+        turn = self._pool.turn(self._decoder, urgent=self._urgent, windows=self._windows)
+        self._decoder = self._turn.enter_context(turn)
 
     def _give_back_slot(self) -> None:
         if self._slot is not None:
@@ -122,12 +135,12 @@ class DecodedRecording:
             raise DecoderBugError(answer["bug"])
         return answer
 
-    def _asked(self, ask: Callable[[Decoder], Any]) -> Any:
-        """Ask in one's turn; note how long that took, and tell what went wrong."""
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        """Note how long something took, and tell what went wrong."""
         started = time.monotonic()
         try:
-            with self._pool.turn(self._decoder, urgent=self._urgent, windows=self._windows) as mine:
-                return ask(mine)
+            yield
         except Exception as error:
             self._pool.tell(self._waited_s + time.monotonic() - started, error)
             raise
@@ -183,7 +196,8 @@ class Decoders:
     ) -> Iterator[DecodedRecording]:
         """Open a sound file as ``core.audio.recording.open_recording`` does, in another process.
 
-        It is opened with its first window. Those that are ``urgent`` go first.
+        This waits for a process: from here on the sound is decoded. Those that are ``urgent`` go
+        first.
         """
         recording = DecodedRecording(self, path, max_duration_s, urgent=urgent)
         try:
