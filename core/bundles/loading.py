@@ -56,7 +56,7 @@ def load_folder(settings: Settings, folder: Path, spare_cpus: int = 0) -> Encode
     for a bundle that is damaged, and ``ConfigurationError`` when CUDA or half precision is asked
     for and not usable: running slowly on the CPU instead would go unnoticed.
     """
-    if _device(settings) == "cuda":
+    if device_of(settings) == "cuda":
         return _on_gpu(folder, settings.precision, spare_cpus)
     if settings.precision != "float32":
         raise ConfigurationError(
@@ -68,7 +68,8 @@ def load_folder(settings: Settings, folder: Path, spare_cpus: int = 0) -> Encode
     return _by_torch(folder, spare_cpus)
 
 
-def _device(settings: Settings) -> Literal["cpu", "cuda"]:
+def device_of(settings: Settings) -> Literal["cpu", "cuda"]:
+    """Return where encoders run; ``ConfigurationError`` if a GPU is wanted and there is none."""
     if not may_have_gpu(settings.device):
         return "cpu"
     import torch  # noqa: PLC0415 - takes seconds, where it is not needed

@@ -16,6 +16,7 @@ from rich.console import Console
 from audiofuse.core.errors import AudiofuseError, ConfigurationError, QueryError
 from audiofuse.core.settings import PREFIX, Settings, misspelt_settings, settings_table
 from audiofuse.workers.commands.dead import dead_cli
+from audiofuse.workers.commands.doctor import doctor
 from audiofuse.workers.commands.encoders import bundle_cli, encoder_cli, evaluate
 from audiofuse.workers.commands.feedback import feedback_cli
 from audiofuse.workers.commands.moments import compose
@@ -203,7 +204,7 @@ def backfill(
         raise AudiofuseError(str(comparison.removals))
 
 
-for command in (evaluate, compose, intake, exporter, serve, serve_index):
+for command in (doctor, evaluate, compose, intake, exporter, serve, serve_index):
     cli.command()(command)
 HANDED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}  # to Celery
 cli.command(context_settings=HANDED_ON)(worker)

@@ -24,6 +24,7 @@ from audiofuse.workers.queue.dead_letters import DeadLetter
 
 if TYPE_CHECKING:  # which loads torch
     from audiofuse.core.evaluation.intervals import Estimate
+    from audiofuse.workers.deployment.doctor import Check
 
 T = TypeVar("T")
 
@@ -116,6 +117,19 @@ def moment(at: float) -> str:
 def facts_table(title: str, facts: Mapping[str, object]) -> Table:
     """Show names and values."""
     return _table(title, ("", ""), ((name, str(value)) for name, value in facts.items()))
+
+
+def checks_table(checks: Iterable["Check"]) -> Table:
+    """Show what the doctor looked at, how it is, what was found, and what to do."""
+    colours = {"ok": "green", "warning": "yellow", "wrong": "bold red"}
+    return _table(
+        "",
+        ("", "", "found", "what to do"),
+        (
+            (each.name, Text(each.verdict, style=colours[each.verdict]), each.found, each.advice)
+            for each in checks
+        ),
+    )
 
 
 def gates_table(gates: Iterable[tuple[str, str, str]]) -> Table:
