@@ -3,6 +3,7 @@
 import { api, keysComeFrom } from "./api.js";
 import { filtersOfLists, find, isAsked, NEWEST, NOTHING } from "./asking.js";
 import { hideFacets, showFacets } from "./browsing/facets.js";
+import { hideMap, paintMap, showMap } from "./browsing/map.js";
 import { $, make } from "./dom.js";
 import * as filters from "./filters.js";
 import { card, wordsOf } from "./hits.js";
@@ -12,6 +13,7 @@ import { keepSelection, toTheBar } from "./taking/taking.js";
 
 const SLOW_MS = 400; // later than this, it is told that something is done
 const COUNT_EVERY_MS = 5000;
+const LIT = 200; // answers that the map lights up
 const IN_ADDRESS = 100; // selected sounds that an address holds: some servers refuse longer ones
 const JSON_TYPE = { "Content-Type": "application/json" };
 const NOTHING_INDEXED =
@@ -19,6 +21,7 @@ const NOTHING_INDEXED =
 
 const form = $("#search"), list = $("#results"), message = $("#message"), more = $("#more");
 let question = NOTHING; // words, and an item {id, title} or a file that hits shall be like
+let view = ""; // or "map"
 let sort = NEWEST; // of what is shown without a question
 let following = ""; // what the next page is asked for; empty after the last
 let running = new AbortController();
@@ -32,6 +35,8 @@ async function run(asked, { remember = true, quiet = false } = {}) {
   running = new AbortController();
   showQuestion();
   if (remember) history.pushState(null, "", address());
+  showView();
+  if (view === "map") return lightUp();
   list.setAttribute("aria-busy", "true");
   more.hidden = true;
   browse({ quiet });
@@ -67,6 +72,36 @@ async function show({ focus = false, quiet = false } = {}) {
   list.removeAttribute("aria-busy");
 }
 
+// Views: the list of what was found, or the map with its answers lit up.
+
+function showView() {
+  for (const link of document.querySelectorAll("nav a")) {
+    if (link.dataset.view === view) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  if (view !== "map") return hideMap();
+  empty();
+  list.removeAttribute("aria-busy");
+  more.hidden = true;
+  hideFacets();
+  for (const part of ["#start", "#browse"]) $(part).hidden = true;
+  say("");
+}
+
+function lightUp() {
+  const { signal } = running, isPlain = !isAsked(question) && ![...filters.chosen()].length;
+  const answers = async () => (isPlain ? [] : (await find(question, { limit: LIT, sort, signal })).hits);
+  showMap({ find: answers, card: (hit) => card(hit, { words: [], ...does }), onError: complain, signal });
+}
+
+$("nav").addEventListener("click", (event) => {
+  const link = event.target.closest("a");
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return; // that opens another tab
+  event.preventDefault();
+  view = link.dataset.view;
+  run(question);
+});
+
 // Without a question there is what one may look through.
 async function browse({ quiet }) {
   const { signal } = running, isBrowsing = !isAsked(question);
@@ -86,7 +121,7 @@ function narrow(chosen) {
 }
 
 const does = {
-  onSimilar: (like) => { run({ like }); scrollTo({ top: 0 }); },
+  onSimilar: (like) => { view = ""; run({ like }); scrollTo({ top: 0 }); },
   onTag: (name, value) => { filters.add(name, value); filtersChanged(); },
   onError: (text) => say(text, { isError: true }),
 };
@@ -134,6 +169,7 @@ function showQuestion() {
 
 function address() {
   const parameters = filters.chosen();
+  if (view) parameters.set("view", view);
   if (question.q) parameters.set("q", question.q);
   if (question.like) parameters.set("like", question.like.id);
   if (question.like?.title) parameters.set("title", question.like.title);
@@ -146,6 +182,7 @@ function address() {
 function fromAddress() {
   const given = new URLSearchParams(location.search);
   filters.take(given);
+  view = given.get("view") === "map" ? "map" : "";
   const id = given.get("like"), field = $("#browse select");
   field.value = given.get("sort") || NEWEST;
   sort = field.value || NEWEST; // there may be no such order
@@ -334,4 +371,4 @@ async function keepCounting() {
 fromAddress();
 keepCounting();
 await restoreSelection();
-keepSelection(() => history.replaceState(null, "", address()));
+keepSelection(() => { history.replaceState(null, "", address()); paintMap(); });

@@ -8,6 +8,7 @@ let last = null; // the hit's element that was selected last: from there shift s
 let changed = () => {};
 
 export const selected = () => [...chosen.values()];
+export const isSelected = (id) => chosen.has(id);
 export const onSelection = (act) => { changed = act; };
 
 export function prepareSelection(node) {
@@ -18,8 +19,8 @@ export function prepareSelection(node) {
 }
 
 export function select(node, on = !chosen.has(node.hit.id), { range = false } = {}) {
-  const nodes = [...list.children], from = nodes.indexOf(range && last?.isConnected ? last : node);
-  const to = nodes.indexOf(node);
+  const nodes = list.contains(node) ? [...list.children] : [node];
+  const from = nodes.indexOf(range && nodes.includes(last) ? last : node), to = nodes.indexOf(node);
   take(nodes.slice(Math.min(from, to), Math.max(from, to) + 1), on);
   last = node;
 }
@@ -47,7 +48,7 @@ function take(nodes, on) {
 
 // To be called whenever the list has changed.
 export function tell() {
-  for (const node of list.children) show(node);
+  for (const node of document.querySelectorAll(".hit")) show(node);
   all.textContent = list.children.length && allAre() ? "Select none" : "Select all";
   changed(selected());
 }
