@@ -1,5 +1,5 @@
 # make demo | test | check | soak | chaos | rollout | drill | proof-compose | paper | dashboards | up BUCKET=folder | clean
-#      bench-encoder | bench-query | bench-worker | bench-gpu | bench-backlog | bench-reconcile
+#      bench-encoder | bench-query | bench-page | bench-worker | bench-gpu | bench-backlog | bench-reconcile
 #      bench-train | audit | sbom | compose-env | docs | pictures
 
 VENV := .venv
@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format soak chaos rollout drill proof-compose paper dashboards bench-encoder bench-query bench-worker bench-gpu bench-backlog bench-reconcile bench-train audit sbom compose-env docs pictures up clean setup constraints
+.PHONY: demo test check format soak chaos rollout drill proof-compose paper dashboards bench-encoder bench-query bench-page bench-worker bench-gpu bench-backlog bench-reconcile bench-train audit sbom compose-env docs pictures up clean setup constraints
 
 setup: $(READY)
 
@@ -43,6 +43,9 @@ bench-encoder: $(READY)
 
 bench-query: $(READY)
 	$(BIN)/python tests/benchmarks/query.py
+
+bench-page: $(READY)
+	$(BIN)/python tests/benchmarks/page.py $(ARGS)
 
 # What `make bench-worker ARGS=--help` says.
 bench-worker: $(READY)
