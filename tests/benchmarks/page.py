@@ -33,7 +33,7 @@ from audiofuse.core.settings import Settings
 from audiofuse.workers.deployment.local import free_port
 
 BATCH, GROUPS = 500, 40
-FINAL = "document.querySelector('#map .said').textContent.endsWith(' sounds')"
+FINAL = "() => document.querySelector('#map .said').textContent.endsWith(' sounds')"
 PAINTED = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
 
 
