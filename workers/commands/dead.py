@@ -8,6 +8,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from audiofuse.workers.queue.dead_letters import DeadLetters
 
 PAGE = 500
+LOOK_S = 0.5  # how often it looks what became of what is tried again
 
 dead_cli = typer.Typer(no_args_is_help=True, help="What was rejected, and why.")
 console = Console()
@@ -79,24 +81,45 @@ def retry(
     prefix: Prefix = "",
     older_than: OlderThan = None,
     *,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Follow until each has another verdict.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Try rejected objects again, at once: all of them, or the chosen ones.
 
-    A letter stays until there is another verdict.
+    A letter stays until there is another verdict. Ctrl-C stops the watching, not the work.
     """
+    from audiofuse.workers.commands.terminal.display import Bars
     from audiofuse.workers.intake.events import key_to_sync
     from audiofuse.workers.repair.feed import LaneFeed
     from audiofuse.workers.telemetry.names import Lane
 
-    chosen = _chosen(_letters(), keys, reason, prefix, _before(older_than))
+    letters, before, began = _letters(), _before(older_than), time.time()
+    chosen = _chosen(letters, keys, reason, prefix, before)
     feed = LaneFeed(Settings(), Lane.LIVE)
     for _ in feed.queue(key_to_sync(key) or key for key in chosen):
         pass
+
+    def left() -> int:
+        """Count those that have no other verdict yet."""
+        if keys:
+            return sum(letter.at < began for letter in letters.get(keys).values())
+        return sum(1 for _ in letters.keys(reason, prefix, min(before, began)))
+
+    if wait:
+        with Bars() as bars, suppress(KeyboardInterrupt):
+            task = bars.add_task("trying again", total=feed.queued)
+            while (waiting := left()) and feed.done < feed.queued:
+                bars.update(task, completed=max(0, feed.queued - waiting))
+                time.sleep(LOOK_S)
+            bars.update(task, completed=feed.queued - left())
     if as_json:
-        print_json({"queued": feed.queued})
+        print_json({"queued": feed.queued} | ({"unsettled": left()} if wait else {}))
     else:
         console.print(f"{feed.queued} objects are queued")
+        if wait:
+            console.print(f"{letters.count()} are rejected now; {left()} were not tried yet")
 
 
 @dead_cli.command("purge")

@@ -18,6 +18,7 @@ from audiofuse.core.settings import PREFIX, Settings, misspelt_settings, setting
 from audiofuse.workers.commands.dead import dead_cli
 from audiofuse.workers.commands.doctor import doctor
 from audiofuse.workers.commands.encoders import bundle_cli, encoder_cli, evaluate
+from audiofuse.workers.commands.explain import explain
 from audiofuse.workers.commands.feedback import feedback_cli
 from audiofuse.workers.commands.moments import compose
 from audiofuse.workers.commands.processes import (
@@ -204,7 +205,7 @@ def backfill(
         raise AudiofuseError(str(comparison.removals))
 
 
-for command in (doctor, evaluate, compose, intake, exporter, serve, serve_index):
+for command in (doctor, explain, evaluate, compose, intake, exporter, serve, serve_index):
     cli.command()(command)
 HANDED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}  # to Celery
 cli.command(context_settings=HANDED_ON)(worker)

@@ -3,5 +3,5 @@
 ``findings`` (what may be found), ``brake`` (too many removals are held back), ``comparison``
 (bucket and index held against each other), ``agreement`` (is a version complete?), ``reconcile``
 (compare with the live index), ``feed`` (hand over what differs, and follow it), ``backfill`` (until
-nothing differs).
+nothing differs), ``explain`` (why one object is found or not, and the audit of all).
 """

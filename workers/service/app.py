@@ -20,6 +20,7 @@ from audiofuse.core.storage.store import open_store
 from audiofuse.workers.indexing.decoding.pool import DecodedRecording, Decoders
 from audiofuse.workers.queue.broker import connect_redis
 from audiofuse.workers.queue.followers import Followers, follower_name, joined
+from audiofuse.workers.repair.explain import Explainer, open_explainer
 from audiofuse.workers.service import routes as api
 from audiofuse.workers.service.admission.guard import Guard, Keys, Rates, SafeHeaders
 from audiofuse.workers.service.admission.measured import Measured
@@ -29,6 +30,7 @@ from audiofuse.workers.service.archive import archive_routes
 from audiofuse.workers.service.audio import Links, audio_routes
 from audiofuse.workers.service.catalogue import catalogue_routes
 from audiofuse.workers.service.encoders import PackedTowers, encoder_routes
+from audiofuse.workers.service.explaining import explain_routes
 from audiofuse.workers.service.maps import map_routes
 from audiofuse.workers.service.page import add_page
 from audiofuse.workers.service.probes import Announcer, add_probes
@@ -57,7 +59,9 @@ def running(settings: Settings) -> Iterator[FastAPI]:
     if announcer:
         _begin("announce", announcer.run)
     try:
-        yield create_app(searcher, settings, towers)
+        yield create_app(
+            searcher, settings, towers, open_explainer(settings) if settings.bucket else None
+        )
     finally:
         if announcer:
             announcer.end()
@@ -89,11 +93,15 @@ def build_searcher(settings: Settings, watch: Watch | None = None) -> Searcher:
 
 
 def create_app(
-    searcher: Searcher, settings: Settings, towers: PackedTowers | None = None
+    searcher: Searcher,
+    settings: Settings,
+    towers: PackedTowers | None = None,
+    explainer: Explainer | None = None,
 ) -> FastAPI:
     """Serve a searcher as the settings say: links to the bucket's sounds, who may ask, how much.
 
-    ``towers`` are the query towers as files, if somebody else looks after them.
+    ``towers`` are the query towers as files, if somebody else looks after them. Without an
+    ``explainer`` nothing says why an object is not found.
     """
     app = FastAPI(title="audiofuse", version="1", docs_url=None, redoc_url=None)
     links, keys = Links(open_store(settings) if settings.bucket else None), Keys(settings.api_keys)
@@ -108,6 +116,7 @@ def create_app(
         archive_routes(searcher, links.store),
         api.feedback_routes(searcher, book, questions),
         map_routes(searcher, questions),
+        *([explain_routes(explainer, questions)] if explainer else []),
     ):
         app.include_router(router, dependencies=needs_key)
     app.include_router(audio_routes(links))

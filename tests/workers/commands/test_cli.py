@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,6 +55,9 @@ def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
         (["reconcile", "--every", "6 hours"], "6 hours"),
         (["reconcile", "--every", "0h"], "0h"),
         (["reconcile", "--every", "6h", "--dry-run"], "--dry-run"),
+        (["explain"], "give a key"),
+        (["explain", "a.wav", "--all"], "give a key"),
+        (["explain", "a.wav", "--prefix", "a"], "--all"),
         (["dead", "list", "--reason", "odd"], "not_audio"),
         (["dead", "list", "--older-than", "soon"], "soon"),
     ],
@@ -194,6 +198,22 @@ def test_dead_letters_are_retried_as_chosen(letters: DeadLetters, redis: Redis) 
     assert "1 objects" in _dead("retry", "b/new.wav", "unknown.wav").stdout
     assert (redis.llen("audiofuse:live"), redis.llen("audiofuse:backfill")) == (3, 0)
     assert letters.count() == 3
+
+
+def test_trying_again_is_followed(letters: DeadLetters, redis: Redis) -> None:
+    """With --wait it ends once each has another verdict, or is none any more."""
+
+    def work() -> None:
+        while redis.llen("audiofuse:live") < 2:
+            time.sleep(0.01)
+        letters.clear(["a/new.wav"])
+        letters.add("a/old.wav", Rejected(Reason.DAMAGED, "still"))
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    done = _dead("retry", "--reason", "damaged", "--wait", "--json")
+    worker.join()
+    assert json.loads(done.stdout) == {"queued": 2, "unsettled": 0}
 
 
 def test_purging_asks_first(letters: DeadLetters) -> None:

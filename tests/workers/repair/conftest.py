@@ -61,6 +61,7 @@ class World:
                 "etag": audio.etag,
                 "sidecar_etag": sidecar.etag if sidecar else "",
                 "modified": audio.modified_ms,
+                "indexed_at": audio.modified_ms + 1000,
             }
             points.append(Point(str(point_id(self.store.bucket, key)), payload, (1, 0), (1, 0)))
         self.index.upsert(self.generation, points)

@@ -1,0 +1,221 @@
+"""Why an object is found or not, and the audit of a whole bucket, whose sums agree.
+
+Nothing is remembered for it: bucket, index, letters and queue are asked as they are now. So what an
+event said cannot be told, only what came of it.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import islice
+from typing import Any
+
+from redis import Redis
+
+from audiofuse.core.errors import Rejected
+from audiofuse.core.index.index import Generation, GenerationGone, Index, open_index
+from audiofuse.core.items import ObjectInfo, agrees, is_audio, point_id, sidecar_keys
+from audiofuse.core.settings import Settings
+from audiofuse.core.storage.store import Store, open_store
+from audiofuse.workers.queue.broker import connect_redis, open_lanes
+from audiofuse.workers.queue.dead_letters import PAGE, DeadLetter, DeadLetters
+from audiofuse.workers.queue.lanes import Lanes
+from audiofuse.workers.repair.comparison import Track, compare, unseen
+from audiofuse.workers.repair.findings import Finding
+
+RECONCILE = "audiofuse reconcile queues what no event told"
+
+
+class State(StrEnum):
+    """What an object is to the live index."""
+
+    INDEXED = "indexed"
+    OUTDATED = "outdated"
+    MISSING = "missing"
+    REJECTED = "rejected"
+    ORPHANED = "orphaned"
+    ABSENT = "absent"  # neither in the bucket nor in the index
+    NO_SOUND = "no_sound"  # nothing is expected of it
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a version's index holds of an object; times are Unix times in ms."""
+
+    version: str
+    is_live: bool
+    agrees: bool
+    modified: int
+    indexed_at: int
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """All that is known of one object: ``why`` it is found or not, in a sentence.
+
+    ``held`` by which versions, ``letters`` of itself and its sidecars, ``waiting`` messages in the
+    queue, of which one may be its own.
+    """
+
+    key: str
+    id: str
+    state: State
+    why: str
+    object: ObjectInfo | None
+    sidecar: ObjectInfo | None
+    unreadable: str
+    held: list[Held]
+    letters: list[DeadLetter]
+    waiting: int
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Every sound of a bucket by what became of it.
+
+    ``expected`` are the sounds in the bucket: ``indexed``, ``outdated``, ``missing`` and rejected.
+    ``points`` are those of the live index: ``indexed``, ``outdated`` and ``orphaned``, whose
+    objects are gone. ``gone_meanwhile`` are letters that were met and then went.
+    """
+
+    version: str | None
+    expected: int
+    indexed: int
+    outdated: int
+    missing: int
+    rejected: dict[str, int]
+    orphaned: int
+    points: int
+    gone_meanwhile: int = 0
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the sums do."""
+        rejected = sum(self.rejected.values()) + self.gone_meanwhile
+        return self.expected == self.indexed + self.outdated + self.missing + rejected
+
+
+class Explainer:
+    """Asks bucket, index, letters and queue. Raises ``Unavailable`` and what Redis does."""
+
+    def __init__(self, store: Store, index: Index, redis: Redis, lanes: Lanes, name: str) -> None:
+        """Explain the objects of ``store`` by the index of this name."""
+        self._store = store
+        self._index = index
+        self._lanes = lanes
+        self._letters = DeadLetters(redis, name)
+
+    def explain(self, key: str) -> Explanation:
+        """Tell what is known of a key, whether there is such an object or not."""
+        found, sidecar, unreadable = self._look(key)
+        held = list(self._held(key, found, sidecar))
+        letters = [*self._letters.get([key, *sidecar_keys(key)]).values()]
+        waiting = sum(each.ready + each.unacknowledged for each in self._lanes.backlogs().values())
+        own = next((each for each in letters if each.key == key), None)
+        state = _state(key, found, next((each for each in held if each.is_live), None), own)
+        return Explanation(
+            key, str(point_id(self._store.bucket, key)), state, _why(state, own, waiting),
+            found, sidecar, unreadable, held, letters, waiting,
+        )  # fmt: skip
+
+    def _look(self, key: str) -> tuple[ObjectInfo | None, ObjectInfo | None, str]:
+        """Return an object, its sidecar, and why they cannot be looked at."""
+        try:
+            found = self._store.head(key)
+            sidecars = filter(None, map(self._store.head, sidecar_keys(key)))
+            return found, next(sidecars, None) if is_audio(key) else None, ""
+        except Rejected as verdict:
+            return None, None, verdict.detail
+
+    def _held(
+        self, key: str, found: ObjectInfo | None, sidecar: ObjectInfo | None
+    ) -> Iterator[Held]:
+        live, id_ = self._index.live(), str(point_id(self._store.bucket, key))
+        for generation in self._index.generations():
+            try:
+                point = self._index.get(generation, [id_]).get(id_)
+            except GenerationGone:
+                continue
+            if point:
+                yield Held(
+                    generation.version,
+                    generation == live,
+                    found is not None and _agrees(point.payload, found, sidecar),
+                    point.payload["modified"],
+                    point.payload["indexed_at"],
+                )
+
+    def audit(self, prefix: str = "", track: Track = unseen) -> Audit:
+        """Compare everything, and count it."""
+        live = self._index.live()
+        with compare(self._store, self._index, live, self._letters, prefix, track) as comparison:
+            found = comparison.run.found
+            reasons = Counter[str]()
+            keys = comparison.keys(Finding.REJECTED)
+            while some := list(islice(keys, PAGE)):
+                letters = self._letters.get(some).values()
+                reasons.update(str(letter.reason) for letter in letters)
+            orphans = comparison.keys(Finding.ORPHANED)
+            with_point = self._with_point(live, orphans)
+        bucket = (Finding.AGREED, Finding.OUTDATED, Finding.MISSING, Finding.REJECTED)
+        return Audit(
+            version=live.version if live else None,
+            expected=comparison.run.count(bucket),
+            indexed=found[Finding.AGREED],
+            outdated=found[Finding.OUTDATED],
+            missing=found[Finding.MISSING],
+            rejected=dict(reasons.most_common()),
+            orphaned=with_point,
+            points=found[Finding.AGREED] + found[Finding.OUTDATED] + with_point,
+            gone_meanwhile=found[Finding.REJECTED] - reasons.total(),
+        )
+
+    def _with_point(self, live: Generation | None, keys: Iterator[str]) -> int:
+        """Count the keys that have a point: others are orphaned for their letter alone."""
+        count = 0
+        while live and (some := list(islice(keys, PAGE))):
+            ids = [str(point_id(self._store.bucket, key)) for key in some]
+            count += len(self._index.get(live, ids))
+        return count
+
+
+def open_explainer(settings: Settings) -> Explainer:
+    """Return what explains the objects of the bucket that the settings name."""
+    redis, lanes = connect_redis(settings), open_lanes(settings)
+    return Explainer(open_store(settings), open_index(settings), redis, lanes, settings.index_name)
+
+
+def _agrees(payload: Any, found: ObjectInfo, sidecar: ObjectInfo | None) -> bool:
+    return agrees(
+        payload, found.etag, sidecar.etag if sidecar else "", found.modified_ms,
+        found.user_metadata,
+    )  # fmt: skip
+
+
+def _state(
+    key: str, found: ObjectInfo | None, live: Held | None, letter: DeadLetter | None
+) -> State:
+    if not is_audio(key):
+        return State.NO_SOUND
+    if found is None:
+        return State.ORPHANED if live else State.ABSENT
+    if live and live.agrees:
+        return State.INDEXED
+    if letter and letter.etag == found.etag:
+        return State.REJECTED
+    return State.OUTDATED if live else State.MISSING
+
+
+def _why(state: State, letter: DeadLetter | None, waiting: int) -> str:
+    queued = f"{waiting} messages wait, perhaps its own" if waiting else "nothing waits"
+    rejected = f"it was rejected as it is: {letter.reason}, {letter.detail}" if letter else ""
+    return {
+        State.INDEXED: "it is in the live index, as the bucket has it",
+        State.OUTDATED: f"the live index has an earlier state of it; {queued}; {RECONCILE}",
+        State.MISSING: f"nobody has indexed or rejected it yet; {queued}; {RECONCILE}",
+        State.REJECTED: rejected,
+        State.ORPHANED: f"its object is gone, its point is not; {queued}; {RECONCILE}",
+        State.ABSENT: "there is no such object, and none is in the index",
+        State.NO_SOUND: "by its name it is no sound, so that nothing is expected of it",
+    }[state]
