@@ -121,6 +121,18 @@ class Settings(BaseSettings):
         description="Manifest of clips with queries by which a new encoder is judged before it "
         "goes live.",
     )
+    moments: Literal["on", "off"] = Field(
+        default="on",
+        description="Whether recordings that are longer than one window are searched by their "
+        "moments, too; one value for a fleet.",
+    )
+    moment_window_s: float | None = Field(
+        default=None,
+        ge=1,
+        le=60,
+        description="Length of these windows in seconds: longer ones take less storage; unset: as "
+        "the encoder says; one value for a fleet.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto",
         description="Where encoders run. auto: a GPU if there is one; cuda: refuse without one.",

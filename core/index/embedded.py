@@ -40,12 +40,12 @@ def create_app(engine: Engine, api_key: str) -> FastAPI:
     app = FastAPI(title="audiofuse embedded Qdrant", openapi_url=None)
     app.add_api_route("/readyz", lambda: {"status": "ok"})
     app.add_exception_handler(ValueError, _refuse)
-    for router in (_collections(engine), _points(engine), _of_servers()):
+    for router in (_aliases(engine), _collections(engine), _points(engine), _of_servers()):
         app.include_router(router, dependencies=[Depends(authorised)])
     return app
 
 
-def _collections(engine: Engine) -> APIRouter:
+def _aliases(engine: Engine) -> APIRouter:
     router = APIRouter()
 
     @router.get("/aliases")
@@ -55,6 +55,12 @@ def _collections(engine: Engine) -> APIRouter:
     @router.post("/collections/aliases")
     def change_aliases(body: models.ChangeAliasesOperation) -> Response:
         return _result(engine.update_collection_aliases(body.actions))
+
+    return router
+
+
+def _collections(engine: Engine) -> APIRouter:
+    router = APIRouter()
 
     @router.get("/collections")
     def collections() -> Response:
@@ -72,6 +78,10 @@ def _collections(engine: Engine) -> APIRouter:
     def create(name: str, body: models.CreateCollection) -> Response:
         made = engine.create_collection(name, vectors_config=body.vectors, metadata=body.metadata)
         return _result(made)
+
+    @router.patch("/collections/{name}")
+    def change(name: str, body: models.UpdateCollection) -> Response:
+        return _result(engine.update_collection(name, body.metadata))
 
     @router.delete("/collections/{name}")
     def drop(name: str) -> Response:
@@ -119,6 +129,7 @@ def _body(kind: Any) -> Callable[[Request], Awaitable[Any]]:
 
 PointsBody = Annotated[models.PointsList, Depends(_body(models.PointsList))]
 RequestBody = Annotated[models.PointRequest, Depends(_body(models.PointRequest))]
+PayloadBody = Annotated[models.SetPayload, Depends(_body(models.SetPayload))]
 SelectedBody = Annotated[Selected, Depends(_body(Selected))]
 
 
@@ -140,6 +151,12 @@ def _points(engine: Engine) -> APIRouter:
     @router.post("/delete")
     def delete(name: str, body: SelectedBody) -> Response:
         return _result(engine.delete(name, body))
+
+    @router.post("/payload")
+    def set_payload(name: str, body: PayloadBody) -> Response:
+        if body.filter is None:
+            raise HTTPException(400, "the embedded index sets payloads of points by a filter")
+        return _result(engine.set_payload(name, body.payload, body.filter))
 
     @router.post("/count")
     def count(name: str, body: models.CountRequest) -> Response:

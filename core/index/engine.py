@@ -164,6 +164,15 @@ class Engine:
             },
         }
 
+    def update_collection(self, name: str, metadata: Any) -> bool:
+        """Add to the metadata of a collection."""
+        with self._changing:
+            collection = self._name(name)
+            merged = self._metadata[collection] | (metadata or {})
+            _replace(self._folder / collection / COLLECTION, merged)
+            self._metadata[collection] = merged
+        return True
+
     def create_payload_index(self, name: str, field: str, schema: Any) -> models.UpdateResult:
         """Index a payload field."""
         kind = SCHEMAS[getattr(schema, "type", schema).value]
@@ -182,6 +191,11 @@ class Engine:
             return self._update(name, edge.UpdateOperation.delete_points(selector.points))
         wanted = _filter(selector.filter) or edge.Filter()
         return self._update(name, edge.UpdateOperation.delete_points_by_filter(wanted))
+
+    def set_payload(self, name: str, payload: Any, wanted: Any) -> models.UpdateResult:
+        """Add to the payload of the points that pass a filter."""
+        chosen = _filter(wanted) or edge.Filter()
+        return self._update(name, edge.UpdateOperation.set_payload_by_filter(chosen, payload))
 
     def _update(self, name: str, operation: edge.UpdateOperation) -> models.UpdateResult:
         with self._shard(name) as shard:

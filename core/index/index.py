@@ -33,6 +33,7 @@ from audiofuse.core.index.collection import (
 from audiofuse.core.index.conditions import FILTERED
 from audiofuse.core.index.moments import MOMENT_FIELDS, MomentPoints
 from audiofuse.core.index.provisioning import (
+    WINDOWS_KEY,
     Layout,
     VectorSizes,
     claimed,
@@ -41,6 +42,7 @@ from audiofuse.core.index.provisioning import (
     provision,
 )
 from audiofuse.core.index.refusals import GenerationGone, refusals
+from audiofuse.core.model.config import Grid
 from audiofuse.core.settings import Settings
 
 __all__ = [  # whoever uses the index needs this module alone
@@ -159,15 +161,17 @@ class Index(BrowsedPoints, MomentPoints):
         """Return the generation of an encoder version, whether it exists yet or not."""
         return Generation(f"{self._alias}-{version}", version)
 
-    def create(self, version: str, sizes: VectorSizes) -> Generation:
+    def create(self, version: str, sizes: VectorSizes, grid: Grid | None = None) -> Generation:
         """Make sure that the generation of a version exists, and is as it would be made today.
+
+        It notes by which ``grid`` recordings are cut into moments, if they are.
 
         The first one goes live at once. Any number of processes may do this at the same time, also
         for several versions: ``live`` tells whose was first.
         """
         generation = self.generation(version)
         with self._refusals(generation):
-            provision(self._client, generation, sizes, self._layout)
+            provision(self._client, generation, sizes, self._layout, grid)
         if self.live() is None:
             self._begin(generation)
         return generation
@@ -191,6 +195,14 @@ class Index(BrowsedPoints, MomentPoints):
         with refusals(self._client):
             self._client.delete_collection(name)  # whoever made it was killed: the next may begin
         raise Unavailable(f"the first generation of {self._alias} is about to go live")
+
+    def grid(self, generation: Generation) -> Grid | None:
+        """Return by which windows the moments of a generation are cut; ``None`` if it has none."""
+        try:
+            windows = self._metadata(generation.moments.collection).get(WINDOWS_KEY)
+        except GenerationGone:  # an older release made it
+            return None
+        return Grid(*windows) if windows else None
 
     def promote(self, generation: Generation) -> None:
         """Let the aliases name this generation; refused, they name what they named before.

@@ -1,6 +1,7 @@
 """The moments of items: in a collection beside that of their items, found item by item."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from qdrant_client import models
 
@@ -33,8 +34,18 @@ class MomentPoints(Points):
         with self._refusals(moments):
             self._client.delete(moments.collection, selected, wait=True, ordering=ONE_ORDER)
 
-    def count_moments(self, generation: Generation, item_id: str, state: str) -> int:
-        """Return the exact number of an item's moments that are in a state."""
+    def seal_moments(
+        self, generation: Generation, item_id: str, state: str, payload: Mapping[str, Any]
+    ) -> None:
+        """Give an item's moments that are in a state these payload fields, perhaps another state."""
+        moments, selected = generation.moments, of_item(item_id, state=state)
+        with self._refusals(moments):
+            self._client.set_payload(
+                moments.collection, dict(payload), selected, wait=True, ordering=ONE_ORDER
+            )
+
+    def count_moments(self, generation: Generation, item_id: str, state: str | None = None) -> int:
+        """Return the exact number of an item's moments, of all or of those that are in a state."""
         moments = generation.moments
         with self._refusals(moments):
             return self._client.count(

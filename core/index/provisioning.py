@@ -6,7 +6,7 @@ is to be, is no error where it is so already, and is taken again at the next sta
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Literal, Protocol
 
 from qdrant_client import QdrantClient, models
@@ -14,6 +14,7 @@ from qdrant_client.http.exceptions import UnexpectedResponse
 
 from audiofuse.core.index.collection import AUDIO, ITEM, VERSION_KEY, Generation
 from audiofuse.core.index.conditions import FILTERED
+from audiofuse.core.model.config import Grid
 
 KEYWORD = models.PayloadSchemaType.KEYWORD
 PayloadIndexes = Mapping[str, models.PayloadSchemaType | models.KeywordIndexParams]
@@ -39,6 +40,8 @@ MOMENT_INDEXES: PayloadIndexes = {
 NO_GRAPH = models.HnswConfigDiff(m=0)
 
 
+# In the metadata of a collection of moments: window and hop in seconds, or nothing, for none.
+WINDOWS_KEY = "windows"
 TAKEN = "already exists"  # in the text of every Qdrant's refusal to make a collection again
 
 
@@ -81,7 +84,11 @@ class Layout:
 
 
 def provision(
-    client: QdrantClient, generation: Generation, sizes: VectorSizes, layout: Layout
+    client: QdrantClient,
+    generation: Generation,
+    sizes: VectorSizes,
+    layout: Layout,
+    grid: Grid | None,
 ) -> None:
     """Make sure that a generation has its two collections, with all that belongs to them.
 
@@ -92,6 +99,14 @@ def provision(
         if not client.collection_exists(each.collection):
             _make(client, each, sizes, layout)
         _heal(client, each.collection, indexes)
+    _note_grid(client, generation.moments.collection, grid)
+
+
+def _note_grid(client: QdrantClient, collection: str, grid: Grid | None) -> None:
+    """Have the collection of moments say by which windows recordings are cut, for who compares."""
+    wanted = list(astuple(grid)) if grid else []
+    if (client.get_collection(collection).config.metadata or {}).get(WINDOWS_KEY) != wanted:
+        client.update_collection(collection, metadata={WINDOWS_KEY: wanted})
 
 
 def _make(client: QdrantClient, generation: Generation, sizes: VectorSizes, layout: Layout) -> None:

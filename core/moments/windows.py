@@ -16,6 +16,15 @@ from audiofuse.core.encoder.accumulator import FramePooler
 from audiofuse.core.encoder.embeddings import AudioEmbedding, Floats, Fused
 from audiofuse.core.model.config import Grid
 from audiofuse.core.moments.moments import Spans
+from audiofuse.core.settings import Settings
+
+
+def grid_in_force(settings: Settings, grid: Grid | None) -> Grid | None:
+    """Return by which windows recordings are cut, where an encoder says ``grid``; none: not."""
+    if settings.moments == "off" or grid is None:
+        return None
+    length = settings.moment_window_s
+    return Grid(length, length) if length else grid
 
 
 class Window(NamedTuple):

@@ -21,8 +21,8 @@ from audiofuse.core.settings import Settings
 from audiofuse.core.storage.boto import s3_client
 from audiofuse.core.storage.store import open_store
 from audiofuse.workers.deployment.local import LocalDeployment, free_port
-from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
-from audiofuse.workers.indexing.sync import Syncer
+from audiofuse.workers.indexing.items.collaborators import BucketSide, IndexSide, Limits
+from audiofuse.workers.indexing.items.sync import Syncer
 from audiofuse.workers.queue.broker import connect_redis, open_lanes
 from audiofuse.workers.queue.dead_letters import DeadLetters
 

@@ -14,9 +14,9 @@ from audiofuse.core.search.loaded import LoadedEncoders
 from audiofuse.core.search.search import Searcher
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import FolderStore
-from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
 from audiofuse.workers.indexing.decoding.pool import Decoders
-from audiofuse.workers.indexing.sync import Syncer
+from audiofuse.workers.indexing.items.collaborators import BucketSide, IndexSide, Limits
+from audiofuse.workers.indexing.items.sync import Syncer
 from audiofuse.workers.service.app import create_app
 
 SOUNDS = Path(__file__).parents[2] / "examples" / "sounds"

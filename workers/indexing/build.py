@@ -4,7 +4,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
@@ -17,17 +17,19 @@ from audiofuse.core.bundles.registry import Watch, open_registry
 from audiofuse.core.errors import ConfigurationError, Reason, Unavailable
 from audiofuse.core.index.index import Generation, Index, open_index
 from audiofuse.core.index.provisioning import VectorSizes
+from audiofuse.core.model.config import Grid
+from audiofuse.core.moments.windows import grid_in_force
 from audiofuse.core.retrying import BackOff, retry
 from audiofuse.core.settings import PREFIX, Settings
 from audiofuse.core.storage.store import open_store
-from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
 from audiofuse.workers.indexing.decoding.pool import Decoders
 from audiofuse.workers.indexing.exchange.client import DeviceClient
 from audiofuse.workers.indexing.exchange.protocol import EncoderFacts
 from audiofuse.workers.indexing.exchange.slab import Slab
+from audiofuse.workers.indexing.items.collaborators import BucketSide, IndexSide, Limits
+from audiofuse.workers.indexing.items.sync import Syncer
 from audiofuse.workers.indexing.retries import RetryPolicy, quarantine, take_back
 from audiofuse.workers.indexing.stages import BatchedIndex, BoundedStore
-from audiofuse.workers.indexing.sync import Syncer
 from audiofuse.workers.indexing.versions import (
     Drain,
     Loaded,
@@ -105,7 +107,7 @@ def build_worker(
     dispatcher = Dispatcher(celery)
     around = _surroundings(settings, redis, index, watch, dispatcher)
     facts = wait_for(partial(_loaded, around.device, version, pause))
-    wait_for(partial(_begin, index, version, facts, is_first=watch.tag is None))
+    wait_for(partial(_begin, settings, index, version, facts, is_first=watch.tag is None))
     report.works()
     versions = Versions(around.follower, version)
     equipment = Equipment(around, versions)
@@ -214,9 +216,14 @@ class Equipment:
             lambda: self._versions.wanted[0] == version,
         )
         elsewhere = partial(self._versions.stored_elsewhere, version, fingerprint)
-        side = IndexSide(points, generation, letters, elsewhere)
+        grid = grid_in_force(around.settings, facts.grid)
+        side = IndexSide(points, generation, letters, elsewhere, grid)
         syncers = {
-            lane: Syncer(self._bucket_side(lane), side, around.device.on(version, facts, lane))
+            lane: Syncer(
+                self._bucket_side(lane),
+                replace(side, thorough=lane is Lane.BACKFILL),
+                around.device.on(version, facts, lane),
+            )
             for lane in Lane
         }
         return Loaded(
@@ -224,7 +231,7 @@ class Equipment:
             fingerprint,
             points,
             syncers,
-            make=partial(around.index.create, version, facts),
+            make=partial(around.index.create, version, facts, grid),
             let_go=partial(around.device.drop, version),
         )
 
@@ -266,18 +273,23 @@ def _loaded(device: DeviceClient, version: str, pause: Callable[[float], object]
     return asked.result()
 
 
-def _begin(index: Index, version: str, facts: EncoderFacts, *, is_first: bool) -> None:
-    """Make the live version's collection; ``is_first`` if no rollout says which that is."""
+def _begin(
+    settings: Settings, index: Index, version: str, facts: EncoderFacts, *, is_first: bool
+) -> None:
+    """Make the live version's collections; ``is_first`` if no rollout says which that is."""
+    grid = grid_in_force(settings, facts.grid)
     if is_first:
-        live_generation(index, version, facts)
+        live_generation(index, version, facts, grid)
     else:
-        index.create(version, facts)
+        index.create(version, facts, grid)
 
 
-def live_generation(index: Index, version: str, sizes: VectorSizes) -> Generation:
+def live_generation(
+    index: Index, version: str, sizes: VectorSizes, grid: Grid | None
+) -> Generation:
     """Return the generation to fill; ``ConfigurationError`` if another encoder's is live."""
     _refuse_another(index.live(), version)
-    generation = index.create(version, sizes)
+    generation = index.create(version, sizes, grid)
     _refuse_another(index.live(), version)  # of several encoders that begin at once one goes live
     return generation
 

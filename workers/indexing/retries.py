@@ -31,8 +31,8 @@ from audiofuse.core.errors import Reason, Rejected, Unavailable
 from audiofuse.core.items import is_audio
 from audiofuse.core.storage.store import Store
 from audiofuse.workers.indexing.breaker import Breaker, Causes
-from audiofuse.workers.indexing.collaborators import DeadLetterStore, Guard, NoReport, Report
-from audiofuse.workers.indexing.sync import Synced, sounds_of
+from audiofuse.workers.indexing.items.collaborators import DeadLetterStore, Guard, NoReport, Report
+from audiofuse.workers.indexing.items.sync import Synced, sounds_of
 from audiofuse.workers.queue.broker import Dispatcher
 from audiofuse.workers.queue.deliveries import Deliveries
 from audiofuse.workers.telemetry.logs import bound

@@ -2,10 +2,11 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from audiofuse.core.batcher import Batcher
 from audiofuse.core.errors import ObjectChanged, Rejected, Unavailable
@@ -77,13 +78,18 @@ class BatchedIndex:
         self, generation: Generation, ids: Sequence[str], *, vectors: bool = False
     ) -> dict[str, Point]:
         """Return the points that exist among ``ids``, by id; with their ``vectors`` if told to."""
-        self._check(generation)
+        if self._are_moments(generation):
+            with self._call(Stage.GET):
+                return self._index.get(generation, ids, vectors=vectors)
         found = {id_: self._get[vectors](id_) for id_ in ids}
         return {id_: point for id_, point in found.items() if point}
 
     def upsert(self, generation: Generation, points: Iterable[Point]) -> None:
         """Write whole points; when this returns they are searchable."""
-        self._check(generation)
+        if self._are_moments(generation):
+            with self._call(Stage.UPSERT):
+                self._index.upsert(generation, points)
+            return
         with span("upsert"):
             for point in points:
                 self._upsert(point)
@@ -94,10 +100,37 @@ class BatchedIndex:
         for id_ in ids:
             self._remove(id_)
 
+    def count_moments(self, generation: Generation, item_id: str, state: str | None = None) -> int:
+        """Return how many moments an item has, or has in a state."""
+        self._check(generation)
+        with self._call(Stage.GET):
+            return self._index.count_moments(generation, item_id, state)
+
+    def seal_moments(
+        self, generation: Generation, item_id: str, state: str, payload: Mapping[str, Any]
+    ) -> None:
+        """Give those of an item's moments that are in a state a payload besides."""
+        self._check(generation)
+        with self._call(Stage.UPSERT):
+            self._index.seal_moments(generation, item_id, state, payload)
+
+    def remove_moments(self, generation: Generation, item_id: str, beyond: int = 0) -> None:
+        """Delete an item's moments whose numbers are at least ``beyond``."""
+        self._check(generation)
+        with self._call(Stage.REMOVE):
+            self._index.remove_moments(generation, item_id, beyond)
+
     def _check(self, generation: Generation) -> None:
         if generation != self._generation:
             msg = f"asked for {generation}, made for {self._generation}"
             raise ValueError(msg)
+
+    def _are_moments(self, generation: Generation) -> bool:
+        """Whether moments are asked for: these come in batches, and are asked at once."""
+        if generation == self._generation.moments:
+            return True
+        self._check(generation)
+        return False
 
     def _get_all(self, ids: list[str], *, vectors: bool) -> list[Point | None]:
         with self._call(Stage.GET):

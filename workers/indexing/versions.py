@@ -27,13 +27,13 @@ from redis import RedisError
 
 from audiofuse.core.bundles.document import POLL_S
 from audiofuse.core.errors import Reason, Rejected, Unavailable
-from audiofuse.core.index.index import Generation, GenerationGone, Point
+from audiofuse.core.index.index import Generation, GenerationGone
 from audiofuse.core.retrying import BackOff, retry
 from audiofuse.core.storage.store import Store
 from audiofuse.workers.indexing.breaker import Breaker
-from audiofuse.workers.indexing.collaborators import Points
+from audiofuse.workers.indexing.items.collaborators import Points
+from audiofuse.workers.indexing.items.sync import Synced, Syncer
 from audiofuse.workers.indexing.retries import MAX_DELIVERIES
-from audiofuse.workers.indexing.sync import Synced, Syncer
 from audiofuse.workers.queue.broker import Dispatcher
 from audiofuse.workers.queue.dead_letters import DeadLetter, DeadLetters
 from audiofuse.workers.queue.followers import Follower
@@ -160,8 +160,10 @@ class Versions:
                 self._leased.subtract(used)
                 self._changed.notify_all()
 
-    def stored_elsewhere(self, version: str, audio_fingerprint: str, id_: str) -> Point | None:
-        """Return the live generation's point, if its audio vectors are those of ``version``."""
+    def stored_elsewhere(
+        self, version: str, audio_fingerprint: str
+    ) -> tuple[Points, Generation] | None:
+        """Return the live generation, if its audio vectors are those of ``version``."""
         with self._changed:
             live = self._loaded.get(self._wanted[0])
         if (
@@ -170,7 +172,7 @@ class Versions:
             or live.audio_fingerprint != audio_fingerprint
         ):
             return None
-        return live.points.get(live.generation, [id_], vectors=True).get(id_)
+        return live.points, live.generation
 
 
 def _tell_not_loaded(error: Exception, pause_s: float) -> None:

@@ -16,11 +16,13 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from audiofuse.core.bundles.document import Phase, Rollout
 from audiofuse.core.bundles.registry import Registry, open_registry
 from audiofuse.core.errors import AudiofuseError, ConfigurationError, ObjectChanged, Unavailable
-from audiofuse.core.index.index import Generation, GenerationGone, Index, VectorSizes, open_index
+from audiofuse.core.index.index import Generation, GenerationGone, Index, open_index
+from audiofuse.core.moments.windows import grid_in_force
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import open_store
 from audiofuse.workers.queue.broker import connect_redis
@@ -31,6 +33,9 @@ from audiofuse.workers.repair.backfill import build
 from audiofuse.workers.repair.feed import LaneFeed
 from audiofuse.workers.rollout.following import wait_until_followed
 from audiofuse.workers.telemetry.names import Lane
+
+if TYPE_CHECKING:
+    from audiofuse.core.encoder.encoder import Encoder
 
 log = logging.getLogger(__name__)
 
@@ -126,15 +131,15 @@ class Operator:
         """The rollout as it was when it was looked at, or as the last step made it."""
         return self._seen.rollout
 
-    def start(self, version: str, sizes: Callable[[], VectorSizes]) -> None:
-        """Open a rollout of a version; its ``sizes`` are asked for if it may be started."""
+    def start(self, version: str, load: "Callable[[], Encoder]") -> None:
+        """Open a rollout of a version; it is loaded if it may be started."""
         step = self.rollout.start(version, self._by)
         for each in (step.live, version):
             if not self.registry.has(each):
                 raise ConfigurationError(
                     f"{each} is not published in {self.registry.place}: audiofuse-train publish"
                 )
-        self.index.create(version, sizes())
+        self._create(version, load())
         self._take(step)
 
     def finishes(self, step: str) -> bool:
@@ -146,14 +151,18 @@ class Operator:
         self._clean()
         return True
 
-    def resume(self, sizes: Callable[[], VectorSizes]) -> None:
+    def resume(self, load: "Callable[[], Encoder]") -> None:
         """Go on with what was started, whatever of its collection is lacking."""
         rollout = self.rollout
         is_building = rollout.phase not in {Phase.NONE, Phase.PAUSED}
         step = rollout if is_building else rollout.resume(self._by)
-        self.index.create(step.other, sizes())
+        self._create(step.other, load())
         if not is_building:
             self._take(step)
+
+    def _create(self, version: str, encoder: "Encoder") -> None:
+        grid = grid_in_force(self.settings, encoder.config.grid)
+        self.index.create(version, encoder, grid)
 
     def build(self, show: Callable[[int, int], None]) -> bool:
         """Fill the other version until it has everything; false if somebody stopped that.

@@ -41,8 +41,8 @@ from audiofuse.core.search.search import Searcher
 from audiofuse.core.settings import PREFIX, Settings
 from audiofuse.core.storage.store import FolderStore
 from audiofuse.workers.deployment.local import free_port
-from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
-from audiofuse.workers.indexing.sync import Syncer
+from audiofuse.workers.indexing.items.collaborators import BucketSide, IndexSide, Limits
+from audiofuse.workers.indexing.items.sync import Syncer
 from audiofuse.workers.service.app import create_app
 
 ROOT = Path(__file__).parents[3]

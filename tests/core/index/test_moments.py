@@ -9,6 +9,7 @@ from qdrant_client import QdrantClient
 from audiofuse.core.index.index import Generation, GenerationGone, Index, Nearest, Point
 from audiofuse.core.index.provisioning import MOMENT_INDEXES
 from audiofuse.core.items import moment_id
+from audiofuse.core.model.config import Grid
 from audiofuse.core.query import Filter
 
 
@@ -189,3 +190,37 @@ def test_an_items_moments_are_scored_in_their_order(index: Index) -> None:
     assert found[0].score == pytest.approx(0.5**0.5, abs=1e-5)
     few = index.scored_moments(generation, mine, "a", vector, 2)
     assert [point.payload["number"] for point in few] == [3, 4]
+
+
+def test_drafts_are_sealed_by_one_request(index: Index) -> None:
+    """Moments of one item in one state get the fields; others stay as they are."""
+    generation = index.create("late-aaa", Sizes())
+    mine, other = sorted(str(uuid4()) for _ in range(2))
+    index.upsert(generation.moments, [*_moments(mine, 3, "a~"), *_moments(other, 3, "a~")])
+    index.upsert(generation.moments, _moments(mine, 1, "b~"))
+    index.seal_moments(generation, mine, "a~", {"state": "a", "duration_s": 15.0})
+    found = index.scroll(generation.moments, ["item", "state", "duration_s"])
+    told = [(p.payload["item"], p.payload["state"], p.payload.get("duration_s")) for p in found]
+    assert told == [
+        (mine, "b~", None),
+        (mine, "a", 15.0),
+        (mine, "a", 15.0),
+        *[(other, "a~", None)] * 3,
+    ]
+    assert [index.count_moments(generation, mine, state) for state in ("a", "b~", None)] == [
+        2,
+        1,
+        3,
+    ]
+
+
+def test_a_generation_says_how_recordings_are_cut(index: Index) -> None:
+    """What was noted last stands, none too; one that no release with moments made has none."""
+    generation = index.create("late-aaa", Sizes())
+    found = [index.grid(generation)]
+    for grid in (Grid(), Grid(10, 5), None):
+        index.create("late-aaa", Sizes(), grid)
+        found.append(index.grid(generation))
+    assert found == [None, Grid(), Grid(10, 5), None]
+    assert index.grid(index.generation("late-bbb")) is None
+    assert index.generations() == [generation]

@@ -1,6 +1,7 @@
 """The windows that moments are made of."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import pytest
 from audiofuse.core.audio.windows import SAMPLE_RATE, WINDOW_SAMPLES
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.model.config import Grid
-from audiofuse.core.moments.windows import Window, WindowCutter
+from audiofuse.core.moments.windows import Window, WindowCutter, grid_in_force
+from audiofuse.core.settings import Settings
 
 STEPS = 40  # of a whole window of 10 s: four a second
 
@@ -77,3 +79,30 @@ def test_lengths_that_make_no_windows_are_refused(window_s: float, hop_s: float)
     """Windows that are too short, too long or leave gaps are named."""
     with pytest.raises(ConfigurationError, match=f"{window_s:g} s" if hop_s == window_s else " s"):
         Grid(window_s, hop_s)
+
+
+@pytest.mark.parametrize("grid", [Grid(), Grid(10, 5), Grid(15, 15), Grid(3, 2), Grid(4.7, 3.3)])
+def test_how_many_windows_follows_from_the_duration(grid: Grid) -> None:
+    """As a point has it, to the millisecond, also where a rest is about half a hop."""
+    edges = [grid.window_s + grid.hop_s * (number + 0.5) for number in range(4)]
+    for seconds in (0.1, 9.99, 61.3, *edges, *(edge - 0.0001 for edge in edges)):
+        samples = round(seconds * SAMPLE_RATE)
+        cut = list(_cut(grid, samples / SAMPLE_RATE))
+        assert len(cut) == grid.count(round(samples / SAMPLE_RATE, 3))
+
+
+@pytest.mark.parametrize(
+    ("setting", "grid"),
+    [
+        ({}, Grid(4, 2)),
+        ({"moment_window_s": 20}, Grid(20, 20)),
+        ({"moments": "off"}, None),
+        ({"moments": "off", "moment_window_s": 20}, None),
+    ],
+)
+def test_settings_say_whether_and_how_recordings_are_cut(
+    setting: dict[str, Any], grid: Grid | None
+) -> None:
+    """As the encoder says, in longer windows, or not at all; and never where nothing is heard."""
+    assert grid_in_force(Settings(**setting), Grid(4, 2)) == grid
+    assert grid_in_force(Settings(**setting), None) is None

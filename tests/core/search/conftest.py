@@ -12,8 +12,8 @@ from audiofuse.core.index.index import Generation, Index, connect_embedded
 from audiofuse.core.search.loaded import LoadedEncoders
 from audiofuse.core.search.search import Searcher
 from audiofuse.core.storage.store import FolderStore
-from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
-from audiofuse.workers.indexing.sync import Syncer
+from audiofuse.workers.indexing.items.collaborators import BucketSide, IndexSide, Limits
+from audiofuse.workers.indexing.items.sync import Syncer
 
 SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"
 VERSION, OTHER = "tiny-000000", "other-111111"

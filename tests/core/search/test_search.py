@@ -22,8 +22,8 @@ from audiofuse.core.search.hits import Found
 from audiofuse.core.search.loaded import LoadedEncoder, LoadedEncoders
 from audiofuse.core.search.search import AWAY_FROM, AsyncSearcher, Searcher
 from audiofuse.core.storage.store import FolderStore
-from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
-from audiofuse.workers.indexing.sync import Syncer
+from audiofuse.workers.indexing.items.collaborators import BucketSide, IndexSide, Limits
+from audiofuse.workers.indexing.items.sync import Syncer
 
 SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"
 VERSION, OTHER = "tiny-000000", "other-111111"

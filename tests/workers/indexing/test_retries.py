@@ -12,13 +12,13 @@ from audiofuse.core.errors import Reason, Rejected, Unavailable
 from audiofuse.core.items import ObjectInfo
 from audiofuse.workers.indexing import breaker, retries
 from audiofuse.workers.indexing import watchdog as watchdogs
+from audiofuse.workers.indexing.items.sync import Synced
 from audiofuse.workers.indexing.retries import (
     MAX_DELIVERIES,
     TRIES_IN_HAND,
     RetryPolicy,
     quarantine,
 )
-from audiofuse.workers.indexing.sync import Synced
 from audiofuse.workers.indexing.watchdog import Consumption, Watchdog
 from audiofuse.workers.queue.dead_letters import DeadLetter
 from audiofuse.workers.queue.deliveries import Deliveries

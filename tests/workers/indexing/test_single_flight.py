@@ -8,11 +8,11 @@ import pytest
 
 from audiofuse.core.errors import Unavailable
 from audiofuse.workers.indexing import retries
+from audiofuse.workers.indexing.items.sync import Synced
 from audiofuse.workers.indexing.retries import (
     RetryPolicy,
     SingleFlight,
 )
-from audiofuse.workers.indexing.sync import Synced
 from audiofuse.workers.telemetry.names import Lane, Outcome
 
 KEY = "owl.wav"

@@ -319,7 +319,7 @@ def test_a_worker_for_another_encoder_does_not_start(tiny_encoder: Encoder) -> N
     index = Index(connect_embedded(), "audiofuse")
     index.create("other-111111", tiny_encoder)
     with pytest.raises(ConfigurationError, match="other-111111"):
-        live_generation(index, "tiny-000000", tiny_encoder)
+        live_generation(index, "tiny-000000", tiny_encoder, None)
 
 
 @pytest.mark.parametrize(

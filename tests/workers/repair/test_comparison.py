@@ -291,8 +291,8 @@ def test_a_second_run_finds_what_is_left(world: World) -> None:
 
 def test_what_sync_wrote_is_no_difference(world: World, tiny_encoder: "Encoder") -> None:
     """Comparison and sync agree on what a point's state is, so reconciling comes to an end."""
-    from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
-    from audiofuse.workers.indexing.sync import Syncer
+    from audiofuse.workers.indexing.items.collaborators import BucketSide, IndexSide, Limits
+    from audiofuse.workers.indexing.items.sync import Syncer
 
     for name in ("animals/owl.wav", "animals/owl.json", "animals/crow.flac"):
         world.put(name)

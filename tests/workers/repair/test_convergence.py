@@ -9,7 +9,7 @@ import os
 import random
 import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,17 +18,23 @@ from typing import Any
 import numpy as np
 import pytest
 from redis import Redis
+from schedules import Killed, Schedule
 
 from audiofuse.core.audio.windows import Samples
-from audiofuse.core.encoder.embeddings import EncodedItem, Floats
-from audiofuse.core.errors import Reason, Rejected, Unavailable
-from audiofuse.core.index.index import Generation, Index, connect_embedded
-from audiofuse.core.items import Metadata, point_id, sidecar_keys
+from audiofuse.core.encoder.embeddings import EncodedItem, Floats, Fused
+from audiofuse.core.errors import Reason, Rejected
+from audiofuse.core.index.index import Generation, Index, Point, connect_embedded
+from audiofuse.core.items import Metadata, moment_id, point_id, sidecar_keys
+from audiofuse.core.model.config import Grid
+from audiofuse.core.moments.stored import moments_named, names_moments
+from audiofuse.core.moments.windows import Cutting, EncodedWindows
 from audiofuse.core.storage.store import FolderStore
-from audiofuse.workers.indexing import retries, sync
-from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
+from audiofuse.workers.indexing import retries
+from audiofuse.workers.indexing.items import sync
+from audiofuse.workers.indexing.items.collaborators import BucketSide, IndexSide, Limits
+from audiofuse.workers.indexing.items.moments import ItemMoments
+from audiofuse.workers.indexing.items.sync import Syncer
 from audiofuse.workers.indexing.retries import RetryPolicy
-from audiofuse.workers.indexing.sync import Syncer
 from audiofuse.workers.queue.dead_letters import DeadLetters
 from audiofuse.workers.telemetry.names import Lane
 
@@ -38,11 +44,13 @@ SEEDS = 600
 CHANGES = 5
 STEPS_BETWEEN = 20  # changes, at most: a sync takes about ten
 WORKERS = 3
-KILLS = 2
-CALLS_AT_MOST = 10_000  # of one schedule; more means that it never rests
-HASTES = (1.0, 0.1, 1e-4)
-FAULT = 0.01  # how likely a call kills its worker, or fails, before it is done or after
 BAD = b"no sound"
+GRID = Grid()
+
+
+def duration_s(number: int) -> float:
+    """Return how long a number is: every fourth has no moments, the others have two to four."""
+    return 7.0 + 5 * (number % 4) if number % 4 else 2.0
 
 
 class Numbers:
@@ -51,9 +59,26 @@ class Numbers:
     dim = audio_dim = 2
     fuses_stored_audio = True
 
-    def encode(self, sound: str, windows: Iterable[Samples], text: str) -> EncodedItem:
-        """Hear the number."""
-        return self.fuse(sound, np.array([float(next(iter(windows))[0]), 1.0], np.float32), text)
+    def encode(
+        self, sound: str, windows: Iterable[Samples], text: str, cutting: Cutting | None = None
+    ) -> EncodedItem:
+        """Hear the number, and hand its moments over in pairs."""
+        heard = np.array([float(next(iter(windows))[0]), 1.0], np.float32)
+        count = GRID.count(duration_s(int(heard[0])))
+        for first in range(0, count, 2):
+            audio = np.tile(heard, (min(2, count - first), 1))
+            spans = np.array(
+                [(5.0 * (first + row), 5.0 * (first + row + 1)) for row in range(len(audio))]
+            )
+            assert cutting
+            cutting.take(EncodedWindows(first, spans, audio, self.fuse_windows(sound, audio, text)))
+        return self.fuse(sound, heard, text)
+
+    def fuse_windows(self, sound: str, audio: Floats, text: str) -> Fused:
+        """Fuse each as an item."""
+        items = [self.fuse(sound, row, text) for row in audio]
+        norms = np.array([each.norm for each in items], np.float32)
+        return Fused(np.array([each.item for each in items]), norms)
 
     def fuse(self, sound: str, audio: Floats, text: str) -> EncodedItem:
         """Point where the sound's and the words' numbers do."""
@@ -66,10 +91,12 @@ class Numbers:
 class Recording:
     """A file that holds a number in digits."""
 
-    sample_rate, channels, duration_s = 8000, 1, 1.0
+    sample_rate, channels, duration_s = 8000, 1, 0.0
 
     def __init__(self, path: Path) -> None:
         self._content = path.read_bytes()
+        if self._content.isdigit():
+            self.duration_s = duration_s(int(self._content))
 
     def windows(self) -> Iterator[Samples]:
         """Yield the number."""
@@ -82,114 +109,6 @@ class Recording:
 def open_number(path: Path, _: float) -> Iterator[Recording]:
     """Open a number as a sound."""
     yield Recording(path)
-
-
-class Killed(BaseException):
-    """The worker's process is gone."""
-
-
-class Actor(threading.local):
-    """What a thread of a schedule knows of itself."""
-
-    turn: "Turn"
-
-
-class Turn(threading.Semaphore):
-    """What a thread waits for; ``haste`` is how likely it is the next that goes on."""
-
-    haste = 1.0
-    stalls = False
-    wakes: Callable[[], object] = staticmethod(lambda: True)
-
-
-class Schedule:
-    """Lets one thread go on at a time, to its next call; draws which, and which of them dies.
-
-    Some stand still until most others have nothing to do: that is what finds errors.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)
-        self.kills = KILLS
-        self._here = Actor()
-        self._paused = threading.Semaphore(0)
-        self._ready: list[Turn] = []
-
-    def run(self, *actors: Callable[[], None]) -> None:
-        """Run all actors to their ends; raise what any of them raises."""
-        errors: list[BaseException] = []
-        for actor in actors:
-            threading.Thread(target=self._act, args=(actor, errors), daemon=True).start()
-            self._paused.acquire()  # one after the other, so that their order is always the same
-        for _ in range(CALLS_AT_MOST):
-            if errors or not self._ready:
-                break
-            awake = [turn for turn in self._ready if turn.wakes()]
-            (chosen,) = self.random.choices(awake, [turn.haste for turn in awake])
-            if chosen.stalls and self.random.random() < 0.2:
-                chosen.haste = self.random.choice(HASTES)
-            self._ready.remove(chosen)
-            chosen.release()
-            self._paused.acquire()
-        if errors or self._ready:
-            raise errors[0] if errors else AssertionError("it never rests")
-
-    def _act(self, actor: Callable[[], None], errors: list[BaseException]) -> None:
-        self._here.turn = Turn(0)
-        try:
-            self.step()
-            actor()
-        except BaseException as error:  # noqa: BLE001 - raised by ``run``
-            errors.append(error)
-        self._paused.release()
-
-    def step(self) -> None:
-        """Stand still until it is this thread's turn."""
-        self._ready.append(self._here.turn)
-        self._paused.release()
-        self._here.turn.acquire()
-
-    def may_stall(self) -> None:
-        """Let this thread stand still now and then."""
-        self._here.turn.stalls = True
-
-    def rest(self, until: Callable[[], object]) -> None:
-        """Stand still until something is true."""
-        self._here.turn.wakes = until
-        self.step()
-        self._here.turn.wakes = lambda: True
-
-    def may_fail(self) -> None:
-        """Die or fail, seldom."""
-        if self.kills and self.random.random() < FAULT:
-            self.kills -= 1
-            raise Killed
-        if self.random.random() < FAULT:
-            raise Unavailable("it is away")
-
-    def stepped(self, subject: object) -> Any:
-        """Return ``subject`` with a stop before each call, at which a worker may also die."""
-        return _Stepped(subject, self)
-
-
-class _Stepped:
-    def __init__(self, subject: object, schedule: Schedule) -> None:
-        self._subject = subject
-        self._schedule = schedule
-
-    def __getattr__(self, name: str) -> Any:
-        attribute = getattr(self._subject, name)
-        return self._stop_before(attribute) if callable(attribute) else attribute
-
-    def _stop_before(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        def stopped(*arguments: Any, **options: Any) -> Any:
-            self._schedule.step()
-            self._schedule.may_fail()
-            answer = call(*arguments, **options)
-            self._schedule.may_fail()
-            return answer
-
-        return stopped
 
 
 class Sent:
@@ -215,6 +134,7 @@ class World:
     in_hand: int = 0
     changing: bool = True
     ticks: int = 0
+    left: int = 0  # moments that nobody is shown, of all schedules
 
     def reset(self) -> None:
         """Begin anew, with nothing."""
@@ -222,6 +142,8 @@ class World:
             path.unlink()
         ids = [str(point_id(self.root.name, key)) for key in SOUNDS]
         self.index.remove(self.generation, ids)
+        for id_ in ids:
+            self.index.remove_moments(self.generation, id_)
         self.letters.clear([*SOUNDS, *SIDECARS, "a.flac.json"])
         self.changing, self.ticks = True, 0
 
@@ -260,7 +182,7 @@ class World:
         stepped = schedule.stepped
         syncer = kind(
             BucketSide(stepped(FolderStore(self.root)), Limits(60, 1000), open_number),
-            IndexSide(stepped(self.index), self.generation, stepped(self.letters)),
+            IndexSide(stepped(self.index), self.generation, stepped(self.letters), grid=GRID),
             Numbers(),
         )
         worker = RetryPolicy(dict.fromkeys(Lane, syncer), stepped(Sent(self)), threading.Event())
@@ -282,15 +204,44 @@ class World:
         ids = {str(point_id(self.root.name, key)): key for key in SOUNDS}
         found = self.index.get(self.generation, list(ids), vectors=True)
         points = {ids[id_]: _told(point.payload, point.audio) for id_, point in found.items()}
+        moments = [
+            f"{key}: {each}"
+            for id_, key in ids.items()
+            if (each := self._moments(id_, found.get(id_)))
+        ]
         letters = {
             key: (letter.reason, letter.etag)
             for key, letter in self.letters.get([*SOUNDS, *SIDECARS, "a.flac.json"]).items()
         }
         expected_points, expected_letters = self._expected()
-        faults = [f"{points}, not {expected_points}"] if points != expected_points else []
+        faults = [f"{points}, not {expected_points}"] if points != expected_points else moments
         if letters != expected_letters:
             faults.append(f"letters {letters}, not {expected_letters}")
         return faults
+
+    def _moments(self, item_id: str, item: Point | None) -> str:
+        """Return what is wrong with the moments of an item.
+
+        Only where a sound without moments replaced another may some be left, which nobody is shown.
+        """
+        ids = [moment_id(item_id, number) for number in range(4)]
+        found = self.index.get(self.generation.moments, ids, vectors=True).values()
+        there = {each.payload["number"]: each for each in found}
+        if item is None:
+            return f"{there} are left of nothing" if there else ""
+        count, state = item.payload["moments"], item.payload["moments_state"]
+        if not count:
+            self.left += len(there)
+            return "one is shown" if any(m.payload["state"] == state for m in found) else ""
+        audio = round(item.audio[0])
+        right = [
+            number
+            for number, each in there.items()
+            if (each.payload["state"], round(each.audio[0])) == (state, audio)
+            and np.allclose(each.item, item.item, atol=1e-5)
+        ]
+        all_right = sorted(right) == sorted(there) == list(range(count))
+        return "" if all_right else f"{there}, not {count} in {state}"
 
     def _expected(self) -> tuple[dict[str, Any], dict[str, Any]]:
         store, points, letters = FolderStore(self.root), {}, {}
@@ -329,7 +280,7 @@ def world(tmp_path: Path, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> Worl
     monkeypatch.setattr(sync, "BURST_S", 0.0)
     (tmp_path / "bucket").mkdir()
     index = Index(connect_embedded(), "audiofuse")
-    generation = index.create("numbers", Numbers())
+    generation = index.create("numbers", Numbers(), GRID)
     return World(tmp_path / "bucket", index, generation, DeadLetters(redis, "audiofuse"))
 
 
@@ -347,6 +298,17 @@ def test_any_interleaving_ends_as_the_bucket_is(world: World) -> None:
     for seed in range(SEEDS):
         faults = _play(world, seed, Syncer)
         assert not faults, f"seed {seed}: {faults}"
+    assert world.left < SEEDS / 20  # seldom, after a death
+
+
+def test_counting_moments_is_what_it_takes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sync that believes what a point says of its moments leaves some of these wrong."""
+
+    def believes(self: ItemMoments, payload: Any, **_: Any) -> bool:
+        return names_moments(payload, moments_named(payload, self._grid))
+
+    monkeypatch.setattr(ItemMoments, "agree", believes)
+    assert any(_play(world, seed, Syncer) for seed in range(SEEDS))
 
 
 class Careless(Syncer):

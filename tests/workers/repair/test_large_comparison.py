@@ -38,8 +38,8 @@ def test_changes_on_the_way_are_at_worst_named_in_vain(
     world: World, tiny_encoder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Objects that came, or that the bucket forgot to list, keep their points: sync looks again."""
-    from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
-    from audiofuse.workers.indexing.sync import Syncer
+    from audiofuse.workers.indexing.items.collaborators import BucketSide, IndexSide, Limits
+    from audiofuse.workers.indexing.items.sync import Syncer
     from audiofuse.workers.telemetry.names import Outcome
 
     generation = world.generation = world.index.create("tiny-111111", tiny_encoder)

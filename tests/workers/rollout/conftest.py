@@ -25,8 +25,8 @@ from audiofuse.core.index.engine import Engine
 from audiofuse.core.index.index import open_index
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import open_store
-from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
-from audiofuse.workers.indexing.sync import Syncer
+from audiofuse.workers.indexing.items.collaborators import BucketSide, IndexSide, Limits
+from audiofuse.workers.indexing.items.sync import Syncer
 from audiofuse.workers.queue.dead_letters import DeadLetters
 from audiofuse.workers.rollout.operator import Operator
 

@@ -24,7 +24,7 @@ from audiofuse.core.search.loaded import LoadedEncoders
 from audiofuse.core.search.search import Searcher
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import open_store
-from audiofuse.workers.indexing.sync import Syncer
+from audiofuse.workers.indexing.items.sync import Syncer
 from audiofuse.workers.queue.dead_letters import DeadLetters
 from audiofuse.workers.repair.agreement import Agreement, rejected_alone
 from audiofuse.workers.rollout import gates

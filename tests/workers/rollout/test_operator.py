@@ -18,7 +18,7 @@ from audiofuse.core.errors import AudiofuseError, ConfigurationError, Unavailabl
 from audiofuse.core.index.index import Generation, open_index
 from audiofuse.core.settings import PREFIX, Settings, environment
 from audiofuse.workers.commands.rollout import rollout_cli
-from audiofuse.workers.indexing.sync import Syncer
+from audiofuse.workers.indexing.items.sync import Syncer
 from audiofuse.workers.queue.dead_letters import DeadLetters
 from audiofuse.workers.queue.followers import Followers
 from audiofuse.workers.rollout.operator import Operator, Rollouts

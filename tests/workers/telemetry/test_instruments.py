@@ -25,9 +25,9 @@ from audiofuse.core.index.index import Index, connect_embedded
 from audiofuse.core.settings import Settings, environment
 from audiofuse.core.storage.store import FolderStore
 from audiofuse.workers.deployment.local import Part, free_port
-from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
+from audiofuse.workers.indexing.items.collaborators import BucketSide, IndexSide, Limits
+from audiofuse.workers.indexing.items.sync import Syncer
 from audiofuse.workers.indexing.retries import RetryPolicy
-from audiofuse.workers.indexing.sync import Syncer
 from audiofuse.workers.intake.handover import Handover
 from audiofuse.workers.queue.broker import Dispatcher
 from audiofuse.workers.queue.dead_letters import DeadLetters

@@ -13,8 +13,8 @@ from pydantic import SecretStr
 from audiofuse.core.errors import Reason, Rejected
 from audiofuse.core.settings import Settings, settings_table
 from audiofuse.workers.deployment.exporter import Deployment
+from audiofuse.workers.indexing.items.sync import Synced
 from audiofuse.workers.indexing.retries import RetryPolicy
-from audiofuse.workers.indexing.sync import Synced
 from audiofuse.workers.telemetry.logs import TEXT, JsonFormatter, TextFormatter, bind, bound
 from audiofuse.workers.telemetry.names import Lane, Outcome
 

@@ -24,13 +24,13 @@ from audiofuse.core.index.index import Index, connect_embedded
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import FolderStore
 from audiofuse.workers.indexing.app import SyncTask
-from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
 from audiofuse.workers.indexing.decoding.pool import Decoders
 from audiofuse.workers.indexing.exchange.client import DeviceClient
 from audiofuse.workers.indexing.exchange.slab import Slab
+from audiofuse.workers.indexing.items.collaborators import BucketSide, IndexSide, Limits
+from audiofuse.workers.indexing.items.sync import Syncer
 from audiofuse.workers.indexing.retries import RetryPolicy
 from audiofuse.workers.indexing.stages import BatchedIndex, BoundedStore
-from audiofuse.workers.indexing.sync import Syncer
 from audiofuse.workers.intake.handover import Handover
 from audiofuse.workers.queue.broker import Dispatcher, create_celery
 from audiofuse.workers.telemetry.metrics import Process

@@ -58,7 +58,7 @@ class Encoders:
             dim=encoder.dim,
             audio_dim=encoder.audio_dim,
             fuses_stored_audio=encoder.fuses_stored_audio,
-            grid=astuple(grid) if grid else None,
+            windows=astuple(grid) if grid else None,
             audio_fingerprint=encoder.audio_fingerprint,
             batch_s=device.batch_s,
             device=encoder.device,

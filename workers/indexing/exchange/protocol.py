@@ -35,6 +35,7 @@ import numpy as np
 
 from audiofuse.core.encoder.embeddings import EncodedItem, Floats, Fused
 from audiofuse.core.errors import ConfigurationError, Reason, Rejected, Unavailable
+from audiofuse.core.model.config import Grid
 from audiofuse.core.moments.windows import EncodedWindows
 
 Message = Mapping[str, Any]
@@ -46,19 +47,24 @@ LENGTHS = struct.Struct("<II")  # of a frame's line and of its vectors, in bytes
 class EncoderFacts:
     """What a message process knows of an encoder that the device has loaded.
 
-    ``audio_fingerprint``: encoders with equal ones give the same audio vectors. ``grid`` is that of
-    its moments, window and hop in seconds, if it has any. ``batch_s`` is what a batch holds, in
-    seconds of audio; ``runtime`` computes, on ``device``.
+    ``audio_fingerprint``: encoders with equal ones give the same audio vectors. ``windows`` are
+    those of its moments, length and hop in seconds, if it has any. ``batch_s`` is what a batch
+    holds, in seconds of audio; ``runtime`` computes, on ``device``.
     """
 
     dim: int
     audio_dim: int
     fuses_stored_audio: bool
-    grid: Sequence[float] | None
+    windows: Sequence[float] | None
     audio_fingerprint: str
     batch_s: float
     device: str
     runtime: str
+
+    @property
+    def grid(self) -> Grid | None:
+        """The windows of its moments."""
+        return Grid(*self.windows) if self.windows else None
 
     @property
     def runs_on(self) -> str:

@@ -20,9 +20,9 @@ from audiofuse.core.errors import Reason, Rejected
 from audiofuse.core.index.index import Index, Point, connect_embedded
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import FolderStore
-from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
+from audiofuse.workers.indexing.items.collaborators import BucketSide, IndexSide, Limits
+from audiofuse.workers.indexing.items.sync import Syncer
 from audiofuse.workers.indexing.stages import BatchedIndex
-from audiofuse.workers.indexing.sync import Syncer
 from audiofuse.workers.indexing.versions import (
     Drain,
     Loaded,
@@ -161,5 +161,5 @@ def world(
     tmp_path: Path, redis: Redis, encoders: dict[str, Encoder], monkeypatch: pytest.MonkeyPatch
 ) -> World:
     """Return a world with the old version live, which does not wait for bursts to end."""
-    monkeypatch.setattr("audiofuse.workers.indexing.sync.BURST_S", 0.0)
+    monkeypatch.setattr("audiofuse.workers.indexing.items.sync.BURST_S", 0.0)
     return World(tmp_path, redis, encoders)

@@ -2,13 +2,13 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from audiofuse.core.encoder.embeddings import EncodedItem, Floats
 from audiofuse.core.errors import Reason, Rejected
 from audiofuse.core.index.index import VERSION_KEY, Point
-from audiofuse.core.items import Item, Metadata, point_id, user_metadata_hash
+from audiofuse.core.items import Item, Metadata, user_metadata_hash
 from audiofuse.core.query import normalise
 from audiofuse.workers.telemetry.names import Outcome
 
@@ -19,27 +19,19 @@ Verdicts = dict[str, Rejected]
 
 
 class StoredSound(NamedTuple):
-    """What a point holds of a sound: its audio vector, and the payload fields of its bytes."""
+    """What is stored of a sound: its audio vector, and the payload fields of its bytes.
+
+    ``moments`` returns what is stored there of its moments, by id, with vectors.
+    """
 
     audio: Floats
     facts: dict[str, Any]
+    moments: Callable[[Sequence[str]], dict[str, Point]]
 
 
-class Sound(NamedTuple):
-    """What the encoder made of an item, and the payload fields that come from its bytes."""
-
-    encoded: EncodedItem
-    facts: dict[str, Any]
-
-
-def make_point(
-    item: Item, metadata: Metadata, sound: Sound, problems: Verdicts, version: str
-) -> Point:
-    """Return the point of an item; ``Rejected`` if its vector ``(dim,)`` is not finite."""
-    vector = sound.encoded.item.tolist()
-    if not all(map(math.isfinite, vector)):
-        raise Rejected(Reason.NOT_FINITE, "the encoder gives no finite vector for it")
-    payload = {
+def described(item: Item, metadata: Metadata, problems: Verdicts, version: str) -> dict[str, Any]:
+    """Return what an item's payload says before its sound is heard."""
+    return {
         "bucket": item.bucket,
         "key": item.key,
         "etag": item.audio.etag,
@@ -54,13 +46,17 @@ def make_point(
         "labels": list(metadata.labels),
         "extra": dict(metadata.extra),
         "has_text": "yes" if normalise(metadata.text) else "no",
-        "item_norm": sound.encoded.norm,
         VERSION_KEY: version,
-        "indexed_at": int(time.time() * 1000),
-        **sound.facts,
     }
-    id_ = str(point_id(item.bucket, item.key))
-    return Point(id_, payload, item=vector, audio=sound.encoded.audio.tolist())
+
+
+def make_point(id_: str, payload: Mapping[str, Any], encoded: EncodedItem) -> Point:
+    """Return the point of an item that is heard; ``Rejected`` if its vector is not finite."""
+    vector = encoded.item.tolist()
+    if not all(map(math.isfinite, vector)):
+        raise Rejected(Reason.NOT_FINITE, "the encoder gives no finite vector for it")
+    written = {"item_norm": encoded.norm, "indexed_at": int(time.time() * 1000)}
+    return Point(id_, {**payload, **written}, item=vector, audio=encoded.audio.tolist())
 
 
 def _problem(verdict: Rejected) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from audiofuse.core.errors import Unavailable
-from audiofuse.workers.indexing import sync
+from audiofuse.workers.indexing.items import sync
 from audiofuse.workers.indexing.retries import RetryPolicy
 from audiofuse.workers.telemetry.names import Lane, Outcome
 

@@ -12,11 +12,14 @@ from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import Reason
 from audiofuse.core.index.index import Generation, Index, connect_embedded
 from audiofuse.core.items import point_id
+from audiofuse.core.model.config import Grid
 from audiofuse.core.storage.store import FolderStore
-from audiofuse.workers.indexing import sync
-from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
-from audiofuse.workers.indexing.sync import Syncer
+from audiofuse.workers.indexing.items import sync
+from audiofuse.workers.indexing.items.collaborators import BucketSide, IndexSide, Limits
+from audiofuse.workers.indexing.items.sync import Syncer
 from audiofuse.workers.queue.dead_letters import DeadLetters
+
+GRID = Grid()
 
 
 class World:
@@ -26,13 +29,13 @@ class World:
         self.root = root
         self.encoder = encoder
         self.index = Index(connect_embedded(), "audiofuse")
-        self.generation: Generation = self.index.create("tiny-000000", encoder)
+        self.generation: Generation = self.index.create("tiny-000000", encoder, GRID)
         limits = Limits(duration_s=60, object_bytes=10_000_000)
         self.letters = DeadLetters(redis, root.name)
         self.pauses: list[float] = []
         self.syncer = Syncer(
             BucketSide(FolderStore(root), limits, pause=self._pause),
-            IndexSide(self.index, self.generation, self.letters),
+            IndexSide(self.index, self.generation, self.letters, grid=GRID),
             LocalEncoder(encoder),
         )
         self.ticks = 0
@@ -55,6 +58,19 @@ class World:
         id_ = str(point_id(self.root.name, key))
         point = self.index.get(self.generation, [id_]).get(id_)
         return dict(point.payload) if point else None
+
+    def moments(self, key: str) -> dict[int, str]:
+        """Return the states of a key's moments, whether they are shown or not, by number."""
+        id_ = str(point_id(self.root.name, key))
+        found = self.index.scroll(self.generation.moments, ["item", "number", "state"])
+        mine = [point.payload for point in found if point.payload["item"] == id_]
+        return {each["number"]: each["state"] for each in mine}
+
+    def shown(self, key: str) -> list[int]:
+        """Return the numbers of the moments that the item's point names and that are there."""
+        payload = self.payload(key) or {"moments": 0, "moments_state": ""}
+        there = self.moments(key).items()
+        return sorted(n for n, state in there if state == payload["moments_state"])
 
     def verdicts(self) -> dict[str, Reason]:
         """Return what is recorded as wrong, by key."""

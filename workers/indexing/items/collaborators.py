@@ -1,16 +1,18 @@
 """What a sync works with, in three groups: the bucket's side, the index's side, the encoder."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from audiofuse.core.audio.windows import Opener, OpenSound, Samples
-from audiofuse.core.encoder.embeddings import EncodedItem, Floats
+from audiofuse.core.encoder.embeddings import EncodedItem, Floats, Fused
 from audiofuse.core.errors import Rejected
 from audiofuse.core.index.index import Generation, Point
+from audiofuse.core.model.config import Grid
+from audiofuse.core.moments.windows import Cutting
 from audiofuse.core.storage.store import Store
 from audiofuse.workers.queue.dead_letters import DeadLetter
 
@@ -25,11 +27,19 @@ class ItemEncoder(Protocol):
     def fuses_stored_audio(self) -> bool:
         """See ``Encoder``."""
 
-    def encode(self, sound: str, windows: Iterable[Samples], text: str) -> EncodedItem:
-        """Encode a sound, given as windows of at most 10 s, and fuse it with its text."""
+    def encode(
+        self, sound: str, windows: Iterable[Samples], text: str, cutting: Cutting | None = None
+    ) -> EncodedItem:
+        """Encode a sound, given as windows of at most 10 s, and fuse it with its text.
+
+        One that is cut has its moments handed over before this returns.
+        """
 
     def fuse(self, sound: str, audio: Floats, text: str) -> EncodedItem:
         """Fuse a stored audio vector ``(audio_dim,)`` with a text."""
+
+    def fuse_windows(self, sound: str, audio: Floats, text: str) -> Fused:
+        """Fuse stored audio vectors of a sound's moments ``(moments, audio_dim)`` with a text."""
 
 
 class Points(Protocol):
@@ -44,6 +54,17 @@ class Points(Protocol):
         """See ``Index``."""
 
     def remove(self, generation: Generation, ids: Sequence[str]) -> None:
+        """See ``Index``."""
+
+    def count_moments(self, generation: Generation, item_id: str, state: str | None = None) -> int:
+        """See ``Index``."""
+
+    def seal_moments(
+        self, generation: Generation, item_id: str, state: str, payload: Mapping[str, Any]
+    ) -> None:
+        """See ``Index``."""
+
+    def remove_moments(self, generation: Generation, item_id: str, beyond: int = 0) -> None:
         """See ``Index``."""
 
 
@@ -119,10 +140,8 @@ def open_here(path: Path, max_duration_s: float) -> AbstractContextManager[OpenS
     return open_recording(path, max_duration_s)
 
 
-def nowhere(id_: str) -> Point | None:
-    """Find no point."""
-    del id_
-    return None
+def nowhere() -> None:
+    """Know no other generation."""
 
 
 @dataclass(frozen=True)
@@ -145,11 +164,14 @@ class BucketSide:
 class IndexSide:
     """What is made to agree with the bucket: one generation of points, and the dead letters.
 
-    ``elsewhere`` returns the point of another generation, by id, if its audio vectors are those
-    that this generation's encoder would give.
+    ``elsewhere`` returns another generation, and who keeps its points, if its audio vectors are
+    those that this generation's encoder would give. Recordings are cut by ``grid`` into moments;
+    with ``thorough`` it is also looked after moments of items that have none.
     """
 
     points: Points
     generation: Generation
     letters: DeadLetterStore = field(default_factory=NoDeadLetters)
-    elsewhere: Callable[[str], Point | None] = nowhere
+    elsewhere: Callable[[], tuple[Points, Generation] | None] = nowhere
+    grid: Grid | None = None
+    thorough: bool = False

@@ -6,6 +6,9 @@
             ├── same sound, other words ── re-fuse ───────────┐                   │
             └── new sound ── fetch, decode, encode, fuse ─────┴> upsert ──────────┴─> look again
 
+A recording's moments are written before its point, which names them (``moments``), and what it does
+not name is taken away after it.
+
 An event is only a hint that something changed: the outcome depends on the bucket alone, so
 duplicate, late and reordered events all lead to the same index.
 
@@ -28,17 +31,32 @@ What the argument takes for granted:
   seemed to fail.
 - A worker that stood still until another had its messages is not killed between the write with
   which it goes on and its look. Whatever comes of that, reconcile finds.
+
+Moments are many points, written for as long as a recording is heard, so two more things must hold.
+None is found that is not of the item as its point says: a moment tells of which state it is, the
+point names one state and a count, and a draft has a state that no point names. And a sync that
+finds the point as it should be does not end before it has counted its moments, all of them and
+those in its state: so for the argument above point and moments are one. Two workers may still write
+over each other's, one of them what is outdated; whoever wrote last looks, begins anew, and counts
+too few or too many. What this does not reach are moments of an item that is to have none: to count
+them would cost every short sound a request. They are looked for where this sync wrote some or the
+point before had some, where the object is gone or rejected, and in the backfill lane, by which
+reconcile repairs (``thorough``). So some stay only if a worker was killed while it heard what has
+been replaced by a short sound since; nobody is shown them, and reconcile finds them. Before each
+portion it writes a worker looks whether the object is still the same.
 """
 
 import logging
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from audiofuse.core.errors import ObjectChanged, Reason, Rejected, Unavailable
-from audiofuse.core.index.index import Point
+from audiofuse.core.index.index import Generation, Point
 from audiofuse.core.items import (
     MAX_SIDECAR_BYTES,
     Item,
@@ -50,13 +68,19 @@ from audiofuse.core.items import (
     sidecar_stem,
 )
 from audiofuse.core.storage.store import Store, content_hash
-from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, ItemEncoder
-from audiofuse.workers.indexing.points import (
+from audiofuse.workers.indexing.items.collaborators import (
+    BucketSide,
+    IndexSide,
+    ItemEncoder,
+    Points,
+)
+from audiofuse.workers.indexing.items.moments import ItemMoments
+from audiofuse.workers.indexing.items.points import (
     FACTS,
-    Sound,
     StoredSound,
     Verdicts,
     changed_ms,
+    described,
     is_up_to_date,
     known_problems,
     make_point,
@@ -99,6 +123,8 @@ class Syncer:
         self._generation = index.generation
         self._version = index.generation.version
         self._elsewhere = index.elsewhere
+        self._grid = index.grid
+        self._thorough = index.thorough
 
     def sync(self, key: str) -> Synced:
         """Make the index agree with the bucket about one audio key.
@@ -107,9 +133,10 @@ class Syncer:
         if any, is gone. Raises ``Unavailable`` when bucket or index cannot answer, and what
         ``letters`` raise.
         """
+        moments = self._moments(key)
         for _ in range(MAX_LOOKS):
             try:
-                return self._sync_as_seen(key)
+                return self._sync_as_seen(key, moments)
             except ObjectChanged as change:
                 log.debug("%s: looking again, %s", key, change)
         raise Unavailable(f"{key} keeps changing; it is looked at again later")
@@ -121,19 +148,25 @@ class Syncer:
         """
         item, known = self._look(key), self._known(key)
         verdict.etag = item.audio.etag if item else ""
-        if known and not (item and item.agrees_with(known.payload)):
-            self._points.remove(self._generation, [known.id])
+        if known is None or not (item and item.agrees_with(known.payload)):
+            self._write(key, None)
+            self._moments(key).tidy(known, None, thorough=True)
         self.letters.add(key, verdict)
         if self._look(key) != item:
             raise Unavailable(f"{key} changed while it was given up")
 
-    def _sync_as_seen(self, key: str) -> Synced:
+    def _moments(self, key: str) -> ItemMoments:
+        return ItemMoments(self._points, self._generation, self._id(key), self._grid)
+
+    def _sync_as_seen(self, key: str, moments: ItemMoments) -> Synced:
         item, known = self._look_or_record(key), self._known(key)
-        point, verdicts = self._work(item, known)
+        point, verdicts = self._work(item, known, moments)
         wrote = self._record(key, item, verdicts)
         if point is not known:
             self._write(key, point)
             wrote = True
+        if point is None or point is not known:
+            wrote = moments.tidy(known, point, thorough=self._thorough) or wrote
         if wrote and self._look(key) != item:
             raise ObjectChanged("it changed while it was written")
         if key in verdicts:
@@ -142,16 +175,25 @@ class Syncer:
         age_s = time.time() - changed / 1000 if changed else None
         return Synced(outcome(known, point), verdicts, age_s)
 
-    def _work(self, item: Item | None, known: Point | None) -> tuple[Point | None, Verdicts]:
-        """Return the point to be, ``known`` itself if that is it, and what is wrong, by key."""
+    def _work(
+        self, item: Item | None, known: Point | None, moments: ItemMoments
+    ) -> tuple[Point | None, Verdicts]:
+        """Return the point to be, ``known`` itself if that is it, and what is wrong, by key.
+
+        The moments that it names are there when this returns.
+        """
         if item is None:
             return None, {}
-        if known and is_up_to_date(known, item):
+        if (
+            known
+            and is_up_to_date(known, item)
+            and moments.agree(known.payload, thorough=self._thorough)
+        ):
             return known, known_problems(known, item)
         metadata, verdicts = self._read_metadata(item)
+        payload = described(item, metadata, verdicts, self._version)
         try:
-            sound = self._sound(item, known, metadata.text)
-            return make_point(item, metadata, sound, verdicts, self._version), verdicts
+            return self._point(item, known, payload, metadata.text, moments), verdicts
         except Rejected as verdict:
             verdict.etag = item.audio.etag
             return None, {**verdicts, item.key: verdict}
@@ -208,9 +250,9 @@ class Syncer:
     def _id(self, key: str) -> str:
         return str(point_id(self.store.bucket, key))
 
-    def _known(self, key: str, *, vectors: bool = False) -> Point | None:
+    def _known(self, key: str) -> Point | None:
         id_ = self._id(key)
-        return self._points.get(self._generation, [id_], vectors=vectors).get(id_)
+        return self._points.get(self._generation, [id_]).get(id_)
 
     def _read_metadata(self, item: Item) -> tuple[Metadata, Verdicts]:
         """Read the words; a broken sidecar costs only itself."""
@@ -230,12 +272,25 @@ class Syncer:
             raise Rejected(Reason.BAD_SIDECAR, detail)
         return Metadata.from_json(self.store.read(item.sidecar))
 
-    def _sound(self, item: Item, known: Point | None, text: str) -> Sound:
-        """Encode an item's sound, or fuse anew what is stored of it."""
+    def _point(
+        self,
+        item: Item,
+        known: Point | None,
+        payload: dict[str, Any],
+        text: str,
+        moments: ItemMoments,
+    ) -> Point:
+        """Encode an item's sound, or fuse anew what is stored of it; ``payload`` says the rest."""
         stored = self._reusable(item, known)
-        if stored is None:
-            return self._encode(item, known, text)
-        return Sound(self._encoder.fuse(_sound_of(item), stored.audio, text), stored.facts)
+        if stored:
+            payload |= stored.facts
+            name = _sound_of(item)
+            fuse = partial(self._encoder.fuse_windows, name, text=text)
+            if moments.fuse_anew(payload, stored.moments, fuse):
+                payload |= moments.named(payload)
+                encoded = self._encoder.fuse(name, stored.audio, text)
+                return make_point(self._id(item.key), payload, encoded)
+        return self._encode(item, known, payload, text, moments)
 
     def _reusable(self, item: Item, known: Point | None) -> StoredSound | None:
         """Return what is stored of the same sound, here or elsewhere: no download, no decoding.
@@ -244,19 +299,19 @@ class Syncer:
         """
         if not self._encoder.fuses_stored_audio:
             return None
-        if known and known.payload["etag"] == item.audio.etag:
-            known = self._known(item.key, vectors=True)
-            if sound := self._stored(item, known):
-                return sound
-        return self._stored(item, self._elsewhere(self._id(item.key)))
+        is_here = known is not None and known.payload["etag"] == item.audio.etag
+        here = (self._points, self._generation) if is_here else None
+        places = filter(None, (here, self._elsewhere()))
+        return next(filter(None, (_stored(item, *place) for place in places)), None)
 
-    def _stored(self, item: Item, point: Point | None) -> StoredSound | None:
-        if point is None or point.payload["etag"] != item.audio.etag:
-            return None
-        audio = np.array(point.audio, np.float32)
-        return StoredSound(audio, {name: point.payload[name] for name in FACTS})
-
-    def _encode(self, item: Item, known: Point | None, text: str) -> Sound:
+    def _encode(
+        self,
+        item: Item,
+        known: Point | None,
+        payload: dict[str, Any],
+        text: str,
+        moments: ItemMoments,
+    ) -> Point:
         self._wait_for_burst(known)
         bucket = self._bucket
         if item.audio.size > bucket.limits.object_bytes:
@@ -267,14 +322,21 @@ class Syncer:
             bucket.open_sound(path, bucket.limits.duration_s) as recording,
         ):
             windows = bucket.guard(item.key, recording.windows())
-            encoded = self._encoder.encode(_sound_of(item), windows, text)
+            cutting = moments.cutting(payload, partial(self._check_unchanged, item))
+            encoded = self._encoder.encode(_sound_of(item), windows, text, cutting)
             facts = (
                 round(recording.duration_s, 3),
                 recording.sample_rate,
                 recording.channels,
                 content_hash(path),
             )
-        return Sound(encoded, dict(zip(FACTS, facts, strict=True)))
+        payload |= dict(zip(FACTS, facts, strict=True))
+        moments.seal(payload)
+        return make_point(self._id(item.key), payload | moments.named(payload), encoded)
+
+    def _check_unchanged(self, item: Item) -> None:
+        if self._look(item.key) != item:
+            raise ObjectChanged("it changed while it was heard")
 
     def _wait_for_burst(self, known: Point | None) -> None:
         """Encode the first of many changes at once, and then the last: they come in bursts."""
@@ -284,6 +346,19 @@ class Syncer:
         if self._bucket.pause(BURST_S - age_s):
             raise Unavailable("the worker stops")
         raise ObjectChanged("it may have changed while more changes were awaited")
+
+
+def _stored(item: Item, points: Points, generation: Generation) -> StoredSound | None:
+    """Return what a generation holds of the sound of an item as it is now."""
+    id_ = str(point_id(item.bucket, item.key))
+    point = points.get(generation, [id_], vectors=True).get(id_)
+    if point is None or point.payload["etag"] != item.audio.etag:
+        return None
+    return StoredSound(
+        np.array(point.audio, np.float32),
+        {name: point.payload[name] for name in FACTS},
+        partial(points.get, generation.moments, vectors=True),
+    )
 
 
 def _sound_of(item: Item) -> str:

@@ -12,8 +12,8 @@ from audiofuse.core.audio.windows import OpenSound
 from audiofuse.core.errors import Reason, Rejected, Unavailable
 from audiofuse.core.items import ObjectInfo
 from audiofuse.core.storage.store import FolderStore
-from audiofuse.workers.indexing.collaborators import BucketSide, IndexSide, Limits
-from audiofuse.workers.indexing.sync import Syncer
+from audiofuse.workers.indexing.items.collaborators import BucketSide, IndexSide, Limits
+from audiofuse.workers.indexing.items.sync import Syncer
 from audiofuse.workers.telemetry.names import Outcome
 
 SOUNDS = Path(__file__).parents[4] / "examples" / "sounds"
