@@ -29,6 +29,9 @@ def search(
         Path | None, typer.Option(metavar="FILE", help="A sound that hits sound like.")
     ] = None,
     like: Annotated[str, typer.Option(metavar="KEY", help="An item that hits are like.")] = "",
+    at: Annotated[
+        float | None, typer.Option(min=0, metavar="SECONDS", help="With --like: its moment there.")
+    ] = None,
     without: Annotated[str, typer.Option(help="Words for what hits are not like.")] = "",
     balance: Annotated[
         float | None, typer.Option(min=0, max=1, help="0: audio alone counts, 1: metadata alone.")
@@ -48,6 +51,9 @@ def search(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many sounds to show.")] = 10,
     offset: Annotated[int, typer.Option(min=0, help="How many to pass over.")] = 0,
     *,
+    moments: Annotated[
+        bool, typer.Option("--moments", help="List moments instead of recordings.")
+    ] = False,
     unique: Annotated[bool, typer.Option("--unique", help="Same content only once.")] = False,
     extra: Annotated[
         bool, typer.Option("--extra", help="With --json: what else their sidecars say, too.")
@@ -62,6 +68,8 @@ def search(
         check_words(query)
     if sound and like:
         raise QueryError("--sound and --like exclude each other")
+    if at is not None and not like:
+        raise QueryError("--at is a second of the item that --like names")
     current = Settings()
     options: dict[str, Any] = {
         "q": query, "without": without, "balance": balance, "keyword": keyword, "label": label,
@@ -69,6 +77,8 @@ def search(
         "until": _day(until), "prefix": prefix, "limit": limit, "offset": offset,
         "has_text": None if has_text is None else "yes" if has_text else "no",
         "like": str(point_id(bucket_name(current), like)) if like else None,
+        "at_s": at,
+        "moments": "true" if moments else None,
         "unique": "true" if unique else None,
         "extra": "true" if extra else None,
     }  # fmt: skip

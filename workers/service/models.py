@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from audiofuse.core.feedback.verdicts import Opinion
+from audiofuse.core.moments.moments import Moment
 from audiofuse.core.query import (
     MAX_DEPTH,
     MAX_LIMIT,
@@ -19,13 +20,15 @@ from audiofuse.core.query import (
     Filter,
     Question,
 )
-from audiofuse.core.search.hits import Hit
+from audiofuse.core.search.hits import Hit, Timeline
 
 UUID = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 LONGEST_S = 10**9
 MAX_VERDICTS = 100
-HIDDEN = frozenset({"item_norm", "user_metadata_hash", "sidecar_etag", "sidecar_problem"})
+HIDDEN = frozenset(
+    {"item_norm", "user_metadata_hash", "sidecar_etag", "sidecar_problem", "moments_state"}
+)
 
 Words = Annotated[str, Field(max_length=MAX_QUERY_CHARACTERS)]
 Tags = Annotated[
@@ -43,6 +46,10 @@ def _is_day(value: object) -> object:
 
 Day = Annotated[date, BeforeValidator(_is_day)]
 Seconds = Annotated[float, Field(ge=0, le=LONGEST_S)]
+Second = Annotated[
+    Seconds | None,
+    Field(description="Its moment at this second is meant, and not all of the recording."),
+]
 Id = Annotated[str, Field(pattern=UUID, examples=["6ba7b810-9dad-51d1-80b4-00c04fd430c8"])]
 Version = Annotated[str, Field(max_length=100, examples=["default-1a2b3c"])]
 
@@ -99,13 +106,20 @@ class Options(Where):
     extra: bool = Field(
         default=False, description="Tell with each hit what else its sidecar says, too."
     )
+    moments: bool = Field(
+        default=False,
+        description="Find moments and no recordings, so that one may be a hit several times; a "
+        "sound of one window is one itself.",
+    )
 
-    def question(self, text: str = "", like: str = "", sound: Path | None = None) -> Question:
+    def question(
+        self, text: str = "", like: str = "", sound: Path | None = None, at_s: float | None = None
+    ) -> Question:
         """Return the question by these options; ``QueryError`` if it is none."""
         return Question(
-            text=text, like=like, sound=sound, without=self.without, balance=self.balance,
-            limit=self.limit, offset=self.offset, unique=self.unique, extra=self.extra,
-            where=self.where(),
+            text=text, like=like, at_s=at_s, sound=sound, without=self.without,
+            balance=self.balance, limit=self.limit, offset=self.offset, unique=self.unique,
+            extra=self.extra, moments=self.moments, where=self.where(),
         )  # fmt: skip
 
 
@@ -126,6 +140,21 @@ class Query(Options):
 
     q: Words = Field(default="", description="A sentence.", examples=["a dog barking"])
     like: Id | None = Field(default=None, description="Id of an item that hits shall be like.")
+    at_s: Second = None
+
+
+class Like(Options):
+    """A search by an item, or by a moment of it."""
+
+    at_s: Second = None
+
+
+class Heard(BaseModel):
+    """What is sought in one recording."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    q: Words = Field(description="A sentence that describes a sound.", examples=["a dog barking"])
+    without: Words = Field(default="", description="Words for what it shall not be like.")
 
 
 class Selection(BaseModel):
@@ -137,6 +166,36 @@ class Selection(BaseModel):
     )
 
 
+class MomentAnswer(BaseModel):
+    """A part of a recording, in seconds from its beginning; its score is that of its best window.
+
+    Scores are cosines. Where a ``balance`` is asked for, they are weighed by it.
+    """
+
+    start_s: float = Field(examples=[750.0])
+    end_s: float = Field(examples=[755.0])
+    score: float
+
+    @classmethod
+    def of(cls, moment: Moment) -> Self:
+        """Return a moment as it is told."""
+        return cls(start_s=moment.start_s, end_s=moment.end_s, score=moment.score)
+
+
+class TimelineAnswer(BaseModel):
+    """How near each window of a recording is to a question, and the encoder that compared them."""
+
+    encoder: str
+    windows: list[MomentAnswer] = Field(
+        description="In the order of time; of a sound without moments one, the whole."
+    )
+
+    @classmethod
+    def of(cls, timeline: Timeline) -> Self:
+        """Return a timeline as it is told."""
+        return cls(encoder=timeline.encoder, windows=list(map(MomentAnswer.of, timeline.windows)))
+
+
 class HitAnswer(BaseModel):
     """An item found; ``audio`` and ``metadata`` add up to ``score``, the cosine."""
 
@@ -146,6 +205,10 @@ class HitAnswer(BaseModel):
     audio: float | None = Field(description="Null where fusion is no sum.", examples=[0.35])
     metadata: float | None = Field(examples=[0.26])
     copies: list[str] = Field(description="Keys of other sounds with the same content.")
+    moments: list[MomentAnswer] = Field(
+        description="Where in a longer recording it is heard: at most three, best first. With "
+        "``moments`` asked for one, that was found. None of a sound of one window."
+    )
     audio_url: str | None = Field(description="Where to hear it, for some minutes.")
     location: str | None = Field(
         description="Where it lies: its S3 URI, or its path where the bucket is a folder.",
@@ -158,8 +221,8 @@ class HitAnswer(BaseModel):
         """Return a hit as it is told."""
         return cls(
             id=hit.id, key=hit.key, score=hit.score, audio=hit.audio, metadata=hit.metadata,
-            copies=list(hit.copies), audio_url=audio_url, location=location,
-            payload=shown(hit.payload),
+            copies=list(hit.copies), moments=list(map(MomentAnswer.of, hit.moments)),
+            audio_url=audio_url, location=location, payload=shown(hit.payload),
         )  # fmt: skip
 
 

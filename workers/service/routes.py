@@ -5,6 +5,7 @@ POST /v1/search        {"q": ..., "like": ID, ...}       by words, by an item, o
 POST /v1/search/sound?limit=5                            by the sound in the body
 GET  /v1/similar/ID                                      more like an item
 GET  /v1/items/ID                                        one item
+GET  /v1/items/ID/timeline?q=a dog barking               where in it that is heard
 POST /v1/items         {"ids": [...]}                    several of them
 GET  /v1/embed?q=a dog barking                           a text's vector
 POST /v1/feedback      {"q": ..., "verdicts": [...]}     what fits, where the owner wants to know
@@ -24,7 +25,7 @@ from audiofuse.core.search.search import Searcher
 from audiofuse.workers.service import models
 from audiofuse.workers.service.admission.guard import Caller, Right
 from audiofuse.workers.service.admission.problems import ANY, Refusal, answers
-from audiofuse.workers.service.admission.questions import Questions, Uploads
+from audiofuse.workers.service.admission.questions import LARGE_HITS, Questions, Uploads
 from audiofuse.workers.service.audio import Links, root_of
 
 SOUND_BODY = {
@@ -33,8 +34,10 @@ SOUND_BODY = {
         "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}},
     }
 }
+LONG = LARGE_HITS + 1  # what counts as large, since a recording of hours has thousands of windows
 Words = Annotated[models.ByWords, Query()]
-Options = Annotated[models.Options, Query()]
+Like = Annotated[models.Like, Query()]
+Heard = Annotated[models.Heard, Query()]
 SoundOptions = Annotated[models.BySound, Query()]
 
 
@@ -75,6 +78,10 @@ class Answers:
             id=point.id, key=key, audio_url=url, location=location, payload=payload
         )
 
+    def timeline(self, id_: str, question: Question) -> models.TimelineAnswer:
+        """Tell where in an item a question is heard."""
+        return models.TimelineAnswer.of(self._searcher.timeline(id_, question))
+
     def embed(self, text: str) -> models.EmbedAnswer:
         """Tell a text's vector."""
         version, vector = self._searcher.embed(text)
@@ -103,7 +110,8 @@ def search_routes(searcher: Searcher, links: Links, questions: Questions) -> API
     @router.post("/search", response_model=models.FoundAnswer, responses=answers(404))
     async def search_by_all(request: Request, options: models.Query) -> Response:
         """Search by a sentence, by an item, or by both; the body has the options."""
-        return await answer(options.question(options.q, options.like or ""), request)
+        question = options.question(options.q, options.like or "", at_s=options.at_s)
+        return await answer(question, request)
 
     @router.post(
         "/search/sound", response_model=models.FoundAnswer, responses=answers(408),
@@ -116,9 +124,9 @@ def search_routes(searcher: Searcher, links: Links, questions: Questions) -> API
             return await questions.answer_sound(partial(answered.search, question, request))
 
     @router.get("/similar/{id}", response_model=models.FoundAnswer, responses=answers(404))
-    async def similar(request: Request, id: models.Id, options: Options) -> Response:  # noqa: A002 - its name in the URL
-        """Return what is like an item, without the item itself."""
-        return await answer(options.question(like=id), request)
+    async def similar(request: Request, id: models.Id, options: Like) -> Response:  # noqa: A002 - its name in the URL
+        """Return what is like an item, or like a moment of it, without the item itself."""
+        return await answer(options.question(like=id, at_s=options.at_s), request)
 
     return router
 
@@ -138,6 +146,14 @@ def item_routes(searcher: Searcher, links: Links, questions: Questions) -> APIRo
     async def item(request: Request, id: models.Id) -> Response:  # noqa: A002 - its name in the URL
         """Return one item, with all that its sidecar says."""
         return await questions.answer(partial(answered.item, id, request))
+
+    @router.get(
+        "/items/{id}/timeline", response_model=models.TimelineAnswer, responses=answers(404)
+    )
+    async def timeline(id: models.Id, options: Heard) -> Response:  # noqa: A002 - its name in the URL
+        """Return how near each window of a recording is to a sentence, in the order of time."""
+        question = Question(options.q, without=options.without)
+        return await questions.answer(partial(answered.timeline, id, question), LONG)
 
     @router.get("/embed", response_model=models.EmbedAnswer, responses=answers(404))
     async def embed(q: Annotated[models.Words, Query(examples=["a dog barking"])]) -> Response:

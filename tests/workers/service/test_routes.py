@@ -36,7 +36,8 @@ def test_a_search_answers_in_json(client: TestClient, version: Path) -> None:
     assert len(found["hits"]) == 2
     hit = found["hits"][0]
     assert hit.keys() == {
-        "id", "key", "score", "audio", "metadata", "copies", "audio_url", "location", "payload",
+        "id", "key", "score", "audio", "metadata", "copies", "moments", "audio_url", "location",
+        "payload",
     }  # fmt: skip
     assert hit["audio"] + hit["metadata"] == pytest.approx(hit["score"])
     assert {"title", "keywords", "labels", "duration_s", "modified"} <= hit["payload"].keys()
@@ -112,6 +113,7 @@ def test_every_route_is_described(client: TestClient) -> None:
     described = client.get("/openapi.json").json()
     assert {
         "/v1/search", "/v1/search/sound", "/v1/similar/{id}", "/v1/items", "/v1/items/{id}",
+        "/v1/items/{id}/timeline",
         "/v1/facets", "/v1/duplicates", "/v1/export", "/v1/embed", "/v1/zip",
         "/v1/encoders/{version}/query.zip", "/healthz", "/readyz",
     } <= described["paths"].keys()  # fmt: skip

@@ -45,7 +45,10 @@ def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str | Tex
 def hits_table(
     query: str, hits: Sequence[Mapping[str, Any]], offset: int = 0, *, wide: bool = False
 ) -> Table:
-    """Show hits with the parts of their scores, which add up; ``wide``: as bars, and lengths."""
+    """Show hits with the parts of their scores, which add up; ``wide``: as bars, and lengths.
+
+    Of recordings it is told at which times they are heard, the best first.
+    """
     columns: dict[str, list[str | Text]] = {
         ">#": [str(rank) for rank, _ in enumerate(hits, offset + 1)],
         ">score": [f"{hit['score']:.3f}" for hit in hits],
@@ -59,8 +62,18 @@ def hits_table(
         columns[""] = [_bar(hit["audio"], hit["metadata"]) for hit in hits]
         columns[">length"] = [_length(hit["payload"]["duration_s"]) for hit in hits]
     columns["file"] = [hit["key"] for hit in hits]
+    moments = [hit.get("moments", []) for hit in hits]  # a service of an older release tells none
+    if any(moments):
+        columns["at"] = [", ".join(clock(at["start_s"]) for at in some) for some in moments]
     columns["title"] = [hit["payload"]["title"] or _tags(hit["payload"]) for hit in hits]
     return _table(f'"{query}"', list(columns), zip(*columns.values(), strict=True))
+
+
+def clock(seconds: float) -> str:
+    """Return a time within a recording as players show it: 12:31, 1:02:03."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _part(value: float | None) -> str:
