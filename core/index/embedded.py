@@ -40,8 +40,9 @@ def create_app(engine: Engine, api_key: str) -> FastAPI:
     app = FastAPI(title="audiofuse embedded Qdrant", openapi_url=None)
     app.add_api_route("/readyz", lambda: {"status": "ok"})
     app.add_exception_handler(ValueError, _refuse)
-    for router in (_aliases(engine), _collections(engine), _points(engine), _of_servers()):
-        app.include_router(router, dependencies=[Depends(authorised)])
+    for routes in (_aliases, _collections, _points, _queries):
+        app.include_router(routes(engine), dependencies=[Depends(authorised)])
+    app.include_router(_of_servers(), dependencies=[Depends(authorised)])
     return app
 
 
@@ -170,6 +171,12 @@ def _points(engine: Engine) -> APIRouter:
             with_vectors=_asked(body.with_vector), order_by=body.order_by,
         )  # fmt: skip
         return _result({"points": records, "next_page_offset": offset})
+
+    return router
+
+
+def _queries(engine: Engine) -> APIRouter:
+    router = APIRouter(prefix="/collections/{name}/points")
 
     @router.post("/query/batch")
     def query_batch(name: str, body: models.QueryRequestBatch) -> Response:

@@ -37,7 +37,7 @@ class MomentPoints(Points):
     def seal_moments(
         self, generation: Generation, item_id: str, state: str, payload: Mapping[str, Any]
     ) -> None:
-        """Give an item's moments that are in a state these payload fields, perhaps another state."""
+        """Give an item's moments that are in a state these fields, perhaps another state."""
         moments, selected = generation.moments, of_item(item_id, state=state)
         with self._refusals(moments):
             self._client.set_payload(

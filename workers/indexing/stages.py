@@ -10,7 +10,7 @@ from typing import Any
 
 from audiofuse.core.batcher import Batcher
 from audiofuse.core.errors import ObjectChanged, Rejected, Unavailable
-from audiofuse.core.index.index import Generation, Index, Point
+from audiofuse.core.index.index import AUDIO, Generation, Index, Point
 from audiofuse.core.items import ObjectInfo
 from audiofuse.core.storage.refusals import Denied
 from audiofuse.core.storage.store import Store
@@ -77,10 +77,13 @@ class BatchedIndex:
     def get(
         self, generation: Generation, ids: Sequence[str], *, vectors: bool = False
     ) -> dict[str, Point]:
-        """Return the points that exist among ``ids``, by id; with their ``vectors`` if told to."""
+        """Return the points that exist among ``ids``, by id; with their audio vectors if told to.
+
+        Item vectors nobody asks for here.
+        """
         if self._are_moments(generation):
             with self._call(Stage.GET):
-                return self._index.get(generation, ids, vectors=vectors)
+                return self._index.get(generation, ids, vectors=[AUDIO] if vectors else False)
         found = {id_: self._get[vectors](id_) for id_ in ids}
         return {id_: point for id_, point in found.items() if point}
 
@@ -134,7 +137,7 @@ class BatchedIndex:
 
     def _get_all(self, ids: list[str], *, vectors: bool) -> list[Point | None]:
         with self._call(Stage.GET):
-            points = self._index.get(self._generation, ids, vectors=vectors)
+            points = self._index.get(self._generation, ids, vectors=[AUDIO] if vectors else False)
         return [points.get(id_) for id_ in ids]
 
     def _upsert_all(self, points: list[Point]) -> list[None]:

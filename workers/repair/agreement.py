@@ -7,10 +7,13 @@ by key: whatever agrees with the bucket once after the comparison, or did in it,
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
+from functools import cached_property
 from itertools import islice
 
 from audiofuse.core.index.index import Generation, Index, Point
 from audiofuse.core.items import Item, point_id, sidecar_keys
+from audiofuse.core.model.config import Grid
+from audiofuse.core.moments.stored import moments_named, names_moments
 from audiofuse.core.storage.store import Store
 from audiofuse.workers.queue.dead_letters import PAGE, DeadLetter, DeadLetters
 from audiofuse.workers.repair.comparison import Comparison, compare
@@ -49,10 +52,16 @@ class Agreement:
     def unsettled(self, comparison: Comparison, keys: list[str]) -> list[str]:
         """Return which keys of a comparison neither agree by now, nor were judged since."""
         ids = [str(point_id(self._store.bucket, key)) for key in keys]
-        points = self._index.get(self._generation, ids).values()
-        payloads = {point.payload["key"]: point.payload for point in points}
+        found_points = self._index.get(self._generation, ids).values()
+        points = {point.payload["key"]: point for point in found_points}
+        payloads = {key: point.payload for key, point in points.items()}
         letters = self.letters.get(keys)
-        found = comparison.unsettled(keys, payloads, letters)
+        unsettled = set(comparison.unsettled(keys, payloads, letters))
+        found = [
+            key
+            for key in keys
+            if key in unsettled or not self._has_its_moments(key, points.get(key))
+        ]
         unjudged = [key for key in found if key not in letters]
         changed = {key for key in unjudged[:CHANGED_AT_ONCE] if self._agrees(key)}
         return [key for key in found if key not in changed]
@@ -70,13 +79,34 @@ class Agreement:
         """Whether the point is as the object and its sidecar are now."""
         audio = self._store.head(key)
         point = self._point(self._generation, key)
-        if audio is None:
-            return point is None
         if point is None:
-            letter = self.letters.get([key]).get(key)
-            return letter is not None and letter.etag == audio.etag
+            letter = self.letters.get([key]).get(key) if audio else None
+            is_right = letter.etag == audio.etag if audio and letter else audio is None
+            return is_right and self._has_its_moments(key, None)
+        if audio is None:
+            return False
         sidecar = next(filter(None, map(self._store.head, sidecar_keys(key))), None)
-        return Item(self._store.bucket, audio, sidecar).agrees_with(point.payload)
+        is_right = Item(self._store.bucket, audio, sidecar).agrees_with(point.payload)
+        return is_right and self._has_its_moments(key, point)
+
+    def _has_its_moments(self, key: str, point: Point | None) -> bool:
+        """Whether there are the moments that a key's point is to have.
+
+        If it is to have none, none is counted: what may be left the next comparison finds.
+        """
+        if point is None:
+            return not self._count(str(point_id(self._store.bucket, key)))
+        count, state = named = moments_named(point.payload, self._grid)
+        if not names_moments(point.payload, named):
+            return False
+        return not count or self._count(point.id) == self._count(point.id, state) == count
+
+    def _count(self, item_id: str, state: str | None = None) -> int:
+        return self._index.count_moments(self._generation, item_id, state)
+
+    @cached_property
+    def _grid(self) -> Grid | None:
+        return self._index.grid(self._generation)
 
 
 def rejected_alone(

@@ -1,7 +1,9 @@
 """A table on disk in which a bucket, an index and the dead letters are held against each other.
 
     list the bucket ───> a table on disk, in which every sound is missing
-    walk the index ────> until its point is met: agreed, outdated, or orphaned without an object
+    walk the moments ──> how many each recording has, and in which state
+    walk the index ────> until its point is met: agreed, outdated, or orphaned without an object;
+                         outdated, too, if its moments are others than it is to have
     read dead letters ─> rejected as it is now: left alone; and letters whose objects are gone
 
 Buckets are listed by key and Qdrant is walked by point id, so neither can be held against the other
@@ -10,6 +12,8 @@ objects. A finding may be outdated once it is read, which does no harm: whoever 
 at the bucket again. Nothing is found of a listing that was cut short: it raises.
 """
 
+import itertools
+import logging
 import sqlite3
 import time
 from collections import Counter
@@ -19,26 +23,46 @@ from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from audiofuse.core.errors import Reason, Unavailable
-from audiofuse.core.index.index import Generation, Index
+from audiofuse.core.index.index import Generation, GenerationGone, Index
 from audiofuse.core.items import ObjectInfo, agrees, is_audio, is_sidecar, sidecar_keys
+from audiofuse.core.model.config import Grid
+from audiofuse.core.moments.stored import STATE_FIELDS, moments_named, names_moments
 from audiofuse.core.query import MAX_PREFIX_CHARACTERS, Filter
 from audiofuse.core.storage.store import Store
 from audiofuse.workers.queue.dead_letters import DeadLetter, DeadLetters
 from audiofuse.workers.repair.brake import Removals
 from audiofuse.workers.repair.findings import DIFFERENT, Finding, Run
 
-FIELDS = ("key", "etag", "sidecar_etag", "modified")
+log = logging.getLogger(__name__)
+
+FIELDS = ("key", *STATE_FIELDS, "moments", "moments_state")
 BATCH = 500  # keys that are looked up at once
 CACHE_KIB = 32 * 1024  # of the table, in memory
 UNREADABLE_AGAIN_S = 24 * 3600  # after so long what could not be read is tried again
-TABLE = """
+TABLES = """
 CREATE TABLE objects (
   key TEXT PRIMARY KEY,
   etag TEXT,  -- none: there is a point or a letter, but no object
   modified INTEGER,
   finding TEXT,  -- none: it is a sidecar
   judged REAL  -- when the letter was written that the comparison met, if it met one
+) WITHOUT ROWID;
+CREATE TABLE moments (  -- those of a recording whose point was not met yet
+  key TEXT PRIMARY KEY,
+  state TEXT,  -- "" if there are several
+  count INTEGER
 ) WITHOUT ROWID
+"""
+COUNTED = """
+INSERT INTO moments VALUES (?, ?, ?)
+ON CONFLICT (key) DO UPDATE SET
+  count = count + excluded.count, state = iif(state = excluded.state, state, '')
+"""
+LEFT = """
+INSERT INTO objects (key, finding)
+SELECT key, iif(key IN (SELECT key FROM objects WHERE etag NOT NULL), ?, ?)
+FROM moments WHERE TRUE
+ON CONFLICT (key) DO UPDATE SET finding = excluded.finding
 """
 FOUND = """
 INSERT INTO objects (key, finding) VALUES (?, ?)
@@ -81,14 +105,26 @@ def compare(  # noqa: PLR0913, PLR0917 - two sides, what is between them, and ho
         if generation:
             # No key is longer than that, so what is cut off of a prefix decides nothing.
             where = Filter(bucket=store.bucket, prefix=prefix[:MAX_PREFIX_CHARACTERS])
+            moments = track(_moments(index, generation, where), "walking the moments", None)
+            comparison.count_moments(index.grid(generation), moments)
             points = index.count(generation, where)
             walk = track(index.scroll(generation, FIELDS, where), "walking the index", points)
             comparison.hold_against(point.payload for point in walk)
+            comparison.find_left_moments()
             items = index.count(generation, Filter(bucket=store.bucket)) if prefix else points
             comparison.weigh_removals(items, prefix)
         comparison.read_letters(dead_letters, prefix)
         comparison.run = Run(time.time(), time.monotonic() - started, comparison.counts())
         yield comparison
+
+
+def _moments(index: Index, generation: Generation, where: Filter) -> Iterator[Mapping[str, Any]]:
+    """Walk the moments of a generation; one that an older release made has none."""
+    try:
+        for point in index.scroll(generation.moments, ("key", "state"), where):
+            yield point.payload
+    except GenerationGone as error:
+        log.info("no moments are compared: %s", error)
 
 
 @contextmanager
@@ -112,7 +148,8 @@ class Comparison:
         self._database = database
         database.execute("PRAGMA journal_mode = OFF")  # it is never read again
         database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-        database.execute(TABLE)
+        database.executescript(TABLES)
+        self._grid: Grid | None = None
 
     def take_down(self, objects: Iterable[ObjectInfo]) -> None:
         """Take down every sound, missing until its point is met, and every sidecar."""
@@ -125,10 +162,36 @@ class Comparison:
             ),
         )
 
+    def count_moments(self, grid: Grid | None, payloads: Iterable[Mapping[str, Any]]) -> None:
+        """Count the moments that there are; recordings are to have those of ``grid``."""
+        self._grid = grid
+        runs = itertools.groupby((each["key"], each["state"]) for each in payloads)
+        counted = ((*whose, sum(1 for _ in run)) for whose, run in runs)
+        self._database.executemany(COUNTED, counted)
+
+    def find_left_moments(self) -> None:
+        """Find moments beside which no point was met: what they are of is to be looked at."""
+        self._database.execute(LEFT, (Finding.OUTDATED, Finding.ORPHANED))
+
     def hold_against(self, payloads: Iterable[Mapping[str, Any]]) -> None:
         """Compare the objects with what the index says of them."""
         for batch in _batches(payloads):
-            self._database.executemany(FOUND, self._judged(batch))
+            judged = dict(self._judged(batch))
+            for key in self._with_other_moments(batch):
+                if judged[key] is Finding.AGREED:
+                    judged[key] = Finding.OUTDATED
+            self._database.executemany(FOUND, judged.items())
+
+    def _with_other_moments(self, payloads: list[Mapping[str, Any]]) -> Iterator[str]:
+        """Yield the keys of points that have not the moments that they are to have."""
+        keys = [each["key"] for each in payloads]
+        counted = {key: each for key, *each in self._select("moments", "*", "TRUE", keys)}
+        self._database.executemany("DELETE FROM moments WHERE key = ?", ((key,) for key in counted))
+        for each in payloads:
+            count, state = named = moments_named(each, self._grid)
+            there = counted.get(each["key"])
+            if not names_moments(each, named) or there != ([state, count] if count else None):
+                yield each["key"]
 
     def weigh_removals(self, items: int, prefix: str) -> None:
         """Note how many points have lost their objects, of the ``items`` of the whole index.
@@ -216,16 +279,16 @@ class Comparison:
         return [key for key in names if not is_settled(key)]
 
     def _letters_met(self, keys: list[str]) -> dict[str, float]:
-        return dict(self._select("key, judged", "judged NOT NULL", keys))
+        return dict(self._select("objects", "key, judged", "judged NOT NULL", keys))
 
     def _objects(self, keys: list[str]) -> dict[str, State]:
-        rows = self._select("key, etag, modified", "etag NOT NULL", keys)
+        rows = self._select("objects", "key, etag, modified", "etag NOT NULL", keys)
         return {key: (etag, modified) for key, etag, modified in rows}
 
-    def _select(self, columns: str, condition: str, keys: list[str]) -> Iterable[Any]:
+    def _select(self, table: str, columns: str, condition: str, keys: list[str]) -> Iterable[Any]:
         marks = ", ".join("?" * len(keys))
         return self._database.execute(
-            f"SELECT {columns} FROM objects WHERE {condition} AND key IN ({marks})",  # noqa: S608 - our own words and question marks
+            f"SELECT {columns} FROM {table} WHERE {condition} AND key IN ({marks})",  # noqa: S608 - our own words and question marks
             keys,
         )
 

@@ -1,15 +1,19 @@
 """A bucket, an index and dead letters, on which nothing works by itself."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis import Redis
 
 from audiofuse.core.errors import Reason, Rejected
 from audiofuse.core.index.index import Generation, Index, Point, connect_embedded
-from audiofuse.core.items import point_id, sidecar_keys
+from audiofuse.core.items import moment_id, point_id, sidecar_keys
+from audiofuse.core.model.config import Grid
+from audiofuse.core.moments.stored import moments_named
 from audiofuse.core.storage.store import FolderStore, Store
 from audiofuse.workers.queue.dead_letters import DeadLetters
 from audiofuse.workers.repair.comparison import compare
@@ -33,7 +37,8 @@ class World:
         self.store: Store = FolderStore(root)
         self.new = World
         self.index = Index(connect_embedded(), INDEX_NAME)
-        self.generation: Generation | None = self.index.create("tiny-000000", Sizes())
+        self.generation: Generation | None = self.index.create("tiny-000000", Sizes(), Grid())
+        self.sizes = Sizes()
         self.redis = redis
         self.letters = DeadLetters(redis, INDEX_NAME)
         self.ticks = 0
@@ -47,24 +52,42 @@ class World:
             self.ticks += 1
             os.utime(path, (1e9 + self.ticks, 1e9 + self.ticks))
 
-    def index_as_seen(self, *keys: str) -> None:
-        """Write the points that syncing the keys would write."""
+    def index_as_seen(self, *keys: str, duration_s: float = 5.0) -> None:
+        """Write the points that syncing the keys would write, with their moments."""
         assert self.generation is not None
         points = []
         for key in keys:
             audio = self.store.head(key)
             assert audio is not None
             sidecar = next(filter(None, map(self.store.head, sidecar_keys(key))), None)
-            payload = {
+            payload: dict[str, Any] = {
                 "bucket": self.store.bucket,
                 "key": key,
                 "etag": audio.etag,
                 "sidecar_etag": sidecar.etag if sidecar else "",
                 "modified": audio.modified_ms,
                 "indexed_at": audio.modified_ms + 1000,
+                "duration_s": duration_s,
             }
+            count, state = moments_named(payload, Grid())
+            payload |= {"moments": count, "moments_state": state}
             points.append(Point(str(point_id(self.store.bucket, key)), payload, (1, 0), (1, 0)))
+            if count:
+                self.write_moments(key, range(count), state)
         self.index.upsert(self.generation, points)
+
+    def write_moments(self, key: str, numbers: Iterable[int], state: str) -> None:
+        """Write moments of a key, whatever its point says."""
+        assert self.generation is not None
+        item = str(point_id(self.store.bucket, key))
+        about = {"bucket": self.store.bucket, "key": key, "item": item, "state": state}
+        self.index.upsert(
+            self.generation.moments,
+            [
+                Point(moment_id(item, number), about | {"number": number}, (1, 0), (1, 0))
+                for number in numbers
+            ],
+        )
 
     def reject(self, key: str, reason: Reason = Reason.SILENT) -> None:
         """Write the letter of an object that was rejected in its present state."""

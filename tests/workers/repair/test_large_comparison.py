@@ -10,6 +10,7 @@ from local_encoder import LocalEncoder
 
 from audiofuse.core.index.index import SCROLL_PAGE, Generation, Point
 from audiofuse.core.items import ObjectInfo
+from audiofuse.core.model.config import Grid
 from audiofuse.core.query import Filter
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.boto import s3_client
@@ -93,12 +94,18 @@ def test_memory_does_not_grow_with_the_bucket(world: World) -> None:
         def list(self, _: str) -> Iterator[ObjectInfo]:
             return (ObjectInfo(f"{n:09}.wav", "e1", 1, 1) for n in range(self.number))
 
+        def grid(self, _: Generation) -> Grid:
+            return Grid()
+
         def count(self, _: Generation, _where: Filter) -> int:
             return self.number
 
-        def scroll(self, _: Generation, fields: Sequence[str], _where: Filter) -> Iterator[Point]:
-            values = dict.fromkeys(fields, "bucket") | {"etag": "e1", "modified": 1}
+        def scroll(self, of: Generation, fields: Sequence[str], _where: Filter) -> Iterator[Point]:
             names = (f"{n:09}.wav" for n in range(1, 2 * self.number, 2))  # every other one is gone
+            if of == generation.moments:
+                return (Point("", {"key": n, "state": "s"}) for n in names for _ in range(2))
+            short = {"duration_s": 5.0, "moments": 0, "moments_state": ""}
+            values = dict.fromkeys(fields, "bucket") | {"etag": "e1", "modified": 1} | short
             return (Point("", values | {"key": name}) for name in names)
 
     def peak(count: int) -> int:
@@ -110,4 +117,5 @@ def test_memory_does_not_grow_with_the_bucket(world: World) -> None:
         tracemalloc.stop()
         return reached
 
+    generation = world.generation
     assert peak(10_000) < 1.2 * peak(2_000)
