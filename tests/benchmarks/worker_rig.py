@@ -53,6 +53,10 @@ from audiofuse.core.encoder.encoder import Encoder
 Encoder.encode_windows = lambda self, windows: [
     WindowEmbedding(np.ones(self.audio_dim, "f4"), 1) for _ in windows
 ]
+Encoder.encode_frames = lambda self, windows: [
+    WindowEmbedding(np.ones(self.audio_dim, "f4"), 1, np.ones((32, self.audio_dim), "f4"))
+    for _ in windows
+]
 Encoder.fuse = lambda self, heard, texts: Fused(
     np.full((len(texts), self.dim), self.dim**-0.5, "f4"), np.ones(len(texts), "f4")
 )

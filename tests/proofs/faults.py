@@ -106,14 +106,17 @@ def killed(orders: Path) -> None:
 
 def deadly(_: Path) -> None:
     """End the device's process as soon as it encodes a sound that begins as ``DEADLY`` says."""
-    encode = Encoder.encode_windows
 
-    def encode_or_end(encoder: Encoder, windows: Any) -> Any:
-        if any(window[0] == DEADLY for window in windows):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return encode(encoder, windows)
+    def ending(encode: Any) -> Any:
+        def encode_or_end(encoder: Encoder, windows: Any) -> Any:
+            if any(window[0] == DEADLY for window in windows):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return encode(encoder, windows)
 
-    Encoder.encode_windows = encode_or_end
+        return encode_or_end
+
+    for name in ("encode_windows", "encode_frames"):
+        setattr(Encoder, name, ending(getattr(Encoder, name)))
 
 
 def crowded(_: Path) -> None:
