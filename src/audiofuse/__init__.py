@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from audiofuse.core.query import Filter, Question
     from audiofuse.core.search.search import AsyncSearcher, Searcher, open_searcher
     from audiofuse.core.settings import Settings
+    from audiofuse.workers.programs.client import AsyncClient, Client
 
 __version__ = version("audiofuse")
 __all__ = [
+    "AsyncClient",
     "AsyncSearcher",
+    "Client",
     "Filter",
     "Question",
     "Searcher",
@@ -27,7 +30,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AsyncClient": "audiofuse.workers.programs.client",
     "AsyncSearcher": "audiofuse.core.search.search",
+    "Client": "audiofuse.workers.programs.client",
     "Filter": "audiofuse.core.query",
     "Question": "audiofuse.core.query",
     "Searcher": "audiofuse.core.search.search",

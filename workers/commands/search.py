@@ -1,4 +1,4 @@
-"""The command that asks: ``audiofuse search --help``."""
+"""The commands that ask: ``audiofuse search --help``, and ``mcp``, by which assistants do."""
 
 from datetime import datetime
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from audiofuse.core.errors import QueryError, Unavailable
+from audiofuse.core.errors import ConfigurationError, QueryError, Unavailable
 from audiofuse.core.homes import running_elsewhere
 from audiofuse.core.items import point_id
 from audiofuse.core.query import check_words
@@ -106,3 +106,17 @@ def _elsewhere(current: Settings) -> str:
 
 def _day(moment: datetime | None) -> str | None:
     return moment.date().isoformat() if moment else None
+
+
+def mcp() -> None:
+    """Let an assistant find sounds: an MCP server on standard input and output.
+
+    It asks AUDIOFUSE_SEARCH_URL, or what `audiofuse up` runs. pip install 'audiofuse[mcp]'
+    """
+    try:
+        from audiofuse.workers.programs.assistant import build_assistant
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"{error}: pip install 'audiofuse[mcp]'") from error
+    from audiofuse.workers.programs.client import AsyncClient
+
+    build_assistant(AsyncClient()).run()
