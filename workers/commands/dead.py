@@ -14,11 +14,11 @@ from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from audiofuse.core.errors import AudiofuseError, Reason
 from audiofuse.core.settings import Settings
 from audiofuse.workers.commands.terminal.options import Json, Prefix, print_json, seconds
+from audiofuse.workers.commands.terminal.screen import Screen
 
 if TYPE_CHECKING:
     from audiofuse.workers.queue.dead_letters import DeadLetters
@@ -27,7 +27,7 @@ PAGE = 500
 LOOK_S = 0.5  # how often it looks what became of what is tried again
 
 dead_cli = typer.Typer(no_args_is_help=True, help="What was rejected, and why.")
-console = Console()
+console = Screen()
 
 Keys = Annotated[list[str] | None, typer.Argument(help="Only these keys.")]
 WithReason = Annotated[Reason | None, typer.Option(help="Only what was rejected for this reason.")]

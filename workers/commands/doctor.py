@@ -2,11 +2,10 @@
 
 from dataclasses import asdict
 
-from rich.console import Console
-
 from audiofuse.core.errors import AudiofuseError
 from audiofuse.core.settings import Settings
 from audiofuse.workers.commands.terminal.options import Json, print_json
+from audiofuse.workers.commands.terminal.screen import Screen
 
 
 def doctor(*, as_json: Json = False) -> None:
@@ -21,7 +20,7 @@ def doctor(*, as_json: Json = False) -> None:
     if as_json:
         print_json([asdict(each) for each in checks])
     else:
-        Console().print(checks_table(checks))
+        Screen().print(checks_table(checks))
     wrong = [each.name for each in checks if each.verdict is Verdict.WRONG]
     if wrong:
         raise AudiofuseError(f"wrong: {', '.join(wrong)}")

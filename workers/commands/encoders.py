@@ -15,6 +15,7 @@ from rich.progress import track
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.settings import Settings
 from audiofuse.workers.commands.terminal.options import Json, print_json
+from audiofuse.workers.commands.terminal.screen import Screen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 encoder_cli = typer.Typer(no_args_is_help=True, help="Make encoder bundles.")
 bundle_cli = typer.Typer(no_args_is_help=True, help="Look into encoder bundles.")
-console = Console()
+console = Screen()
 
 Bundle = Annotated[Path, typer.Argument(help="The bundle's folder.")]
 

@@ -4,11 +4,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from audiofuse.core.errors import AudiofuseError
 from audiofuse.core.settings import Settings
 from audiofuse.workers.commands.terminal.options import Json, Prefix, print_json
+from audiofuse.workers.commands.terminal.screen import Screen
 
 if TYPE_CHECKING:
     from audiofuse.workers.repair.explain import Audit, Explanation
@@ -50,7 +50,7 @@ def explain(
 def _show(explanation: "Explanation") -> None:
     from audiofuse.workers.commands.terminal.display import facts_table, letters_table, moment
 
-    console, facts = Console(), dict[str, object]()
+    console, facts = Screen(), dict[str, object]()
     if explanation.object:
         facts["object"] = (
             f"{explanation.object.size} bytes, of {moment(explanation.object.modified_ms / 1000)}"
@@ -85,6 +85,6 @@ def _show_audit(audit: "Audit") -> None:
         facts["rejected, and changed meanwhile"] = audit.gone_meanwhile
     facts["in the bucket"] = audit.expected
     index = {"indexed": audit.indexed, "outdated": audit.outdated, "orphaned": audit.orphaned}
-    console = Console()
+    console = Screen()
     console.print(facts_table("sounds in the bucket", facts))
     console.print(facts_table(f"points of {audit.version}", {**index, "in all": audit.points}))

@@ -6,12 +6,12 @@ from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from audiofuse.core.errors import QueryError
 from audiofuse.core.items import point_id
 from audiofuse.core.query import check_words
 from audiofuse.core.settings import Settings
+from audiofuse.workers.commands.terminal.screen import Screen
 
 if TYPE_CHECKING:
     from audiofuse.core.feedback.verdicts import Verdict
@@ -21,7 +21,7 @@ PAGE = 500  # items that are looked up at once
 feedback_cli = typer.Typer(
     no_args_is_help=True, help="What listeners say of hits, kept to improve the encoder by."
 )
-console = Console()
+console = Screen()
 
 Keys = Annotated[list[str] | None, typer.Option(metavar="KEY", help="May be given again.")]
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import ValidationError
 from redis.exceptions import RedisError
-from rich.console import Console
 
 from audiofuse.core.errors import AudiofuseError, ConfigurationError, QueryError
 from audiofuse.core.settings import PREFIX, Settings, misspelt_settings, settings_table
@@ -33,6 +32,7 @@ from audiofuse.workers.commands.rollout import rollout_cli
 from audiofuse.workers.commands.search import mcp, search
 from audiofuse.workers.commands.snapshot import snapshot_cli
 from audiofuse.workers.commands.terminal.options import Json, Prefix, Remove, print_json, seconds
+from audiofuse.workers.commands.terminal.screen import Screen
 from audiofuse.workers.commands.up import up
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ cli.add_typer(snapshot_cli, name="snapshot")
 cli.add_typer(feedback_cli, name="feedback")
 cli.command()(up)
 cli.command()(search)
-console = Console()
+console = Screen()
 
 
 @cli.command()

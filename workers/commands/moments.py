@@ -11,11 +11,12 @@ from rich.progress import track
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.model.config import Grid
 from audiofuse.workers.commands.terminal.options import print_json
+from audiofuse.workers.commands.terminal.screen import Screen
 
 if TYPE_CHECKING:
     from audiofuse.core.encoder.encoder import Encoder
 
-console = Console()
+console = Screen()
 MOST_S = 3600.0  # of a composed recording, which is made in memory: 500 MB
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from audiofuse.core.errors import AudiofuseError
 from audiofuse.core.settings import PREFIX, Settings
+from audiofuse.workers.commands.terminal.screen import Screen
 from audiofuse.workers.telemetry.logs import configure_logging
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ rollout_cli = typer.Typer(
     no_args_is_help=True,
     help="Exchange the encoder while everything runs: start, promote, then rollback or drop.",
 )
-console = Console()
+console = Screen()
 
 
 def _operator() -> "Operator":

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from audiofuse.core.errors import ConfigurationError, QueryError, Unavailable
 from audiofuse.core.homes import running_elsewhere
@@ -14,6 +13,7 @@ from audiofuse.core.query import check_words
 from audiofuse.core.settings import PREFIX, Settings
 from audiofuse.core.storage.store import bucket_name
 from audiofuse.workers.commands.terminal.options import Json, Prefix, print_json
+from audiofuse.workers.commands.terminal.screen import Screen
 
 WIDE = 110  # columns of a terminal that has room for bars
 
@@ -90,7 +90,7 @@ def search(
     if as_json:
         print_json({"query": query, "hits": hits})
         return
-    console = Console()
+    console = Screen()
     if hits:
         title, wide = query or (sound.name if sound else like), console.width >= WIDE
         console.print(hits_table(title, hits, offset, wide=wide))

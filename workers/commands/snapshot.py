@@ -7,10 +7,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from audiofuse.core.settings import Settings
 from audiofuse.workers.commands.terminal.options import Json, print_json
+from audiofuse.workers.commands.terminal.screen import Screen
 
 if TYPE_CHECKING:
     from audiofuse.workers.deployment.snapshots import Snapshots
@@ -19,7 +19,7 @@ snapshot_cli = typer.Typer(
     no_args_is_help=True,
     help="Keep the index of a Qdrant server beside the encoders, and put it back.",
 )
-console = Console()
+console = Screen()
 
 
 @snapshot_cli.command()

@@ -7,15 +7,15 @@ import webbrowser
 from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
 
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.settings import Settings
+from audiofuse.workers.commands.terminal.screen import Screen
 
 WATCH_S = 0.5  # how often it looks whether all that it runs is still there, and what changed
 PAGE_PORT = 7700  # unless it is taken: a bookmark of the page stays good
 
-console = Console()
+console = Screen()
 
 
 def up(

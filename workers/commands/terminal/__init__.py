@@ -1,5 +1,5 @@
 """What people see and type in a terminal.
 
-``options`` (that several commands have), ``display`` (tables and bars), ``following`` (what ``up``
-tells while it runs).
+``options`` (that several commands have), ``screen`` (how wide it is, and what does not fit),
+``display`` (tables and bars), ``following`` (what ``up`` tells while it runs).
 """

@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from audiofuse.core.bundles.document import Step
+from audiofuse.workers.commands.terminal.screen import OneLine
 from audiofuse.workers.queue.dead_letters import DeadLetter
 
 if TYPE_CHECKING:  # which loads torch
@@ -27,9 +28,10 @@ if TYPE_CHECKING:  # which loads torch
     from audiofuse.workers.deployment.doctor import Check
 
 T = TypeVar("T")
+Cell = str | Text | OneLine
 
 
-def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
+def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Table:
     """Columns whose name begins with ``>`` are numbers and flush right."""
     table = Table(title=title or None, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for name in columns:
@@ -38,18 +40,18 @@ def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str | Tex
             name.removeprefix(">"), justify="right" if number else "left", overflow="fold"
         )
     for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
     return table
 
 
 def hits_table(
     query: str, hits: Sequence[Mapping[str, Any]], offset: int = 0, *, wide: bool = False
 ) -> Table:
-    """Show hits with the parts of their scores, which add up; ``wide``: as bars, and lengths.
+    """Show hits with the parts of their scores, which add up; ``wide``: as bars, too.
 
     Of recordings it is told at which times they are heard, the best first.
     """
-    columns: dict[str, list[str | Text]] = {
+    columns: dict[str, list[Cell]] = {
         ">#": [str(rank) for rank, _ in enumerate(hits, offset + 1)],
         ">score": [f"{hit['score']:.3f}" for hit in hits],
         ">audio": [_part(hit["audio"]) for hit in hits],
@@ -60,8 +62,8 @@ def hits_table(
     }
     if wide:
         columns[""] = [_bar(hit["audio"], hit["metadata"]) for hit in hits]
-        columns[">length"] = [_length(hit["payload"]["duration_s"]) for hit in hits]
-    columns["file"] = [hit["key"] for hit in hits]
+    columns[">length"] = [_length(hit["payload"]["duration_s"]) for hit in hits]
+    columns["file"] = [OneLine(hit["key"]) for hit in hits]
     moments = [hit.get("moments", []) for hit in hits]  # a service of an older release tells none
     if any(moments):
         columns["at"] = [", ".join(clock(at["start_s"]) for at in some) for some in moments]
@@ -99,8 +101,10 @@ def _tags(payload: Mapping[str, Any]) -> Text:
 
 def drops_table(seconds: Mapping[str, float], errors: Mapping[str, str]) -> Table:
     """Show how long each dropped file took to be searchable, or what went wrong with it."""
-    rows = [(key, f"{took:.2f}", "") for key, took in sorted(seconds.items())]
-    rows += [(key, "", error) for key, error in sorted(errors.items())]
+    rows: list[tuple[Cell, str, str]] = [
+        (OneLine(key), f"{took:.2f}", "") for key, took in sorted(seconds.items())
+    ]
+    rows += [(OneLine(key), "", error) for key, error in sorted(errors.items())]
     if seconds:
         rows.append(("median", f"{median(seconds.values()):.2f}", ""))
         rows.append(("longest", f"{max(seconds.values()):.2f}", ""))
@@ -112,7 +116,7 @@ def letters_table(title: str, letters: Iterable[DeadLetter]) -> Table:
     rows = (
         (
             moment(each.at),
-            each.key,
+            OneLine(each.key),
             each.reason,
             each.detail,
             str(each.count),
