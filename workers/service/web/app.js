@@ -6,7 +6,8 @@ import { hideFacets, showFacets } from "./browsing/facets.js";
 import { hideMap, paintMap, showMap } from "./browsing/map.js";
 import { $, make } from "./dom.js";
 import * as filters from "./filters.js";
-import { card, wordsOf } from "./hits.js";
+import { card } from "./hits.js";
+import { clock, jump } from "./moments.js";
 import { stop, toggle } from "./sound.js";
 import { restore, select, selectAll, selected, tell } from "./taking/selection.js";
 import { keepSelection, toTheBar } from "./taking/taking.js";
@@ -56,7 +57,7 @@ async function show({ focus = false, quiet = false } = {}) {
     if (signal.aborted) return; // a newer question was asked meanwhile
     if (!first) empty();
     following = after;
-    list.append(...hits.map((hit) => card(hit, { words: wordsOf(question.q), ...does })));
+    list.append(...hits.map((hit) => card(hit, { asked: words(), ...does })));
     more.hidden = !following;
     tell();
     $("#encoder").textContent = encoder ? `Encoder ${encoder}` : "";
@@ -91,7 +92,7 @@ function showView() {
 function lightUp() {
   const { signal } = running, isPlain = !isAsked(question) && ![...filters.chosen()].length;
   const answers = async () => (isPlain ? [] : (await find(question, { limit: LIT, sort, signal })).hits);
-  showMap({ find: answers, card: (hit) => card(hit, { words: [], ...does }), onError: complain, signal });
+  showMap({ find: answers, card: (hit) => card(hit, { asked: words(), ...does }), onError: complain, signal });
 }
 
 $("nav").addEventListener("click", (event) => {
@@ -125,6 +126,8 @@ const does = {
   onTag: (name, value) => { filters.add(name, value); filtersChanged(); },
   onError: (text) => say(text, { isError: true }),
 };
+
+const words = () => ({ q: question.q, without: filters.chosen().get("without") });
 
 function empty() {
   stop();
@@ -161,7 +164,8 @@ function showQuestion() {
   const { q, like, file } = question;
   form.q.value = q;
   $("#by").hidden = !like && !file;
-  $("#by .text").textContent = file ? `Sounds like ${file.name}` : `Like ${like?.title || "this sound"}`;
+  const at = like?.at === undefined ? "" : ` at ${clock(like.at)}`;
+  $("#by .text").textContent = file ? `Sounds like ${file.name}` : `Like ${like?.title || "this sound"}${at}`;
   form.q.placeholder = like || file ? "and words, if you like" : "Describe a sound";
   filters.showChosen(filtersChanged);
   document.title = [q, like?.title, file?.name].filter(Boolean).concat("audiofuse").join(" · ");
@@ -173,6 +177,7 @@ function address() {
   if (question.q) parameters.set("q", question.q);
   if (question.like) parameters.set("like", question.like.id);
   if (question.like?.title) parameters.set("title", question.like.title);
+  if (question.like?.at !== undefined) parameters.set("at", question.like.at);
   const ids = selected().slice(0, IN_ADDRESS).map(({ id }) => id);
   if (ids.length) parameters.set("selected", ids.join(","));
   if (sort !== NEWEST) parameters.set("sort", sort);
@@ -187,7 +192,8 @@ function fromAddress() {
   field.value = given.get("sort") || NEWEST;
   sort = field.value || NEWEST; // there may be no such order
   field.value = sort;
-  const like = id && { id, title: given.get("title") };
+  const like = id && { id, title: given.get("title") }, at = Number.parseFloat(given.get("at"));
+  if (like && at >= 0) like.at = at;
   run({ q: given.get("q") || "", like }, { remember: false, quiet: true });
 }
 
@@ -307,6 +313,8 @@ const KEYS = {
   "/": () => { form.q.focus(); form.q.select(); },
   f: () => openFilters(),
   ArrowDown: next,
+  ArrowRight: () => jump(current(), 1),
+  ArrowLeft: () => jump(current(), -1),
   j: next,
   " ": () => toggle(current()),
   m: () => $(".similar", current()).click(),
@@ -320,7 +328,7 @@ KEYS.ArrowUp = KEYS.k = () => {
   if (above) choose(above);
   else KEYS["/"]();
 };
-const NEEDS_HIT = new Set(["ArrowDown", "ArrowUp", "j", "k", " ", "m", "x", "X", "a"]);
+const NEEDS_HIT = new Set(["ArrowDown", "ArrowUp", "ArrowLeft", "ArrowRight", "j", "k", " ", "m", "x", "X", "a"]);
 
 addEventListener("keydown", (event) => {
   const { key, target } = event;
@@ -330,6 +338,7 @@ addEventListener("keydown", (event) => {
   if (writes && !(target === form.q && key === "ArrowDown")) return;
   if (key === " " && target.closest("button, a, [type=checkbox], [type=file]")) return;
   if (key.startsWith("Arrow") && target.closest("#filters")) return;
+  if (["ArrowLeft", "ArrowRight"].includes(key) && target.matches("[type=range]")) return;
   if (!KEYS[key] || (NEEDS_HIT.has(key) && !current())) return;
   event.preventDefault();
   KEYS[key]();

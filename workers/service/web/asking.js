@@ -35,6 +35,7 @@ async function list(page, options) {
 function search({ q, like, file }, page, options) {
   const asked = filters.chosen();
   for (const [name, value] of Object.entries(page)) asked.set(name, value);
+  if (like?.at !== undefined) asked.set("at_s", like.at);
   if (like && !q) return api(`v1/similar/${like.id}?${asked}`, options);
   if (q) asked.set("q", q);
   if (file) return api(`v1/search/sound?${asked}`, { method: "POST", body: file, ...options });

@@ -1,15 +1,16 @@
 // A hit as it is shown: what it is, how it sounds, and why it was found.
 
 import { $, make } from "./dom.js";
+import { prepareMoments } from "./moments.js";
 import { prepareSound } from "./sound.js";
 import { prepareSelection } from "./taking/selection.js";
 import { dragsOut } from "./taking/taking.js";
 
 const TAGS = 8;
 
-export function card(hit, { words, onSimilar, onTag, onError }) {
+export function card(hit, { asked, onSimilar, onTag, onError }) {
   const node = $("#hit").content.firstElementChild.cloneNode(true);
-  const { payload } = hit;
+  const { payload } = hit, words = wordsOf(asked.q);
   node.hit = hit;
   const title = titleOf(hit);
   mark($("h2", node), title, words);
@@ -27,6 +28,7 @@ export function card(hit, { words, onSimilar, onTag, onError }) {
   }
   prepareSound(node, onError);
   prepareSelection(node);
+  prepareMoments(node, { asked, onLike: (at) => onSimilar({ id: hit.id, title, at }) });
   return node;
 }
 
@@ -72,7 +74,7 @@ function explain(node, { score, audio, metadata, copies, payload }) {
 const figure = (part) => part.toFixed(2).replace("-0.00", "0.00").replace("-", "−");
 const share = (part) => `${Math.max(0, Math.min(1, part)) * 100}%`;
 
-export const wordsOf = (text) => (text.toLowerCase().match(/[\p{L}\p{N}]{3,}/gu) || []).map(stem);
+const wordsOf = (text) => (text.toLowerCase().match(/[\p{L}\p{N}]{3,}/gu) || []).map(stem);
 
 // So that "barks" is marked for "barking".
 function stem(word) {

@@ -9,6 +9,11 @@ const RATE = 8000; // enough for a picture, and a quarter of the memory
 
 const player = new Audio();
 let playing = null; // the hit's element
+let from = null; // the second at which what is loaded begins
+player.addEventListener("loadedmetadata", () => {
+  if (from) player.currentTime = from;
+  from = null;
+});
 
 export function prepareSound(node, onError) {
   const { audio_url: url, payload } = node.hit;
@@ -32,10 +37,22 @@ export function toggle(node) {
 
 export const stop = () => player.pause();
 
+// Plays a hit from a second on.
+export function playFrom(node, seconds) {
+  if (!node.hit.audio_url) return;
+  if (playing === node && player.readyState) player.currentTime = seconds;
+  else from = seconds;
+  play(node);
+}
+
+// Returns at which second of a hit the player is; nothing if it has another.
+export const timeOf = (node) => (node === playing ? player.currentTime : undefined);
+
 async function play(node) {
   if (playing !== node) {
     const before = playing;
     playing = node;
+    from ??= node.moment?.start_s ?? 0;
     if (before) show(before);
     player.src = node.hit.audio_url;
   }
@@ -65,6 +82,7 @@ async function start() {
 function seek(node, share) {
   const go = () => { player.currentTime = share * player.duration; };
   const fresh = playing !== node;
+  if (fresh) from = 0;
   if (fresh) play(node);
   if (!fresh && player.duration) go();
   else player.addEventListener("loadedmetadata", go, { once: true });
