@@ -157,7 +157,8 @@ class Settings(BaseSettings):
     api_keys: SecretStr | None = Field(
         default=None,
         description="Who may ask the query service: name:key or name:key:scope+scope, separated "
-        "by commas; scopes: search, audio, export, feedback. Unset: everybody on this machine.",
+        "by commas; scopes: search, audio, export, feedback, repair. Unset: everybody on this "
+        "machine.",
     )
     feedback: bool = Field(
         default=False,

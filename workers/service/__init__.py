@@ -1,8 +1,8 @@
 """The HTTP service: what is asked and how it is answered.
 
 ``app`` (put together), ``routes`` (questions), ``catalogue`` and ``maps`` (what there is, without a
-question), ``explaining`` (why something is found or not), ``models`` (their JSON), ``audio`` (links
-to sounds), ``archive`` (many sounds as one file), ``encoders`` (query towers as files), ``probes``
+question), ``repair`` (what there is not, and why), ``models`` (their JSON), ``audio`` (links to
+sounds), ``archive`` (many sounds as one file), ``encoders`` (query towers as files), ``probes``
 (alive, ready), ``page`` (the search page in ``web``), ``client`` (asking it from elsewhere). Who
 may ask, and how much, is ``admission``.
 """

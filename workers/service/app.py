@@ -30,10 +30,10 @@ from audiofuse.workers.service.archive import archive_routes
 from audiofuse.workers.service.audio import Links, audio_routes
 from audiofuse.workers.service.catalogue import catalogue_routes
 from audiofuse.workers.service.encoders import PackedTowers, encoder_routes
-from audiofuse.workers.service.explaining import explain_routes
 from audiofuse.workers.service.maps import map_routes
 from audiofuse.workers.service.page import add_page
 from audiofuse.workers.service.probes import Announcer, add_probes
+from audiofuse.workers.service.repair import Repair, explain_routes, repair_routes
 from audiofuse.workers.telemetry.metrics import LOADED, QUERY_BATCH, Process
 
 # Processes that decode the sounds of questions. Higher: more sounds at once, 100 MB each.
@@ -117,6 +117,7 @@ def create_app(
         api.feedback_routes(searcher, book, questions),
         map_routes(searcher, questions),
         *([explain_routes(explainer, questions)] if explainer else []),
+        repair_routes(Repair(settings, links) if settings.bucket else None, questions),
     ):
         app.include_router(router, dependencies=needs_key)
     app.include_router(audio_routes(links))

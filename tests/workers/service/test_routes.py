@@ -14,6 +14,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from pydantic import SecretStr
 
 from audiofuse.core.search.search import Searcher
 from audiofuse.core.settings import Settings
@@ -127,9 +128,15 @@ def test_every_route_is_described(client: TestClient) -> None:
     assert references <= described["components"]["schemas"].keys()
 
 
+@pytest.fixture
+def whole(bucket: Path, version: Path, valkey_url: str) -> Settings:
+    """Return settings with which every route can be answered."""
+    return Settings(bucket=str(bucket), encoder=version, broker_url=SecretStr(valkey_url))
+
+
 @pytest.mark.timeout(500)
 def test_nothing_is_found_by_its_own_description(
-    searcher: Searcher, bucket: Path, version: Path, tmp_path: Path,
+    searcher: Searcher, whole: Settings, tmp_path: Path,
     serving: Callable[[FastAPI], AbstractContextManager[str]],
 ) -> None:  # fmt: skip
     """What schemathesis makes of our OpenAPI, sense and nonsense, is answered as described."""
@@ -137,8 +144,7 @@ def test_nothing_is_found_by_its_own_description(
     program = Path(sys.executable).with_name("schemathesis")
     options = ["--exclude-path", "/readyz"]  # whose 503 is an answer
     options += ["--max-examples", "20", "--seed", "1", "--no-color"]
-    settings = Settings(bucket=str(bucket), encoder=version)
-    with serving(create_app(searcher, settings)) as url:
+    with serving(create_app(searcher, whole)) as url:
         done = subprocess.run(
             [program, "run", f"{url}/openapi.json", *options],
             cwd=tmp_path, capture_output=True, text=True, check=False, timeout=450,

@@ -38,6 +38,7 @@ class Right(StrEnum):
     AUDIO = "audio"
     EXPORT = "export"
     FEEDBACK = "feedback"
+    REPAIR = "repair"
 
 
 @dataclass(frozen=True)

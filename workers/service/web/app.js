@@ -4,6 +4,7 @@ import { api, keysComeFrom } from "./api.js";
 import { filtersOfLists, find, isAsked, NEWEST, NOTHING } from "./asking.js";
 import { hideFacets, showFacets } from "./browsing/facets.js";
 import { hideMap, paintMap, showMap } from "./browsing/map.js";
+import { hideRepair, showRepair } from "./browsing/repair.js";
 import { $, make } from "./dom.js";
 import * as filters from "./filters.js";
 import { card } from "./hits.js";
@@ -14,6 +15,7 @@ import { keepSelection, toTheBar } from "./taking/taking.js";
 
 const SLOW_MS = 400; // later than this, it is told that something is done
 const COUNT_EVERY_MS = 5000;
+const VIEWS = ["map", "repair"];
 const LIT = 200; // answers that the map lights up
 const IN_ADDRESS = 100; // selected sounds that an address holds: some servers refuse longer ones
 const JSON_TYPE = { "Content-Type": "application/json" };
@@ -22,7 +24,7 @@ const NOTHING_INDEXED =
 
 const form = $("#search"), list = $("#results"), message = $("#message"), more = $("#more");
 let question = NOTHING; // words, and an item {id, title} or a file that hits shall be like
-let view = ""; // or "map"
+let view = ""; // or one of VIEWS
 let sort = NEWEST; // of what is shown without a question
 let following = ""; // what the next page is asked for; empty after the last
 let running = new AbortController();
@@ -38,6 +40,7 @@ async function run(asked, { remember = true, quiet = false } = {}) {
   if (remember) history.pushState(null, "", address());
   showView();
   if (view === "map") return lightUp();
+  if (view === "repair") return repair();
   list.setAttribute("aria-busy", "true");
   more.hidden = true;
   browse({ quiet });
@@ -80,7 +83,9 @@ function showView() {
     if (link.dataset.view === view) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  if (view !== "map") return hideMap();
+  if (view !== "map") hideMap();
+  if (view !== "repair") hideRepair();
+  if (!view) return;
   empty();
   list.removeAttribute("aria-busy");
   more.hidden = true;
@@ -93,6 +98,11 @@ function lightUp() {
   const { signal } = running, isPlain = !isAsked(question) && ![...filters.chosen()].length;
   const answers = async () => (isPlain ? [] : (await find(question, { limit: LIT, sort, signal })).hits);
   showMap({ find: answers, card: (hit) => card(hit, { asked: words(), ...does }), onError: complain, signal });
+}
+
+function repair() {
+  const onWordless = () => { view = ""; filters.clear(); filters.set("has_text", "no"); run(NOTHING); };
+  showRepair({ onWordless, onError: complain, signal: running.signal });
 }
 
 $("nav").addEventListener("click", (event) => {
@@ -187,7 +197,7 @@ function address() {
 function fromAddress() {
   const given = new URLSearchParams(location.search);
   filters.take(given);
-  view = given.get("view") === "map" ? "map" : "";
+  view = VIEWS.includes(given.get("view")) ? given.get("view") : "";
   const id = given.get("like"), field = $("#browse select");
   field.value = given.get("sort") || NEWEST;
   sort = field.value || NEWEST; // there may be no such order
@@ -210,6 +220,7 @@ $("#surprise").addEventListener("click", () => {
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
+  if (view === "repair") view = ""; // there is nothing to ask
   run({ ...question, q: form.q.value.trim() });
 });
 $("#by button").addEventListener("click", () => { run({ q: form.q.value.trim() }); form.q.focus(); });
