@@ -16,7 +16,7 @@ from typing import Any
 from qdrant_client import models
 
 from audiofuse.core.errors import QueryError
-from audiofuse.core.index.collection import ITEM, Generation, Point, Points, as_point
+from audiofuse.core.index.collection import Generation, Point, Points, as_point
 from audiofuse.core.index.conditions import conditions
 from audiofuse.core.query import EVERYTHING, Filter, check_id
 
@@ -64,14 +64,6 @@ class BrowsedPoints(Points):
         with self._refusals(generation):
             (found,) = self._client.query_batch_points(generation.collection, [request])
         return [as_point(each) for each in found.points]
-
-    def vectors(self, generation: Generation, ids: Sequence[str]) -> dict[str, Sequence[float]]:
-        """Return the item vectors of the points that exist among ``ids``, by id."""
-        with self._refusals(generation, len(ids)):
-            found = self._client.retrieve(
-                generation.collection, list(ids), with_payload=False, with_vectors=[ITEM]
-            )
-        return {point.id: point.item for point in map(as_point, found)}
 
     def page(  # noqa: PLR0913, PLR0917 - what, of which, in which order, and which part of it
         self, generation: Generation, fields: Sequence[str], where: Filter = EVERYTHING,

@@ -16,7 +16,7 @@ import numpy as np
 
 from audiofuse.core.encoder.embeddings import Floats
 from audiofuse.core.errors import Unavailable
-from audiofuse.core.index.index import Generation, Index, Point
+from audiofuse.core.index.index import ITEM, Generation, Index, Point
 from audiofuse.core.query import EVERYTHING
 from audiofuse.core.search.layout import laid_out, principal, spread
 from audiofuse.core.search.search import Searcher
@@ -115,8 +115,10 @@ def _with_vectors(
     index: Index, live: Generation, points: Sequence[Point]
 ) -> tuple[list[Point], Floats]:
     """Return those of the points that are still there, and their item vectors ``(n, dim)``."""
-    found: dict[str, Sequence[float]] = {}
+    found: dict[str, Floats] = {}
     for at in range(0, len(points), ITEMS_AT_ONCE):
-        found |= index.vectors(live, [each.id for each in points[at : at + ITEMS_AT_ONCE]])
+        ids = [each.id for each in points[at : at + ITEMS_AT_ONCE]]
+        some = index.get(live, ids, vectors=(ITEM,), fields=("key",))
+        found |= {id_: np.array(point.item, np.float32) for id_, point in some.items()}
     there = [each for each in points if each.id in found]
     return there, np.array([found[each.id] for each in there], np.float32)

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
 from local_encoder import LocalEncoder
@@ -34,7 +35,7 @@ class Bucket:
         limits = Limits(60, 10**7)
         self._syncer = Syncer(
             BucketSide(FolderStore(root), limits),
-            IndexSide(self.index, self._generation),
+            IndexSide(self.index, self._generation, grid=encoder.config.grid),
             LocalEncoder(encoder),
         )
         self.decoders = Decoders(1, 30)
@@ -47,16 +48,21 @@ class Bucket:
         path = self.root / (name or key)
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(SOUNDS / key, path)
-        self._syncer.sync(name or key)
+        self.sync(name or key)
+
+    def sync(self, key: str) -> None:
+        """Index what the bucket has under a key."""
+        self._syncer.sync(key)
 
     def remove(self, key: str) -> None:
         """Take a sound out of the bucket and the index."""
         (self.root / key).unlink()
-        self._syncer.sync(key)
+        self.sync(key)
 
-    def app(self, api_keys: SecretStr | None = None) -> FastAPI:
+    def app(self, api_keys: SecretStr | None = None, **settings: Any) -> FastAPI:
         """Return the service."""
-        return create_app(self._searcher, Settings(bucket=str(self.root), api_keys=api_keys))
+        current = Settings(bucket=str(self.root), api_keys=api_keys, **settings)
+        return create_app(self._searcher, current)
 
 
 def _nowhere(version: str) -> Encoder:

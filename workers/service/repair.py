@@ -171,7 +171,6 @@ def explain_routes(explainer: Explainer, questions: Questions) -> APIRouter:
         ],
     ) -> Response:
         """Say why an object of the bucket is found or not, also if there is no such object."""
-
         work = partial(_reached, lambda: ExplanationAnswer(explainer.explain(key)))
         return await questions.answer(work)
 

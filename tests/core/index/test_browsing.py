@@ -104,10 +104,3 @@ def test_chance_gives_each_point_once(index: Index, generation: Generation) -> N
     assert sorted(each.payload["key"] for each in found) == [
         f"field/{number}.wav" for number in (1, 3, 5, 7, 9)
     ]
-
-
-def test_item_vectors_come_by_id(index: Index, generation: Generation) -> None:
-    """Those of points that are there, without anything else."""
-    (point,) = index.sample(generation, ["key"], Filter(prefix="field/1.wav"), 1)
-    found = index.vectors(generation, [point.id, str(SOMEBODY)])
-    assert {id_: list(vector) for id_, vector in found.items()} == {point.id: [1, 0]}

@@ -46,7 +46,7 @@ export function playFrom(node, seconds) {
 }
 
 // Returns at which second of a hit the player is; nothing if it has another.
-export const timeOf = (node) => (node === playing ? player.currentTime : undefined);
+export const timeOf = (node) => (node === playing ? from ?? player.currentTime : undefined);
 
 async function play(node) {
   if (playing !== node) {
