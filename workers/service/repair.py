@@ -31,7 +31,8 @@ from audiofuse.workers.telemetry.names import Lane
 
 T = TypeVar("T")
 
-MOST = 500  # letters of one answer, and keys that are tried again at once
+MOST = 500  # letters of one answer
+MOST_RETRIED = 50  # keys of one request: long ones fill a body
 LOOKED_AT = 10_000  # letters that one answer looks at for those with a prefix
 MOST_WAITING = 5000  # live messages beyond which nothing is queued from here
 RETRY_AFTER_S = 30
@@ -76,7 +77,7 @@ class Retry(BaseModel):
     """Which objects are tried again."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    keys: list[Key] = Field(min_length=1, max_length=MOST)
+    keys: list[Key] = Field(min_length=1, max_length=MOST_RETRIED)
 
 
 class RetryAnswer(BaseModel):

@@ -6,6 +6,7 @@ import { restore, tell } from "../taking/selection.js";
 
 const SHOWN = 50; // rejected objects, at first and with each "More"
 const GROUPS = 20; // groups of the same content, likewise; of what sounds alike when looking pauses
+const AT_ONCE = 50; // keys of one request
 const ALIKE = 0.98; // cosine of what sounds alike
 const JSON_TYPE = { "Content-Type": "application/json" };
 const REASONS = {
@@ -92,10 +93,13 @@ function open(url, key) {
 }
 
 async function retry(keys) {
+  let tried = 0;
   try {
-    const body = JSON.stringify({ keys });
-    const { queued } = await api("v1/rejected/retry", { method: "POST", body, headers: JSON_TYPE, signal });
-    $(".said", section).textContent = `${queued} tried again: what is well by then goes from this list`;
+    for (let at = 0; at < keys.length; at += AT_ONCE) {
+      const body = JSON.stringify({ keys: keys.slice(at, at + AT_ONCE) });
+      tried += (await api("v1/rejected/retry", { method: "POST", body, headers: JSON_TYPE, signal })).queued;
+    }
+    $(".said", section).textContent = `${tried} tried again: what is well by then goes from this list`;
   } catch (error) {
     fails(error);
   }
@@ -152,7 +156,7 @@ async function countWordless() {
 }
 
 $("#retry", section).addEventListener("click", () => {
-  retry([...$("#rejected", section).children].map(({ dataset }) => dataset.key).slice(0, 500));
+  retry([...$("#rejected", section).children].map(({ dataset }) => dataset.key));
 });
 $("#more-rejected", section).addEventListener("click", () => rejected({ further: true }).catch(fails));
 $("#look", section).addEventListener("click", alike);
