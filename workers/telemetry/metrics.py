@@ -184,6 +184,7 @@ STAGE_ERRORS = _plain(
     stage=Stage, error=Failure,
 )  # fmt: skip
 AUDIO = _plain(Counter, Process.WORKER, "audio_seconds", "Seconds of audio encoded, unpadded.")
+MOMENTS = _plain(Counter, Process.WORKER, "moments", "Moments of recordings written.")
 BATCH_FILL = _histogram(
     Process.WORKER, "batch_fill_ratio", "How full a batch of windows was.", TENTHS
 )

@@ -23,7 +23,8 @@ from audiofuse.core.errors import AudiofuseError, ConfigurationError, Unavailabl
 from audiofuse.core.index.embedded import create_app
 from audiofuse.core.index.engine import Engine
 from audiofuse.core.index.index import AUDIO, ITEM, Index, Point, open_index
-from audiofuse.core.items import point_id
+from audiofuse.core.items import moment_id, point_id
+from audiofuse.core.model.config import Grid
 from audiofuse.core.settings import Settings, environment
 from audiofuse.workers.commands.main import cli
 from audiofuse.workers.deployment.snapshots import Snapshots
@@ -123,11 +124,18 @@ def index(settings: Settings) -> Index:
 
 def _add(index: Index, *keys: str) -> None:
     points = [Point(str(point_id("b", key)), {"key": key}, (1.0, 0.0), (0.5, 0.5)) for key in keys]
-    index.upsert(index.create(VERSION, Sizes()), points)
+    generation = index.create(VERSION, Sizes(), Grid())
+    index.upsert(generation, points)
+    moments = [
+        Point(moment_id(point.id, number), {"item": point.id}, point.item, point.audio)
+        for point in points
+        for number in range(2)
+    ]
+    index.upsert(generation.moments, moments)
 
 
 def test_what_is_taken_comes_back_to_an_empty_server(settings: Settings, index: Index) -> None:
-    """Of a lost collection every point comes back with its vectors, and it is live again."""
+    """Of a lost generation every item and moment comes back with its vectors; it is live again."""
     live = index.live()
     assert live
     before = index.get(live, [str(point_id("b", "owl.wav"))], vectors=True)
@@ -136,6 +144,17 @@ def test_what_is_taken_comes_back_to_an_empty_server(settings: Settings, index: 
     assert index.live() is None
     assert Snapshots(settings).restore(kept.name) == live == index.live()
     assert index.get(live, [str(point_id("b", "owl.wav"))], vectors=True) == before
+    assert (index.count(live), index.count(live.moments)) == (2, 4)
+    assert index.grid(live) == Grid()
+
+
+def test_a_snapshot_of_before_moments_comes_back_without(settings: Settings, index: Index) -> None:
+    """One that an earlier release took is restored as it is; what there was of moments stays."""
+    live = index.live()
+    assert live
+    kept = Snapshots(settings).take()
+    Path(settings.registry, "snapshots", f"{kept.name}.moments").unlink()
+    assert Snapshots(settings).restore(kept.name) == live
     assert index.count(live) == 2
 
 
@@ -147,8 +166,8 @@ def test_it_is_kept_beside_the_encoders_and_nowhere_else(
     kept = Snapshots(settings).take()
     assert server.made == {}
     assert Snapshots(settings).kept() == [kept]
-    path = Path(settings.registry, "snapshots", kept.name)
-    assert path.stat().st_size == kept.size
+    paths = [Path(settings.registry, "snapshots", kept.name + end) for end in ("", ".moments")]
+    assert sum(path.stat().st_size for path in paths) == kept.size
     assert open_registry(settings).versions() == []
 
 
