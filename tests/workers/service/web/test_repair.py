@@ -49,7 +49,7 @@ def test_what_was_rejected_is_tried_again(repair: Page, valkey_url: str) -> None
     """Each with what it means and why, one by one or all of a reason."""
     before = _waiting(valkey_url)
     cut = _rejected(repair).filter(has_text="field/cut.wav")
-    expect(cut).to_contain_text("It is cut off or corrupt: upload it again. it ends too early")
+    expect(cut).to_contain_text("It is cut off or corrupt: upload it again. It ends too early")
     repair.get_by_role("button", name="Try field/cut.wav again").click()
     expect(repair.locator("#repair")).to_contain_text("1 tried again")
     assert _waiting(valkey_url) == before + 1

@@ -73,7 +73,7 @@ function reasonButton([name, count]) {
 }
 
 function letter({ key, reason: why, detail, at, count, audio_url: url }) {
-  const told = make("p", "quiet", `${REASONS[why] || why} ${detail}`);
+  const told = make("p", "quiet", `${REASONS[why] || why} ${detail.charAt(0).toUpperCase()}${detail.slice(1)}`);
   const when = `${new Date(at * 1000).toLocaleString("en")}${count > 1 ? `, ${count} times` : ""}`;
   const again = make("button", "plain", "Try again");
   again.type = "button";
