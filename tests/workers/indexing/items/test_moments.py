@@ -6,14 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 from local_encoder import LocalEncoder
-from made_sounds import float_wav, noise
+from made_sounds import float_wav, noise, tone
 
+from audiofuse.core.encoder.embeddings import unit
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import Reason, Rejected, Unavailable
 from audiofuse.core.index.index import FILTERED
 from audiofuse.core.items import moment_id, point_id
 from audiofuse.core.model.config import TINY, Grid
 from audiofuse.core.moments.hearing import hear
+from audiofuse.core.query import Question
+from audiofuse.core.search.loaded import LoadedEncoders
+from audiofuse.core.search.search import Searcher
 from audiofuse.core.storage.store import FolderStore
 from audiofuse.workers.indexing.items.collaborators import BucketSide, IndexSide, Limits
 from audiofuse.workers.indexing.items.sync import Syncer
@@ -316,3 +320,23 @@ def test_an_index_that_is_away_meanwhile_is_tried_again(
             world.syncer.sync(KEY)
     world.syncer.sync(KEY)
     assert whole(world, 12)
+
+
+def test_a_search_names_the_second_that_was_indexed(world: Any) -> None:
+    """What a sync wrote a search finds: the recording's moment that is nearest to the question."""
+    content = noise(60)
+    content[40 * 32_000 : 45 * 32_000] = tone(5)
+    world.put(KEY, float_wav(content))
+    world.syncer.sync(KEY)
+    searcher = Searcher(world.index, LoadedEncoders(lambda _: world.encoder))
+    (hit,) = searcher.search(Question("a tone")).hits
+    item = str(point_id(world.root.name, KEY))
+    ids = [moment_id(item, number) for number in range(12)]
+    found = world.index.get(world.generation.moments, ids, vectors=True)
+    scores = np.array([found[id_].item for id_ in ids]) @ unit(
+        world.encoder.encode_text(["a tone"])[0]
+    )
+    best = hit.moments[0]
+    assert hit.key == KEY
+    assert best.score == pytest.approx(scores.max(), abs=1e-4)
+    assert best.start_s <= 5 * scores.argmax() < best.end_s
