@@ -18,6 +18,8 @@ from audiofuse.core.storage.store import FolderStore
 from audiofuse.workers.indexing.decoding.pool import Decoders
 from audiofuse.workers.indexing.items.collaborators import BucketSide, IndexSide, Limits
 from audiofuse.workers.indexing.items.sync import Syncer
+from audiofuse.workers.queue.broker import connect_redis, open_lanes
+from audiofuse.workers.repair.explain import Explainer
 from audiofuse.workers.service.app import create_app
 
 SOUNDS = Path(__file__).parents[2] / "examples" / "sounds"
@@ -62,7 +64,11 @@ class Bucket:
     def app(self, api_keys: SecretStr | None = None, **settings: Any) -> FastAPI:
         """Return the service."""
         current = Settings(bucket=str(self.root), api_keys=api_keys, **settings)
-        return create_app(self._searcher, current)
+        explainer = Explainer(
+            FolderStore(self.root), self.index, connect_redis(current), open_lanes(current),
+            current.index_name,
+        )  # fmt: skip
+        return create_app(self._searcher, current, explainer=explainer)
 
 
 def _nowhere(version: str) -> Encoder:

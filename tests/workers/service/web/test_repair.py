@@ -62,6 +62,19 @@ def test_what_was_rejected_is_tried_again(repair: Page, valkey_url: str) -> None
     expect(gong.get_by_role("link", name="Open")).to_be_visible()
 
 
+def test_it_is_told_why_a_sound_is_found_or_not(repair: Page) -> None:
+    """Of a sound that is, of one that was rejected or is in no bucket, and of what is none."""
+    why = repair.locator("#why")
+    for key, told in {
+        "music/piano.wav": "indexed",
+        "nowhere.wav": "absent",
+        "music/gong.json": "no sound",
+    }.items():
+        repair.get_by_role("textbox", name="Its key").fill(key)
+        repair.get_by_role("button", name="Explain").click()
+        expect(why.locator("b")).to_have_text(told)
+
+
 def test_what_is_there_twice_is_selected(repair: Page, bucket: Bucket) -> None:
     """All but the first of a group, by content and by ear, to be taken along or deleted."""
     bucket.add("music/gong.ogg", "copies/gong.ogg")

@@ -1,4 +1,4 @@
-// Repair: what was rejected and why, what is there twice, what has no words.
+// Repair: why a sound is found or not, what was rejected, what is there twice, what has no words.
 
 import { api } from "../api.js";
 import { $, make } from "../dom.js";
@@ -42,6 +42,18 @@ export async function showRepair({ onError, onWordless, signal: until }) {
 
 export function hideRepair() {
   section.hidden = true;
+}
+
+// Why
+
+async function explain(key) {
+  const said = $("#why", section);
+  try {
+    const { state, why } = await api(`v1/explain?${new URLSearchParams({ key })}`, { signal });
+    said.replaceChildren(make("b", "", state.replaceAll("_", " ")), ` ${why}`);
+  } catch (error) {
+    fails(error);
+  }
 }
 
 // Rejected
@@ -155,6 +167,10 @@ async function countWordless() {
   button.textContent = items === 1 ? "1 sound has no words" : `${told} sounds have no words`;
 }
 
+$("#explain", section).addEventListener("submit", (event) => {
+  event.preventDefault();
+  explain(event.target.elements.key.value.trim());
+});
 $("#retry", section).addEventListener("click", () => {
   retry([...$("#rejected", section).children].map(({ dataset }) => dataset.key));
 });
