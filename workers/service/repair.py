@@ -139,8 +139,7 @@ def repair_routes(repair: Repair | None, questions: Questions) -> APIRouter:
     router = APIRouter(tags=["repair"], prefix="/v1/rejected", responses=ANY | answers(403, 404))
 
     def allowed(request: Request) -> Repair:
-        if Right.REPAIR not in request.state.caller.rights:
-            raise Refusal(403, "not-allowed", f"this key lacks the scope {Right.REPAIR}")
+        _check_scope(request)
         if repair is None:
             raise Refusal(404, "not-found", "this service knows no bucket: set AUDIOFUSE_BUCKET")
         return repair
@@ -162,20 +161,28 @@ def repair_routes(repair: Repair | None, questions: Questions) -> APIRouter:
 
 def explain_routes(explainer: Explainer, questions: Questions) -> APIRouter:
     """Return the route, which asks bucket, index and queue."""
-    router = APIRouter(tags=["catalogue"], prefix="/v1", responses=ANY)
+    router = APIRouter(tags=["repair"], prefix="/v1", responses=ANY | answers(403))
 
     @router.get("/explain", response_model=ExplanationAnswer)
     async def explain(
+        request: Request,
         key: Annotated[
             str,
             Query(min_length=1, max_length=MAX_PREFIX_CHARACTERS, examples=["field/rain.wav"]),
         ],
     ) -> Response:
         """Say why an object of the bucket is found or not, also if there is no such object."""
+        _check_scope(request)
         work = partial(_reached, lambda: ExplanationAnswer(explainer.explain(key)))
         return await questions.answer(work)
 
     return router
+
+
+def _check_scope(request: Request) -> None:
+    """Refuse who may not know of verdicts: these may name what searching does not show."""
+    if Right.REPAIR not in request.state.caller.rights:
+        raise Refusal(403, "not-allowed", f"this key lacks the scope {Right.REPAIR}")
 
 
 def _reached(work: Callable[[], T]) -> T:
