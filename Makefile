@@ -1,13 +1,13 @@
 # make demo | test | check | soak | chaos | rollout | drill | proof-compose | paper | dashboards | up BUCKET=folder | clean
 #      bench-encoder | bench-query | bench-page | bench-worker | bench-gpu | bench-backlog | bench-recordings
-#      bench-reconcile | bench-train | audit | sbom | compose-env | docs | pictures
+#      bench-moments | bench-reconcile | bench-train | audit | sbom | compose-env | docs | pictures
 
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format soak chaos rollout drill proof-compose paper dashboards bench-encoder bench-query bench-page bench-worker bench-gpu bench-backlog bench-recordings bench-reconcile bench-train audit sbom compose-env docs pictures up clean setup constraints
+.PHONY: demo test check format soak chaos rollout drill proof-compose paper dashboards bench-encoder bench-query bench-page bench-worker bench-gpu bench-backlog bench-recordings bench-moments bench-reconcile bench-train audit sbom compose-env docs pictures up clean setup constraints
 
 setup: $(READY)
 
@@ -58,6 +58,9 @@ bench-gpu: $(READY)
 # What `make bench-recordings ARGS=--help` says.
 bench-recordings: $(READY)
 	$(BIN)/python tests/benchmarks/moments/indexing.py $(ARGS)
+
+bench-moments: $(READY)
+	PYTHONPATH=tests/benchmarks $(BIN)/python tests/benchmarks/moments/searching.py $(ARGS)
 
 bench-backlog: $(READY)
 	$(BIN)/python tests/benchmarks/backlog.py

@@ -79,10 +79,11 @@ def fill(index: Index, generation: Generation, encoder: Encoder, count: int) -> 
     batches = range(index.count(generation), count, BATCH)
     for first in track(batches, f"filling up to {count} points", console=Console(stderr=True)):
         numbers = range(first, min(count, first + BATCH))
-        index.upsert(generation, [_point(random, encoder, number) for number in numbers])
+        index.upsert(generation, [point(random, encoder, number) for number in numbers])
 
 
-def _point(random: np.random.Generator, encoder: Encoder, number: int) -> Point:
+def point(random: np.random.Generator, encoder: Encoder, number: int) -> Point:
+    """Return an item as a worker would write it, with random vectors."""
     item = random.standard_normal(encoder.dim)
     key = f"recordings/2026/{number // 1000:05}/microphone-{number:09}.wav"
     payload = {
