@@ -4,6 +4,6 @@
 whole again), ``collection`` (reading and writing the points of one), ``conditions`` (which of them
 are meant), ``browsing`` (walking through them, counting what they have in common), ``moments``
 (those of items), ``rest`` (what every message asks, by plain HTTP), ``refusals`` (whose fault it
-is that Qdrant refuses), ``engine`` (Qdrant embedded), ``grouping`` (groups, which that lacks),
+is that Qdrant refuses), ``engine`` (Qdrant embedded), ``translation`` (what that is asked),
 ``embedded`` (the engine behind Qdrant's REST dialect).
 """

@@ -5,7 +5,7 @@ It knows neither collections nor aliases, so those are folders and a file beside
     FOLDER/lock   FOLDER/aliases.json   FOLDER/<collection>/collection.json, shard/
 
 Its ``optimize`` is never called: it would stop the whole process for as long as it takes. So search
-is exact, and some ten milliseconds slow at a hundred thousand points.
+compares with every point, in few bits, and some ten milliseconds long at a hundred thousand.
 """
 
 import fcntl
@@ -21,14 +21,19 @@ import qdrant_edge as edge
 from qdrant_client import models
 
 from audiofuse.core.errors import ConfigurationError
-from audiofuse.core.index.grouping import grouped
+from audiofuse.core.index.translation import filter_of, grouped, order_of, query_of
 
 ALIASES, COLLECTION, SHARD = "aliases.json", "collection.json", "shard"
 OWN_FAULT = "Service"  # how its errors begin that no question is to blame for
 Selected = models.PointIdsList | models.FilterSelector
 DONE = models.UpdateResult(operation_id=0, status=models.UpdateStatus.COMPLETED)
+# Vectors are compared in four bits first, and the nearest of them again as they are: three times as
+# many as are asked for. Less finds others than the nearest; see DECISIONS.md.
+QUICK = edge.TurboQuantQuantizationConfig(bits=edge.TurboQuantBitSize.Bits4)
+AGAIN = edge.SearchParams(
+    quantization=edge.QuantizationSearchParams(rescore=True, oversampling=3.0)
+)
 DISTANCES = {models.Distance.COSINE: edge.Distance.Cosine, models.Distance.DOT: edge.Distance.Dot}
-DIRECTIONS = {models.Direction.ASC: edge.Direction.Asc, models.Direction.DESC: edge.Direction.Desc}
 SCHEMAS = {
     "keyword": edge.PayloadSchemaType.Keyword,
     "float": edge.PayloadSchemaType.Float,
@@ -117,7 +122,12 @@ class Engine:
         """
         named = vectors_config if isinstance(vectors_config, dict) else {"": vectors_config}
         vectors = {
-            vector: edge.EdgeVectorParams(size=each.size, distance=DISTANCES[each.distance])
+            vector: edge.EdgeVectorParams(
+                size=each.size,
+                distance=DISTANCES[each.distance],
+                # Those that are only stored beside it are compared by dot product, if ever.
+                quantization_config=QUICK if each.distance == models.Distance.COSINE else None,
+            )
             for vector, each in named.items()
         }
         folder = self._folder / name
@@ -189,12 +199,12 @@ class Engine:
         """Delete the points of some ids, or those that pass a filter."""
         if isinstance(selector, models.PointIdsList):
             return self._update(name, edge.UpdateOperation.delete_points(selector.points))
-        wanted = _filter(selector.filter) or edge.Filter()
+        wanted = filter_of(selector.filter) or edge.Filter()
         return self._update(name, edge.UpdateOperation.delete_points_by_filter(wanted))
 
     def set_payload(self, name: str, payload: Any, wanted: Any) -> models.UpdateResult:
         """Add to the payload of the points that pass a filter."""
-        chosen = _filter(wanted) or edge.Filter()
+        chosen = filter_of(wanted) or edge.Filter()
         return self._update(name, edge.UpdateOperation.set_payload_by_filter(chosen, payload))
 
     def _update(self, name: str, operation: edge.UpdateOperation) -> models.UpdateResult:
@@ -211,7 +221,7 @@ class Engine:
 
     def count(self, name: str, count_filter: models.Filter | None = None) -> models.CountResult:
         """Count the points that pass a filter."""
-        request = edge.CountRequest(exact=True, filter=_filter(count_filter))
+        request = edge.CountRequest(exact=True, filter=filter_of(count_filter))
         with self._shard(name) as shard:
             return models.CountResult(count=shard.count(request))
 
@@ -221,7 +231,7 @@ class Engine:
     ) -> tuple[list[dict[str, Any]], str | None]:  # fmt: skip
         """Return a page of points, and where the next one begins; in an order nowhere."""
         request = edge.ScrollRequest(
-            offset, limit, _filter(scroll_filter), with_payload, with_vectors, _order(order_by)
+            offset, limit, filter_of(scroll_filter), with_payload, with_vectors, order_of(order_by)
         )
         with self._shard(name) as shard:
             points, following = shard.scroll(request)
@@ -230,7 +240,7 @@ class Engine:
     def facet(self, name: str, asked: models.FacetRequest) -> models.FacetResponse:
         """Return the commonest values of a field, with how many points have each."""
         request = edge.FacetRequest(
-            asked.key, asked.limit or 10, bool(asked.exact), _filter(asked.filter)
+            asked.key, asked.limit or 10, bool(asked.exact), filter_of(asked.filter)
         )
         with self._shard(name) as shard:
             hits = shard.facet(request).hits
@@ -241,8 +251,8 @@ class Engine:
         """Return the points nearest to each vector, or points by chance."""
         requests = [
             edge.QueryRequest(
-                limit=each.limit or 10, offset=each.offset, filter=_filter(each.filter),
-                query=_query(each),
+                limit=each.limit or 10, offset=each.offset, filter=filter_of(each.filter),
+                query=query_of(each), params=AGAIN,
                 with_payload=cast("Any", each.with_payload), with_vector=each.with_vector,
             )
             for each in searches
@@ -255,13 +265,17 @@ class Engine:
         """Return the points nearest to a vector in groups, of each at most some."""
         if asked.with_lookup or asked.prefetch:
             raise ValueError("the embedded index groups without look-up and prefetch")
-        query, passing = _query(asked), _filter(asked.filter)
+        query, passing = query_of(asked), filter_of(asked.filter)
 
         def ask(besides: edge.Filter, limit: int) -> Sequence[edge.ScoredPoint]:
             must = edge.Filter(must=[besides, *([passing] if passing else [])])
             return shard.query(
                 edge.QueryRequest(
-                    limit=limit, filter=must, query=query, with_payload=[asked.group_by]
+                    limit=limit,
+                    filter=must,
+                    query=query,
+                    params=AGAIN,
+                    with_payload=[asked.group_by],
                 )
             )
 
@@ -318,68 +332,9 @@ def _payload_index(found: Any) -> dict[str, Any]:
     }
 
 
-def _query(asked: models.QueryRequest | models.QueryGroupsRequest) -> Any:
-    """Return what is asked; ``ValueError`` unless it is a vector, or points by chance."""
-    if isinstance(asked.query, models.SampleQuery):
-        return edge.Sample.Random
-    vector = getattr(asked.query, "nearest", asked.query)
-    if isinstance(vector, list):
-        return edge.Query.Nearest(cast("list[float]", vector), asked.using)
-    raise ValueError(f"the embedded index is asked by a vector, not by {type(vector).__name__}")
-
-
-def _order(wanted: Any) -> edge.OrderBy | None:
-    """Return in which order to scroll; a field's name alone means upwards."""
-    if wanted is None:
-        return None
-    by = models.OrderBy(key=wanted) if isinstance(wanted, str) else wanted
-    return edge.OrderBy(by.key, DIRECTIONS[by.direction or models.Direction.ASC])
-
-
 def _point(found: Any) -> dict[str, Any]:
     scored = {"score": found.score, "version": 0} if hasattr(found, "score") else {}
     return {"id": str(found.id), "payload": found.payload, "vector": found.vector} | scored
-
-
-def _filter(wanted: models.Filter | None) -> edge.Filter | None:
-    if wanted is None:
-        return None
-    must, should, must_not = (
-        [_condition(each) for each in (some if isinstance(some, list) else [some])]
-        if some
-        else None
-        for some in (wanted.must, wanted.should, wanted.must_not)
-    )
-    return edge.Filter(must=must, should=should, must_not=must_not)
-
-
-def _condition(wanted: Any) -> Any:
-    """Translate a condition; raises ``ValueError`` for one that the engine might not understand."""
-    match wanted:
-        case models.Filter():
-            return _filter(wanted)
-        case models.HasIdCondition():
-            return edge.HasIdCondition(set(wanted.has_id))
-        case models.FieldCondition(range=models.Range() as bounds):
-            return edge.FieldCondition(wanted.key, range=edge.RangeFloat(**bounds.model_dump()))
-        case models.FieldCondition(match=asked) if match_ := _match(asked):
-            return edge.FieldCondition(wanted.key, match=match_)
-    raise ValueError(f"the embedded index does not know this condition: {wanted!r}")
-
-
-def _match(wanted: Any) -> Any:
-    match wanted:
-        case models.MatchValue(value=bool()):
-            return None  # it is taken, but nothing ever matches it
-        case models.MatchValue(value=value):
-            return edge.MatchValue(value)
-        case models.MatchAny(any=values):
-            return edge.MatchAny(values)
-        case models.MatchExcept(except_=values):
-            return edge.MatchExcept(values)
-        case models.MatchPrefix(prefix=prefix):
-            return edge.MatchPrefix(prefix)
-    return None
 
 
 def _read(path: Path) -> dict[str, Any]:

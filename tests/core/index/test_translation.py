@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from qdrant_client import QdrantClient, models
 
-from audiofuse.core.index import grouping
+from audiofuse.core.index import translation
 from audiofuse.core.index.engine import Engine
 from audiofuse.core.index.index import connect_embedded
 
@@ -38,12 +38,12 @@ def _groups(client: QdrantClient, collection: str, **asked: Any) -> Groups:
     ]
 
 
-@pytest.mark.parametrize("at_once", [1, 7, grouping.AT_ONCE])
+@pytest.mark.parametrize("at_once", [1, 7, translation.AT_ONCE])
 def test_groups_are_those_of_the_client(
     rest: QdrantClient, alias: str, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
     """The same groups, in the same order, with the same points, however often it takes to ask."""
-    monkeypatch.setattr(grouping, "AT_ONCE", at_once)
+    monkeypatch.setattr(translation, "AT_ONCE", at_once)
     reference = connect_embedded()
     for seed in range(8):
         random = np.random.default_rng(seed)
