@@ -30,6 +30,7 @@ from audiofuse.workers.service.archive import archive_routes
 from audiofuse.workers.service.audio import Links, audio_routes
 from audiofuse.workers.service.catalogue import catalogue_routes
 from audiofuse.workers.service.encoders import PackedTowers, encoder_routes
+from audiofuse.workers.service.excerpts import excerpt_routes
 from audiofuse.workers.service.maps import map_routes
 from audiofuse.workers.service.page import add_page
 from audiofuse.workers.service.probes import Announcer, add_probes
@@ -114,6 +115,7 @@ def create_app(
         catalogue_routes(searcher, links, questions),
         encoder_routes(towers, lambda: searcher.loaded),
         archive_routes(searcher, links.store),
+        excerpt_routes(searcher, links.store, questions),
         api.feedback_routes(searcher, book, questions),
         map_routes(searcher, questions),
         *([explain_routes(explainer, questions)] if explainer else []),

@@ -166,6 +166,14 @@ class Selection(BaseModel):
     )
 
 
+class Excerpt(BaseModel):
+    """A part of a sound, in seconds from its beginning."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    start_s: Seconds = Field(examples=[750])
+    end_s: Seconds = Field(examples=[755])
+
+
 class MomentAnswer(BaseModel):
     """A part of a recording, in seconds from its beginning; its score is that of its best window.
 

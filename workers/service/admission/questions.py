@@ -84,6 +84,10 @@ class Questions:
         """Return the JSON of what ``work`` returns once it has encoded a sound."""
         return await self._sounds.run(partial(_answered, work))
 
+    async def cut(self, work: Callable[[], Response]) -> Response:
+        """Return what ``work`` returns once it has cut a sound."""
+        return await self._sounds.run(work)
+
 
 def _answered(work: Callable[[], BaseModel]) -> Response:
     """Write the answer here, in the thread: a long one would hold up the event loop."""
