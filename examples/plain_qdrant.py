@@ -47,12 +47,29 @@ def tower(version: str) -> str:
     return folder
 
 
+def document(text: str, version: str) -> models.Document:
+    """Return a sentence as the encoder of this version reads it."""
+    options = {"specific_model_path": tower(version), "cuda": False, "lazy_load": True}
+    return models.Document(text=text, model=version, options=options)
+
+
 def ask(client: QdrantClient, text: str, limit: int = 10) -> list[models.ScoredPoint]:
     """Return the items nearest to a sentence. The alias is resolved anew for each question."""
     collection, version = live(client)
-    options = {"specific_model_path": tower(version), "cuda": False, "lazy_load": True}
-    query = models.Document(text=text, model=version, options=options)
+    query = document(text, version)
     return client.query_points(collection, query=query, using="item", limit=limit).points
+
+
+def moments(client: QdrantClient, text: str, limit: int = 10) -> list[models.PointGroup]:
+    """Return long recordings by their nearest moments, at most three of each.
+
+    A moment belongs to its recording while its ``state`` is the item's ``moments_state``.
+    """
+    collection, version = live(client, "audiofuse-moments")
+    query = document(text, version)
+    return client.query_points_groups(
+        collection, "item", query=query, using="item", limit=limit, group_size=3
+    ).groups
 
 
 if __name__ == "__main__":
@@ -60,3 +77,7 @@ if __name__ == "__main__":
     client = QdrantClient(url, api_key=os.environ.get("QDRANT_API_KEY"), check_compatibility=False)
     for hit in ask(client, sys.argv[1]):
         print(f"{hit.score:.3f}  {(hit.payload or {})['key']}")
+    for recording in moments(client, sys.argv[1]):
+        for hit in recording.hits:
+            at = hit.payload or {}
+            print(f"{hit.score:.3f}  {at['key']}, {at['start_s']:.0f} to {at['end_s']:.0f} s")

@@ -32,7 +32,8 @@ from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.encoder.processing import character_tokenizer
 from audiofuse.core.encoder.query_tower import export_query_tower
 from audiofuse.core.encoder.torch_runtime import words
-from audiofuse.core.index.index import Index, connect
+from audiofuse.core.index.index import Index, Point, connect
+from audiofuse.core.items import moment_id
 from audiofuse.core.model.config import TINY
 from audiofuse.core.model.hybrid import HybridEncoder
 from audiofuse.core.query import Question, normalise
@@ -388,6 +389,7 @@ def test_the_example_keeps_in_step_with_the_alias(
                 assert scores == pytest.approx([hit.score for hit in expected], abs=1e-4)
             program.stdin.close()
             assert program.wait(20) == 0
+    index.upsert(generation.moments, [_moment(expected[0].id, encoder)])
     with serving(create_app(searcher, published)) as service:
         environment |= {"AUDIOFUSE_SEARCH_URL": service, "AUDIOFUSE_SEARCH_KEY": ""}
         example = [foreign_python, "-W", "ignore", ROOT / "examples" / "plain_qdrant.py"]
@@ -396,4 +398,10 @@ def test_the_example_keeps_in_step_with_the_alias(
         )
     assert done.returncode == 0, done.stderr
     told = [line.split("  ")[1] for line in done.stdout.splitlines()]
-    assert told == [hit.key for hit in expected]
+    assert told == [*(hit.key for hit in expected), "long.wav, 750 to 755 s"]
+
+
+def _moment(item_id: str, encoder: Encoder) -> Point:
+    where = {"item": item_id, "key": "long.wav", "start_s": 750.0, "end_s": 755.0}
+    vectors = np.eye(1, encoder.dim)[0].tolist(), np.eye(1, encoder.audio_dim)[0].tolist()
+    return Point(moment_id(item_id, 150), where, *vectors)
