@@ -2,7 +2,7 @@
 
 ``app`` (put together), ``routes`` (questions), ``catalogue`` and ``maps`` (what there is, without a
 question), ``repair`` (what there is not, and why), ``models`` (their JSON), ``audio`` (links to
-sounds), ``archive`` (many sounds as one file), ``excerpts`` (parts of them), ``encoders`` (query
-towers as files), ``probes`` (alive, ready), ``page`` (the search page in ``web``), ``client``
-(asking it from elsewhere). Who may ask, and how much, is ``admission``.
+sounds, parts of them), ``archive`` (many sounds as one file), ``encoders`` (query towers as files),
+``probes`` (alive, ready), ``page`` (the search page in ``web``), ``client`` (asking it from
+elsewhere). Who may ask, and how much, is ``admission``.
 """

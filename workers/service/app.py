@@ -27,10 +27,9 @@ from audiofuse.workers.service.admission.measured import Measured
 from audiofuse.workers.service.admission.problems import explain_errors
 from audiofuse.workers.service.admission.questions import Questions
 from audiofuse.workers.service.archive import archive_routes
-from audiofuse.workers.service.audio import Links, audio_routes
+from audiofuse.workers.service.audio import Links, audio_routes, excerpt_routes
 from audiofuse.workers.service.catalogue import catalogue_routes
 from audiofuse.workers.service.encoders import PackedTowers, encoder_routes
-from audiofuse.workers.service.excerpts import excerpt_routes
 from audiofuse.workers.service.maps import map_routes
 from audiofuse.workers.service.page import add_page
 from audiofuse.workers.service.probes import Announcer, add_probes
