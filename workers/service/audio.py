@@ -1,4 +1,4 @@
-"""How a hit is heard: by signed links that expire, whether its bucket is S3 or a folder; in parts."""
+"""How a hit is heard: by signed links that expire, of an S3 bucket or of a folder; and in parts."""
 
 import hashlib
 import hmac

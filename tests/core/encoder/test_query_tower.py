@@ -364,8 +364,8 @@ def test_the_example_keeps_in_step_with_the_alias(
         for key in SOUNDS[: 3 if bundle is other else None]:
             syncer.sync(key)
     searcher = Searcher(index, LoadedEncoders(encoders.__getitem__, encoders))
-    keys = published.model_copy(update={"api_keys": SecretStr("foreigner:" + 20 * "k" + ":search")})
-    with serving(create_app(searcher, keys)) as service:
+    key = SecretStr("foreigner:" + 20 * "k" + ":search")
+    with serving(create_app(searcher, published.model_copy(update={"api_keys": key}))) as service:
         environment = os.environ | {
             "QDRANT_URL": url, "QDRANT_API_KEY": api_key, "AUDIOFUSE_SEARCH_URL": service,
             "AUDIOFUSE_SEARCH_KEY": 20 * "k", "PYTHONPATH": str(ROOT / "examples"),
@@ -379,29 +379,21 @@ def test_the_example_keeps_in_step_with_the_alias(
             for bundle in (default_bundle, other):
                 index.promote(index.generation(bundle.name))
                 searcher._forget()
-                program.stdin.write(QUESTIONS[0] + "\n")
-                program.stdin.flush()
+                print(QUESTIONS[0], file=program.stdin, flush=True)
                 version, hits = json.loads(program.stdout.readline())
                 expected = searcher.search(Question(QUESTIONS[0], limit=5)).hits
-                assert version == bundle.name
-                assert [key for key, _ in hits] == [hit.key for hit in expected]
-                scores = [score for _, score in hits]
-                assert scores == pytest.approx([hit.score for hit in expected], abs=1e-4)
+                keys = [hit.key for hit in expected]
+                assert (version, [key for key, _ in hits]) == (bundle.name, keys)
+                for (_, score), hit in zip(hits, expected, strict=True):
+                    assert score == pytest.approx(hit.score, abs=1e-4)
             program.stdin.close()
             assert program.wait(20) == 0
-    index.upsert(generation.moments, [_moment(expected[0].id, encoder)])
+    at = {"item": expected[0].id, "key": "long.wav", "start_s": 750.0, "end_s": 755.0}
+    vectors = [1.0] * encoder.dim, [1.0] * encoder.audio_dim
+    index.upsert(generation.moments, [Point(moment_id(expected[0].id, 150), at, *vectors)])
     with serving(create_app(searcher, published)) as service:
         environment |= {"AUDIOFUSE_SEARCH_URL": service, "AUDIOFUSE_SEARCH_KEY": ""}
         example = [foreign_python, "-W", "ignore", ROOT / "examples" / "plain_qdrant.py"]
-        done = subprocess.run(
-            [*example, QUESTIONS[0]], env=environment, capture_output=True, text=True, check=False
-        )
-    assert done.returncode == 0, done.stderr
-    told = [line.split("  ")[1] for line in done.stdout.splitlines()]
-    assert told == [*(hit.key for hit in expected), "long.wav, 750 to 755 s"]
-
-
-def _moment(item_id: str, encoder: Encoder) -> Point:
-    where = {"item": item_id, "key": "long.wav", "start_s": 750.0, "end_s": 755.0}
-    vectors = np.eye(1, encoder.dim)[0].tolist(), np.eye(1, encoder.audio_dim)[0].tolist()
-    return Point(moment_id(item_id, 150), where, *vectors)
+        said = subprocess.check_output([*example, QUESTIONS[0]], env=environment, text=True)
+    told = [line.split("  ")[1] for line in said.splitlines()]
+    assert told == [*keys, "long.wav, 750 to 755 s"]
