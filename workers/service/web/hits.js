@@ -28,7 +28,7 @@ export function card(hit, { asked, onSimilar, onTag, onError }) {
   }
   prepareSound(node, onError);
   prepareSelection(node);
-  prepareMoments(node, { asked, onLike: (at) => onSimilar({ id: hit.id, title, at }) });
+  prepareMoments(node, { asked, onLike: (at) => onSimilar({ id: hit.id, title, at }), onError });
   return node;
 }
 

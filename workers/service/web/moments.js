@@ -3,10 +3,13 @@
 import { api } from "./api.js";
 import { $, make } from "./dom.js";
 import { playFrom, timeOf } from "./sound.js";
+import { nameOf } from "./taking/formats.js";
+import { save } from "./taking/taking.js";
 
+const LONGEST_S = 120; // of an excerpt that the service cuts
 const NEXT_S = 0.5; // this close to a moment's start it is the one that is heard
 
-export function prepareMoments(node, { asked, onLike }) {
+export function prepareMoments(node, { asked, onLike, onError }) {
   const { moments = [] } = node.hit, part = $(".moments", node);
   part.hidden = !moments.length;
   if (!moments.length) return;
@@ -15,6 +18,10 @@ export function prepareMoments(node, { asked, onLike }) {
   const like = $(".like", part);
   like.setAttribute("aria-label", `More like this moment of ${$("h2", node).textContent}`);
   like.addEventListener("click", () => onLike(node.moment.start_s));
+  const cut = $(".cut", part);
+  cut.hidden = !node.hit.audio_url;
+  cut.setAttribute("aria-label", `Download this moment of ${$("h2", node).textContent}`);
+  cut.addEventListener("click", () => excerpt(node).catch((error) => onError(error.message)));
   choose(node, node.moment);
   if (asked.q) drawn.set(node, asked);
   if (asked.q) seen.observe(node);
@@ -42,6 +49,13 @@ function choose(node, moment) {
 function go(node, moment) {
   choose(node, moment);
   playFrom(node, moment.start_s);
+}
+
+async function excerpt({ hit, moment: { start_s: start, end_s: end } }) {
+  const part = new URLSearchParams({ start_s: start, end_s: Math.min(end, start + LONGEST_S) });
+  const sound = await api(`v1/items/${hit.id}/excerpt?${part}`, { as: "blob" });
+  const name = nameOf(hit).replace(/\.[^.]*$/, "");
+  save(`${name} ${clock(start).replaceAll(":", "-")}.wav`, sound);
 }
 
 // The next moment in time from what is heard now, or the one before.

@@ -1,6 +1,7 @@
 """Where in a long recording it is heard: a curve, moments that are played, jumped to, asked by."""
 
 import re
+import wave
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -76,6 +77,18 @@ def test_arrows_jump_between_moments(
         assert _start_s(pressed) == there
         eventually(lambda there=there: there <= _heard_s(long) < there + 5)
     expect(long).to_have_class(re.compile("playing"))
+
+
+def test_an_excerpt_is_downloaded(page: Page, long: Locator) -> None:
+    """The moment that is chosen, as a WAV file with the time in its name."""
+    moment = _moments(long).last
+    moment.click()
+    with page.expect_download() as download:
+        long.get_by_role("button", name="Download this moment of long.wav").click()
+    at = moment.inner_text().replace(":", "-")
+    assert download.value.suggested_filename == f"long {at}.wav"
+    with wave.open(str(download.value.path())) as file:
+        assert file.getnframes() / file.getframerate() >= 5
 
 
 def test_more_like_a_moment(page: Page, long: Locator) -> None:

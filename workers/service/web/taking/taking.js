@@ -39,7 +39,7 @@ async function take(way) {
   }
 }
 
-function save(name, content, type) {
+export function save(name, content, type) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(content instanceof Blob ? content : new Blob([content], { type }));
   link.download = name;
