@@ -21,7 +21,14 @@ import qdrant_edge as edge
 from qdrant_client import models
 
 from audiofuse.core.errors import ConfigurationError
-from audiofuse.core.index.translation import filter_of, grouped, order_of, query_of
+from audiofuse.core.index.translation import (
+    SPARE,
+    filter_of,
+    grouped,
+    order_of,
+    page_of,
+    query_of,
+)
 
 ALIASES, COLLECTION, SHARD = "aliases.json", "collection.json", "shard"
 OWN_FAULT = "Service"  # how its errors begin that no question is to blame for
@@ -249,17 +256,12 @@ class Engine:
 
     def query_batch_points(self, name: str, searches: Sequence[models.QueryRequest]) -> list[Any]:
         """Return the points nearest to each vector, or points by chance."""
-        requests = [
-            edge.QueryRequest(
-                limit=each.limit or 10, offset=each.offset, filter=filter_of(each.filter),
-                query=query_of(each), params=AGAIN,
-                with_payload=cast("Any", each.with_payload), with_vector=each.with_vector,
-            )
-            for each in searches
-        ]  # fmt: skip
         with self._shard(name) as shard:
-            found = shard.query_batch(edge.QueryBatchRequest(requests))
-        return [{"points": [_point(hit) for hit in hits]} for hits in found]
+            firsts = shard.query_batch(edge.QueryBatchRequest([_ids(each) for each in searches]))
+            return [
+                {"points": _page(shard, each, met)}
+                for each, met in zip(searches, firsts, strict=True)
+            ]
 
     def query_points_groups(self, name: str, asked: models.QueryGroupsRequest) -> dict[str, Any]:
         """Return the points nearest to a vector in groups, of each at most some."""
@@ -281,25 +283,10 @@ class Engine:
 
         with self._shard(name) as shard:
             found = grouped(ask, asked.group_by, asked.limit or 10, asked.group_size or 3)
-            ids = [hit.id for hits in found.values() for hit in hits]
-            whole = {
-                each.id: _point(each)
-                for each in shard.retrieve(
-                    ids, cast("Any", asked.with_payload), cast("Any", asked.with_vector)
-                )
-            }
-        # What was deleted since it was found is left out.
-        groups = [
-            {
-                "id": group,
-                "hits": [
-                    whole[hit.id] | {"score": hit.score, "version": 0}
-                    for hit in hits
-                    if hit.id in whole
-                ],
-            }
-            for group, hits in found.items()
-        ]
+            groups = [
+                {"id": group, "hits": _whole(shard, hits, asked.with_payload, asked.with_vector)}
+                for group, hits in found.items()
+            ]
         return {"groups": [group for group in groups if group["hits"]]}
 
     def _name(self, name: str) -> str:
@@ -322,6 +309,37 @@ class Engine:
             raise
 
 
+def _ids(asked: models.QueryRequest, limit: int | None = None) -> edge.QueryRequest:
+    """Return a question for the first hits alone: their ids and scores."""
+    reach = (asked.offset or 0) + (asked.limit or 10)
+    return edge.QueryRequest(
+        limit=limit or reach + SPARE, filter=filter_of(asked.filter), query=query_of(asked),
+        params=AGAIN,
+    )  # fmt: skip
+
+
+def _page(
+    shard: edge.EdgeShard, asked: models.QueryRequest, met: Sequence[Any]
+) -> list[dict[str, Any]]:
+    """Return a page of hits, whole; by chance there is but one page."""
+    offset, limit = asked.offset or 0, asked.limit or 10
+    if isinstance(asked.query, models.SampleQuery):
+        hits = list(met[:limit])
+    else:
+        hits = page_of(met, lambda more: shard.query(_ids(asked, more)), offset, limit)
+    return _whole(shard, hits, asked.with_payload, asked.with_vector)
+
+
+def _whole(
+    shard: edge.EdgeShard, hits: Sequence[Any], with_payload: Any, with_vectors: Any
+) -> list[dict[str, Any]]:
+    """Return hits with what is asked for; what was deleted since it was found is left out."""
+    found = shard.retrieve([hit.id for hit in hits], with_payload or False, with_vectors or False)
+    points = {each.id: _point(each) for each in found}
+    scored = ((points.get(hit.id), hit.score) for hit in hits)
+    return [point | {"score": score, "version": 0} for point, score in scored if point]
+
+
 def _payload_index(found: Any) -> dict[str, Any]:
     kinds = {kind: name for name, kind in SCHEMAS.items()}
     has_prefix = bool(getattr(found.params, "prefix", None))
@@ -333,8 +351,7 @@ def _payload_index(found: Any) -> dict[str, Any]:
 
 
 def _point(found: Any) -> dict[str, Any]:
-    scored = {"score": found.score, "version": 0} if hasattr(found, "score") else {}
-    return {"id": str(found.id), "payload": found.payload, "vector": found.vector} | scored
+    return {"id": str(found.id), "payload": found.payload, "vector": found.vector}
 
 
 def _read(path: Path) -> dict[str, Any]:

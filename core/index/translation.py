@@ -1,4 +1,4 @@
-"""What is asked, as the embedded engine knows it; and groups, which it lacks, as a server has them.
+"""What is asked, as the embedded engine knows it; and what it lacks: groups, one order of equals.
 
     the nearest points of any group ──> of groups that are not known yet, until enough are
                                     ──> of known groups that are short, until they are full
@@ -12,6 +12,9 @@ from typing import Any, cast
 import qdrant_edge as edge
 from qdrant_client import models
 
+# Hits that are asked for beyond a page. More: fewer questions are asked again for the sake of equal
+# scores at its end; less: less to sort.
+SPARE = 16
 DIRECTIONS = {models.Direction.ASC: edge.Direction.Asc, models.Direction.DESC: edge.Direction.Desc}
 # Points of the first ask. More: it costs more; less: more asks where few groups have the nearest.
 AT_ONCE = 100
@@ -19,6 +22,23 @@ GROWTH = 5  # and of each further ask, times those of the one before
 # Answers with at most so many points, nearest first, what passes a filter; their payloads have the
 # field by which they are grouped.
 Ask = Callable[[edge.Filter, int], Sequence[Any]]
+
+
+def page_of(
+    met: Sequence[Any], ask: Callable[[int], Sequence[Any]], offset: int, limit: int
+) -> list[Any]:
+    """Return the hits of a page in an order of which every page is a part: equal scores by id.
+
+    The engine returns some of those that are equal, which ones depends on how many it is asked for.
+    So ``met``, the first ``offset + limit + SPARE``, may not end among those that are equal to the
+    last of the page; ``ask`` returns as many as it is asked for.
+    """
+    reach = offset + limit
+    asked = reach + SPARE
+    while len(met) == asked and met[-1].score == met[reach - 1].score:
+        asked *= 2
+        met = ask(asked)
+    return sorted(met, key=lambda hit: (-hit.score, str(hit.id)))[offset:reach]
 
 
 def grouped(ask: Ask, field: str, groups: int, size: int) -> dict[str | int, list[Any]]:

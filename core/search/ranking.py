@@ -106,7 +106,7 @@ class Ranking:
         for id_, moment in self._moments(items, self._reach, ()).items():
             if id_ not in best or moment.score > best[id_].score:
                 best[id_] = moment
-        first = sorted(best.items(), key=lambda each: -each[1].score)
+        first = sorted(best.items(), key=lambda each: (-each[1].score, each[0]))
         return dict(first[: self._reach])
 
     def _explained(self, best: Sequence[tuple[str, Point]]) -> list[Hit]:

@@ -176,6 +176,26 @@ def test_a_condition_that_is_not_known_is_refused(engine: Engine, condition: obj
         engine.count("c", models.Filter(must=[condition]))  # type: ignore[list-item]
 
 
+@pytest.mark.parametrize("copies", [7, 60])
+def test_pages_of_equals_show_each_once(engine: Engine, copies: int) -> None:
+    """However many score the same, pages side by side have each point once, and are one order."""
+    same = [
+        models.PointStruct(id=str(uuid4()), vector={"item": [1.0, 0.5]}, payload={"name": "copy"})
+        for _ in range(copies)
+    ]
+    engine.upsert("c", [*_points("a", "b", "c"), *same])
+
+    def ask(limit: int, offset: int) -> list[str]:
+        asked = models.QueryRequest(query=[1.0, 0.5], using="item", limit=limit, offset=offset)
+        (found,) = engine.query_batch_points("c", [asked])
+        assert all(point["payload"] is None for point in found["points"])
+        return [point["id"] for point in found["points"]]
+
+    pages = [id_ for offset in range(0, copies + 3, 5) for id_ in ask(5, offset)]
+    assert len(set(pages)) == len(pages) == copies + 3
+    assert ask(copies + 3, 0) == pages
+
+
 def test_vectors_of_another_length_are_refused(engine: Engine) -> None:
     """A point that does not fit the collection is an error of whoever wrote it."""
     with pytest.raises(ValueError, match="dim"):

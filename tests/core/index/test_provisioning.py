@@ -14,7 +14,13 @@ from qdrant_client import QdrantClient, models
 from audiofuse.core.errors import Unavailable
 from audiofuse.core.index.collection import AUDIO, Generation, Point
 from audiofuse.core.index.index import GenerationGone, Index, connect
-from audiofuse.core.index.provisioning import MOMENT_INDEXES, PAYLOAD_INDEXES, Layout, provision
+from audiofuse.core.index.provisioning import (
+    MOMENT_INDEXES,
+    PAYLOAD_INDEXES,
+    WINDOWS_KEY,
+    Layout,
+    provision,
+)
 
 AT_ONCE, VERSIONS = 36, 4
 
@@ -181,7 +187,8 @@ class Recorder:
             )
             for field, wanted in {**MOMENT_INDEXES, **PAYLOAD_INDEXES}.items()
         }
-        config = SimpleNamespace(params=models.CollectionParams(**self.params))
+        params = models.CollectionParams(**self.params)
+        config = SimpleNamespace(params=params, metadata={WINDOWS_KEY: []})
         return SimpleNamespace(payload_schema=schema, config=config)
 
     def update_collection(self, _: str, **change: Any) -> None:
@@ -208,7 +215,7 @@ def test_the_graph_of_audio_vectors_is_given_up(
 ) -> None:
     """A collection of an older release stops building what nobody searches, and is asked once."""
     server: Any = Recorder(vectors=_vectors(before))
-    provision(server, Generation("c", "v"), Sizes(), Layout())
+    provision(server, Generation("c", "v"), Sizes(), Layout(), None)
     graphs = [change["vectors_config"][AUDIO].hnsw_config.m for change in server.changes]
     assert graphs == 2 * expected  # of moments and of items
 
@@ -225,7 +232,7 @@ def test_a_write_is_for_most_replicas(
     server: Any = Recorder(
         vectors=vectors, replication_factor=replicas, write_consistency_factor=before
     )
-    provision(server, Generation("c", "v"), Sizes(), Layout())
+    provision(server, Generation("c", "v"), Sizes(), Layout(), None)
     written = [change["collection_params"].write_consistency_factor for change in server.changes]
     assert written == 2 * expected  # of moments and of items
 
