@@ -83,7 +83,7 @@ def _synced(settings: Settings, encoder: Encoder, redis: Redis) -> State:
     generation = index.create("tiny-aaa", encoder)
     syncer = Syncer(
         BucketSide(store, Limits(60, 10**7)),
-        IndexSide(index, generation, letters=letters),
+        IndexSide(index, generation, letters=letters, grid=encoder.config.moments.grid),
         LocalEncoder(encoder),
     )
     for key in filter(is_audio, CONTENT):

@@ -1,5 +1,6 @@
 """``make demo`` does what it shows."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,10 @@ ROOT = Path(__file__).parents[2]
 def test_the_demo_runs_from_drop_to_delete() -> None:
     """The demo indexes every example, finds mute files by listening, and leaves nothing running."""
     script = str(ROOT / "examples" / "demo.py")
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, script], env=os.environ | {"COLUMNS": "160"},  # else paths are cut
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     rooster = done.stdout.split('"a rooster crowing at dawn"')[1].split("field-recording-07.flac")[
         0

@@ -143,7 +143,7 @@ def test_nothing_is_found_by_its_own_description(
     (tmp_path / "schemathesis.toml").write_text(SCHEMATHESIS)
     program = Path(sys.executable).with_name("schemathesis")
     options = ["--exclude-path", "/readyz"]  # whose 503 is an answer
-    options += ["--max-examples", "20", "--seed", "1", "--no-color"]
+    options += ["--max-examples", "10", "--seed", "1", "--no-color"]
     with serving(create_app(searcher, whole)) as url:
         done = subprocess.run(
             [program, "run", f"{url}/openapi.json", *options],
