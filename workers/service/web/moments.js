@@ -1,7 +1,7 @@
 // Where in a longer recording it is heard: a curve of how near each part is, and its best moments.
 
 import { api } from "./api.js";
-import { $, make } from "./dom.js";
+import { $, drawnInView, make } from "./dom.js";
 import { playFrom, timeOf } from "./sound.js";
 import { nameOf } from "./taking/formats.js";
 import { save } from "./taking/taking.js";
@@ -77,16 +77,9 @@ export function clock(seconds) {
 // Curves, one after the other, of what comes into view.
 
 const drawn = new WeakMap(); // hit's element → what was asked
-let drawing = Promise.resolve();
-const seen = new IntersectionObserver((entries) => {
-  for (const { target } of entries.filter((each) => each.isIntersecting)) {
-    seen.unobserve(target);
-    drawing = drawing.then(() => draw(target));
-  }
-}, { rootMargin: "200px" });
+const seen = drawnInView(draw);
 
 async function draw(node) {
-  if (!node.isConnected) return; // other results are shown by now
   const { q, without } = drawn.get(node);
   const asked = new URLSearchParams({ q, ...(without ? { without } : {}) });
   try {

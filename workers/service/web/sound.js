@@ -1,7 +1,7 @@
 // What a hit sounds like: one player for the page, and a waveform for each hit that comes into view.
 
 import { api } from "./api.js";
-import { $ } from "./dom.js";
+import { $, drawnInView } from "./dom.js";
 
 const DRAWN_BYTES = 8e6; // larger files are played, but not drawn
 const BARS = 120;
@@ -109,17 +109,9 @@ function show(node) {
   paint(node, share);
 }
 
-// One after the other, so that a long list does not flood the network.
-let drawing = Promise.resolve();
-const seen = new IntersectionObserver((entries) => {
-  for (const { target } of entries.filter((each) => each.isIntersecting)) {
-    seen.unobserve(target);
-    drawing = drawing.then(() => draw(target));
-  }
-}, { rootMargin: "200px" });
+const seen = drawnInView(draw);
 
 async function draw(node) {
-  if (!node.isConnected) return; // other results are shown by now
   try {
     const bytes = await (await fetch(node.hit.audio_url)).arrayBuffer();
     const decoder = new OfflineAudioContext(1, 1, RATE);
