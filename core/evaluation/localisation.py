@@ -182,7 +182,7 @@ def _moments(heard: Heard, item: float, vector: Floats, slack: float) -> list[Mo
     """Return a recording's moments, at least one: of one that has no windows it is the whole."""
     if not len(heard.spans):
         return [Moment(0.0, heard.duration_s, item)]
-    return best_moments(heard.spans, heard.vectors @ vector, slack=slack)
+    return best_moments(heard.spans, heard.vectors @ vector, slack)
 
 
 def _encode(texts: Sequence[str], encoder: Encoder) -> Floats:

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audiofuse.core.encoder.embeddings import Floats
-from audiofuse.core.model.config import MomentShape
 
 MOST = 3  # moments of one recording; more are seldom looked at
 
@@ -22,9 +21,7 @@ class Moment:
     score: float
 
 
-def best_moments(
-    spans: Spans, scores: Floats, most: int = MOST, slack: float = MomentShape().slack
-) -> list[Moment]:
+def best_moments(spans: Spans, scores: Floats, slack: float, most: int = MOST) -> list[Moment]:
     """Return at most ``most`` moments that do not overlap, best first.
 
     ``scores`` is float ``(windows,)``, the cosines of some or all windows to a question. A moment

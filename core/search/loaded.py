@@ -62,6 +62,11 @@ class LoadedEncoder:
         """Whether items are sums of audio and metadata, so that scores have parts."""
         return self._encoder.fuses_stored_audio
 
+    @property
+    def slack(self) -> float:
+        """How much less than its best window a neighbour may score in one moment."""
+        return self._encoder.config.moments.slack
+
     def explained(self, points: Sequence[Point], query: Floats) -> list[Ranked]:
         """Return points as they are ranked, with their scores and the parts, if there are any."""
         if not points or not self.is_sum:

@@ -108,7 +108,7 @@ class Recordings:
             if anew:
                 ranked = encoder.weighed(points, query, balance)
                 points = [replace(point, score=score) for point, score, _ in ranked]
-            heard[id_] = _joined(points)
+            heard[id_] = _joined(points, encoder.slack)
         return heard
 
     def at(self, generation: Generation, item: Point, at_s: float) -> Point | None:
@@ -146,12 +146,13 @@ def _agrees(moment: Point, item: Mapping[str, Any]) -> bool:
     return bool(state == item.get("moments_state") and number < item["moments"])
 
 
-def _joined(points: Sequence[Point]) -> list[Heard]:
+def _joined(points: Sequence[Point], slack: float) -> list[Heard]:
     """Return the moments that some windows of a recording make, each with its best window."""
     in_order = sorted(points, key=lambda each: each.payload["number"])
     windows = [_moment(each) for each in in_order]
     spans = np.array([(each.start_s, each.end_s) for each in windows]).reshape(-1, 2)
-    moments = best_moments(spans, np.array([each.score for each in windows], np.float32))
+    scores = np.array([each.score for each in windows], np.float32)
+    moments = best_moments(spans, scores, slack)
     return [(moment, in_order[_best(windows, moment)]) for moment in moments]
 
 

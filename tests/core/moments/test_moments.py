@@ -46,10 +46,10 @@ def test_moments_of_overlapping_windows_do_not_overlap() -> None:
 def test_windows_that_are_not_given_end_a_moment() -> None:
     """Of some of the windows, as a search returns the best, only true neighbours are joined."""
     spans = _spans(10)[[2, 3, 5]]
-    found = best_moments(spans, np.array([0.8, 0.8, 0.8], np.float32))
+    found = best_moments(spans, np.array([0.8, 0.8, 0.8], np.float32), slack=0.02)
     assert [(each.start_s, each.end_s) for each in found] == [(10, 20), (25, 30)]
 
 
 def test_a_recording_without_windows_has_no_moment() -> None:
     """Nothing is named where nothing was scored."""
-    assert best_moments(_spans(0), np.zeros(0, np.float32)) == []
+    assert best_moments(_spans(0), np.zeros(0, np.float32), slack=0.02) == []

@@ -12,6 +12,7 @@ from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import ConfigurationError, NotFound, QueryError
 from audiofuse.core.index.index import Generation, Index, Point
 from audiofuse.core.items import moment_id
+from audiofuse.core.model.config import MomentShape
 from audiofuse.core.query import Filter, Question
 from audiofuse.core.search import recordings
 from audiofuse.core.search.hits import Hit
@@ -121,6 +122,15 @@ def test_a_hit_names_its_moments(sounds: Sounds) -> None:
         assert first.start_s <= S * int(np.argmax(windows)) < first.end_s
         scores = [moment.score for moment in hit.moments]
         assert scores == sorted(scores, reverse=True)
+
+
+def test_windows_are_joined_as_the_live_bundle_says(index: Index, tiny_encoder: Encoder) -> None:
+    """With a slack that every window has, a recording is one moment from its start to its end."""
+    config = tiny_encoder.config.model_copy(update={"moments": MomentShape(slack=2)})
+    sounds = Sounds(index, Encoder.random(config, seed=0))
+    sounds.add(3)
+    (hit,) = sounds.find()
+    assert [(moment.start_s, moment.end_s) for moment in hit.moments] == [(0, 3 * S)]
 
 
 def test_the_parts_of_a_score_are_those_of_its_moment(sounds: Sounds) -> None:
