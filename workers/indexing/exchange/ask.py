@@ -51,6 +51,7 @@ def take_cut(ask: Ask, cutting: Cutting, *, wait: bool) -> None:
     with suppress(queue.Empty):
         while cut := ask.cut.get(block=wait):
             cutting.take(cut)
+        ask.cut.put(None)  # whoever looks again, perhaps to wait, must see the end, too
 
 
 def item_of(ask: Ask) -> EncodedItem:
