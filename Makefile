@@ -26,8 +26,10 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	@exec $(BIN)/python examples/demo.py
 
+# Three at once: tests of processes wait more than they compute. In the order of the folders: by the
+# number of their tests, the files of few and long ones would come last, and one by one.
 test: $(READY)
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 check: $(READY)
 	$(BIN)/ruff check .

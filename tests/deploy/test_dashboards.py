@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from bundles import saved_bundle
 
 from audiofuse.core.bundles.bundle import save_bundle
 from audiofuse.core.bundles.registry import open_registry
@@ -117,7 +118,7 @@ def deployment(
     """Run a whole deployment."""
     root = tmp_path_factory.mktemp("dashboards")
     (root / "bucket").mkdir()
-    bundle = save_bundle(tiny_encoder, root, "tiny", "")
+    bundle = saved_bundle(tiny_encoder, root, "tiny", "")
     settings = Settings(
         home=root / "home", bucket=str(root / "bucket"), encoder=bundle, batch_s=40, decoders=1
     )

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bundles import saved_bundle
 from local_encoder import LocalEncoder
 from pydantic import SecretStr
 from redis import Redis
 
-from audiofuse.core.bundles.bundle import save_bundle
 from audiofuse.core.bundles.document import Rollout
 from audiofuse.core.bundles.registry import open_registry
 from audiofuse.core.encoder.encoder import Encoder
@@ -56,7 +56,7 @@ def in_s3(aws_settings: Settings, tiny_encoder: Encoder, tmp_path: Path) -> Sett
         }
     )
     registry = open_registry(settings)
-    version = registry.publish(save_bundle(tiny_encoder, tmp_path / "made", "tiny", "card"))
+    version = registry.publish(saved_bundle(tiny_encoder, tmp_path / "made", "tiny", "card"))
     registry.write(Rollout(live=version), None)
     return settings
 

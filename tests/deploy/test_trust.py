@@ -17,6 +17,7 @@ import boto3
 import botocore.session
 import numpy as np
 import pytest
+from bundles import saved_bundle
 from fastapi import FastAPI
 from kombu import Producer
 from pydantic import SecretStr
@@ -25,7 +26,6 @@ from scripts import load_script
 
 from audiofuse.core.audio.recording import open_recording
 from audiofuse.core.audio.windows import SAMPLE_RATE
-from audiofuse.core.bundles.bundle import save_bundle
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import Reason, Rejected
 from audiofuse.core.index import embedded
@@ -170,7 +170,7 @@ def worker_settings(
     """Return settings of a worker with the smallest encoder, for a folder with one sound."""
     del redis
     (tmp_path / "bucket").mkdir()
-    bundle = save_bundle(tiny_encoder, tmp_path / "encoders", "tiny", "card")
+    bundle = saved_bundle(tiny_encoder, tmp_path / "encoders", "tiny", "card")
     owl = ROOT / "examples" / "sounds" / "animals" / "owl.wav"
     (tmp_path / "bucket" / "owl.wav").write_bytes(owl.read_bytes())
     return Settings(bucket=str(tmp_path / "bucket"), broker_url=valkey_url, encoder=bundle)

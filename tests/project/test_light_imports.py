@@ -1,16 +1,21 @@
 """What needs no GPU starts where there is no PyTorch, and without waiting for any."""
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from bundles import saved_bundle
 
 if TYPE_CHECKING:
     from audiofuse.core.encoder.encoder import Encoder
 
+ROOT = Path(__file__).parents[2]
 BLOCKED = ("torch", "torchaudio", "transformers")
 
 
@@ -37,6 +42,26 @@ def test_what_takes_messages_computes_nothing() -> None:
         _run(f"import audiofuse.workers.indexing.{module}", blocked=blocked)
 
 
+def test_asking_needs_no_more_than_what_is_installed_for_it() -> None:
+    """Without the packages of any extra ``search`` asks, and what needs one says which."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    needed = [*extras["worker"], *extras["local"]]
+    names = [re.split(r"[^\w-]", each)[0].replace("-", "_") for each in needed]
+    names.remove("audiofuse")
+    assert {"celery", "torch", "qdrant_client"} <= {*names}
+    script = (
+        "from audiofuse.workers.commands.main import main; from audiofuse import Client; main()"
+    )
+    for command, code, said in (
+        (["search", "rain"], 1, "no query service answers"),
+        (["worker"], 2, "pip install 'audiofuse[local]'"),
+    ):
+        ended = _ended(script, command, [*names, "sklearn"])
+        assert ended.returncode == code, ended.stderr
+        assert said in ended.stderr
+
+
 # What a worker does with a bundle on a CPU, and a query service with a question.
 INDEXING = """
 import numpy as np
@@ -60,9 +85,7 @@ assert not {"torch", "transformers", "onnx"} & {n for n, m in sys.modules.items(
 
 def test_a_cpu_indexes_and_searches_without_torch(tiny_encoder: "Encoder", tmp_path: Path) -> None:
     """On a CPU a sound is encoded, fused and asked for, though PyTorch cannot be imported."""
-    from audiofuse.core.bundles.bundle import save_bundle
-
-    _run(INDEXING, save_bundle(tiny_encoder, tmp_path, "tiny", ""))
+    _run(INDEXING, saved_bundle(tiny_encoder, tmp_path, "tiny", ""))
 
 
 def test_onnx_runtime_tells_nobody_what_is_run(tmp_path: Path) -> None:
@@ -75,8 +98,17 @@ def test_onnx_runtime_tells_nobody_what_is_run(tmp_path: Path) -> None:
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def _run(script: str, *arguments: Path, blocked: tuple[str, ...] = BLOCKED) -> None:
-    block = f"import sys; sys.modules.update(dict.fromkeys({blocked}))\n"
-    command = [sys.executable, "-c", block + script, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def _run(script: str, *arguments: Path, blocked: Sequence[str] = BLOCKED) -> None:
+    done = _ended(script, list(map(str, arguments)), blocked)
     assert done.returncode == 0, done.stderr
+
+
+def _ended(
+    script: str, arguments: Sequence[str], blocked: Sequence[str]
+) -> "subprocess.CompletedProcess[str]":
+    block = f"import sys; sys.modules.update(dict.fromkeys({blocked}))\n"
+    command = [sys.executable, "-c", block + script, *arguments]
+    nowhere = {"AUDIOFUSE_SEARCH_URL": "http://127.0.0.1:9"}
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | nowhere
+    )

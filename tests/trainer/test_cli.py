@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from bundles import saved_bundle
 
-from audiofuse.core.bundles.bundle import load_bundle, save_bundle
+from audiofuse.core.bundles.bundle import load_bundle
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.evaluation.evaluation import QueryScores
@@ -76,7 +77,7 @@ def test_a_bucket_becomes_a_better_documented_bundle(
 ) -> None:
     """``fit`` on a bucket writes a bundle that loads, with metrics and card, and a page."""
     (bucket / "broken.wav").write_text("no sound")
-    start = save_bundle(tiny_encoder, tmp_path, "tiny", "")
+    start = saved_bundle(tiny_encoder, tmp_path, "tiny", "")
     run = tmp_path / "run"
     options = ("--epochs", "1", "--batch-size", "4", "--crop-s", "2", "--name", "mine")
     done = train("fit", bucket, "--run", run, "--start", start, *options)

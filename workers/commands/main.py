@@ -223,6 +223,10 @@ def main() -> None:
         _fail("\n".join(_explain_settings(error)), USAGE)
     except (AudiofuseError, RedisError) as error:
         _fail(str(error), FAILURE)
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.split(".")[0] == "audiofuse":
+            raise
+        _fail(f"{error}; what runs a deployment needs: pip install 'audiofuse[local]'", USAGE)
 
 
 def _explain_settings(error: ValidationError) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bundles import saved_bundle
 
 from audiofuse.core.bundles.bundle import load_bundle, save_bundle
 from audiofuse.core.bundles.document import Rollout
@@ -176,7 +177,7 @@ def _while(switch: Callable[[int], None], jobs: list[Callable[[], None]]) -> Non
 @pytest.fixture
 def bundle(tiny_encoder: Encoder, tmp_path: Path) -> Path:
     """Return a bundle of the tiny encoder."""
-    return save_bundle(tiny_encoder, tmp_path, "tiny", "")
+    return saved_bundle(tiny_encoder, tmp_path, "tiny", "")
 
 
 def test_the_service_begins_with_its_own_encoder(bundle: Path) -> None:

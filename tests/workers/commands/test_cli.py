@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from bundles import saved_bundle
 from click.testing import Result
 from redis import Redis
 from typer.testing import CliRunner
@@ -232,9 +233,7 @@ def test_purging_asks_first(letters: DeadLetters) -> None:
 
 def test_evaluate_prints_every_metric(tmp_path: Path, tiny_encoder: "Encoder") -> None:
     """A bundle is scored on the queries of a split, as JSON and as a table, by each way to rank."""
-    from audiofuse.core.bundles.bundle import save_bundle
-
-    bundle = save_bundle(tiny_encoder, tmp_path, "tiny", "A card.")
+    bundle = saved_bundle(tiny_encoder, tmp_path, "tiny", "A card.")
     rows = [
         {"audio": str(SOUNDS / "animals/owl.wav"), "split": "val", "queries": [{"text": "an owl"}]},
         {"audio": str(SOUNDS / "animals/crow.flac"), "split": "train", "title": "crow"},
@@ -254,9 +253,7 @@ def test_evaluate_prints_every_metric(tmp_path: Path, tiny_encoder: "Encoder") -
 
 def test_evaluate_follows_a_benchmark(tmp_path: Path, tiny_encoder: "Encoder") -> None:
     """ClothoV2's evaluation split is scored alone, and by DCASE 2025's relevant sounds."""
-    from audiofuse.core.bundles.bundle import save_bundle
-
-    bundle = save_bundle(tiny_encoder, tmp_path, "tiny", "A card.")
+    bundle = saved_bundle(tiny_encoder, tmp_path, "tiny", "A card.")
     for split, names in {
         "development": ["owl.wav"],
         "evaluation": ["crow.flac", "owl.wav"],

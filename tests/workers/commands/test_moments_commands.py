@@ -3,17 +3,17 @@
 import json
 from pathlib import Path
 
+from bundles import saved_bundle
 from made_sounds import noise, tone, write_wav
 from typer.testing import CliRunner
 
-from audiofuse.core.bundles.bundle import save_bundle
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.workers.commands.main import cli
 
 
 def test_what_is_composed_is_evaluated(tmp_path: Path, tiny_encoder: Encoder) -> None:
     """Recordings made of clips are scored by items and by moments, as JSON and as tables."""
-    bundle = save_bundle(tiny_encoder, tmp_path, "tiny", "A card.")
+    bundle = saved_bundle(tiny_encoder, tmp_path, "tiny", "A card.")
     rows = []
     for label, sound in {"rain": noise(2), "dog": tone(1), "cat": tone(1, 900)}.items():
         write_wav(tmp_path / f"{label}.wav", sound)

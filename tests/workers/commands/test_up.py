@@ -12,8 +12,8 @@ from typing import Any
 
 import psutil
 import pytest
+from bundles import saved_bundle
 
-from audiofuse.core.bundles.bundle import save_bundle
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.settings import PREFIX
 
@@ -40,7 +40,7 @@ def test_up_tells_how_it_goes(
     shutil.copytree(SOUNDS, bucket)
     sounds = sum(path.suffix != ".json" for path in bucket.iterdir())
     (bucket / "bad.wav").write_text("no sound")
-    encoder = save_bundle(tiny_encoder, tmp_path, "tiny", "")
+    encoder = saved_bundle(tiny_encoder, tmp_path, "tiny", "")
     environment = os.environ | {PREFIX + "HOME": str(home), PREFIX + "ENCODER": str(encoder)}
     with log.open("wb") as file:
         up = subprocess.Popen([*UP, str(bucket)], env=environment, stdout=file, stderr=file)

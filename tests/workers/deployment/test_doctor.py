@@ -8,11 +8,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from bundles import saved_bundle
 from fastapi import FastAPI
 from redis import Redis
 from typer.testing import CliRunner
 
-from audiofuse.core.bundles.bundle import save_bundle
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import Unavailable
 from audiofuse.core.index.embedded import create_app
@@ -40,7 +40,7 @@ def running(
     """Return the settings of a deployment with one sound, nothing indexed yet."""
     (tmp_path / "bucket").mkdir()
     (tmp_path / "bucket" / "rain.wav").touch()
-    bundle = save_bundle(tiny_encoder, tmp_path, "tiny", "")
+    bundle = saved_bundle(tiny_encoder, tmp_path, "tiny", "")
     with serving(create_app(engine, KEY)) as url:
         yield Settings.model_validate({
             "bucket": str(tmp_path / "bucket"), "encoder": bundle, "broker_url": valkey_url,

@@ -16,8 +16,8 @@ from typing import Any
 
 import psutil
 import pytest
+from bundles import saved_bundle
 
-from audiofuse.core.bundles.bundle import save_bundle
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.settings import PREFIX, Settings
@@ -188,7 +188,7 @@ def test_a_second_deployment_in_the_same_home_is_refused(deployment: LocalDeploy
 def small(tmp_path: Path, tiny_encoder: Encoder) -> Settings:
     """Return settings of a deployment that starts fast, for an empty bucket."""
     (tmp_path / "bucket").mkdir()
-    bundle = save_bundle(tiny_encoder, tmp_path, "tiny", "")
+    bundle = saved_bundle(tiny_encoder, tmp_path, "tiny", "")
     return Settings(home=tmp_path / "home", bucket=str(tmp_path / "bucket"), encoder=bundle)
 
 

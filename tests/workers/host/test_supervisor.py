@@ -13,11 +13,11 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from bundles import saved_bundle
 from fastapi import FastAPI
 from pydantic import SecretStr
 from redis import Redis
 
-from audiofuse.core.bundles.bundle import save_bundle
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.index import embedded
 from audiofuse.core.index.index import connect_embedded, open_index
@@ -111,7 +111,7 @@ def host(
             broker_url=SecretStr(valkey_url),
             qdrant_url=url,
             qdrant_api_key=SecretStr("key"),
-            encoder=save_bundle(tiny_encoder, root / "encoders", "tiny", "card"),
+            encoder=saved_bundle(tiny_encoder, root / "encoders", "tiny", "card"),
             device="cpu",
             index_name="host",
             processes=PROCESSES,

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from bundles import saved_bundle
 from celery import Celery
 from devices import device_in_threads
 from fastapi import FastAPI
@@ -21,7 +22,6 @@ from pydantic import SecretStr
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from audiofuse.core.bundles.bundle import save_bundle
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.index import embedded
 from audiofuse.core.index.index import connect_embedded, open_index
@@ -147,7 +147,7 @@ def citizen(
             qdrant_url=url,
             qdrant_api_key=SecretStr("key"),
             index_name="citizen",
-            encoder=save_bundle(tiny_encoder, root / "encoders", "tiny", "card"),
+            encoder=saved_bundle(tiny_encoder, root / "encoders", "tiny", "card"),
             device_socket=root / "device",
             decoders=1,
             redelivery_s=60,  # nothing comes again by itself

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bundles import saved_bundle
 from fastapi import FastAPI
 from pydantic import SecretStr
 from redis import Redis
 
-from audiofuse.core.bundles.bundle import save_bundle
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.index import embedded
 from audiofuse.core.index.index import Index, connect_embedded, open_index
@@ -48,7 +48,7 @@ def settings(
             broker_url=SecretStr(valkey_url),
             qdrant_url=url,
             qdrant_api_key=SecretStr("key"),
-            encoder=save_bundle(tiny_encoder, tmp_path / "encoders", "tiny", "card"),
+            encoder=saved_bundle(tiny_encoder, tmp_path / "encoders", "tiny", "card"),
             decoders=1,
             in_hand=8,
             redelivery_s=5,

@@ -16,11 +16,11 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+from bundles import saved_bundle
 from devices import device_in_threads, listening_at, start_device
 from redis import Redis
 
 from audiofuse.core.audio.recording import open_recording
-from audiofuse.core.bundles.bundle import save_bundle
 from audiofuse.core.bundles.loading import load_folder
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import ConfigurationError, Unavailable
@@ -159,7 +159,7 @@ def rig(
         qdrant_url=index_url,
         qdrant_api_key="secret",
         index_name=f"index-{random.randrange(10**9)}",
-        encoder=save_bundle(tiny_encoder, tmp_path, "tiny", ""),
+        encoder=saved_bundle(tiny_encoder, tmp_path, "tiny", ""),
         redelivery_s=REDELIVERY_S,
         decoders=2,
         in_hand=40,

@@ -9,10 +9,10 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from bundles import saved_bundle
 from redis import Redis
 from typer.testing import CliRunner
 
-from audiofuse.core.bundles.bundle import save_bundle
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import AudiofuseError
 from audiofuse.core.index.index import open_index
@@ -77,7 +77,7 @@ def world(
     settings = Settings(
         home=root / "home", bucket=f"s3://sounds-{uuid4().hex[:8]}", s3_endpoint_url=aws_url,
         s3_access_key_id="test", s3_secret_access_key="test", decoders=2,
-        encoder=save_bundle(tiny_encoder, root, "tiny", ""),
+        encoder=saved_bundle(tiny_encoder, root, "tiny", ""),
     )  # fmt: skip
     sqs, bucket = s3_client(settings, "sqs"), settings.bucket.removeprefix("s3://")
     url = sqs.create_queue(QueueName=bucket)["QueueUrl"]

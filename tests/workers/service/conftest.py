@@ -7,10 +7,10 @@ from typing import Any
 
 import httpx
 import pytest
+from bundles import saved_bundle
 from fastapi.testclient import TestClient
 from local_encoder import LocalEncoder
 
-from audiofuse.core.bundles.bundle import save_bundle
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.index.index import Index, connect_embedded
@@ -43,7 +43,7 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def version(tiny_encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the bundle of the encoder that the service has."""
-    return save_bundle(tiny_encoder, tmp_path_factory.mktemp("bundles"), "tiny", "")
+    return saved_bundle(tiny_encoder, tmp_path_factory.mktemp("bundles"), "tiny", "")
 
 
 @pytest.fixture(scope="session")

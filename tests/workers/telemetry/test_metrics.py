@@ -15,13 +15,13 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from bundles import saved_bundle
 from fastapi import FastAPI, Request
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 from pydantic import SecretStr
 
-from audiofuse.core.bundles.bundle import save_bundle
 from audiofuse.core.bundles.document import Phase
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import Reason
@@ -162,7 +162,7 @@ def deployment(
     It logs as much as can be, traces everything, and every process knows every secret.
     """
     root = tmp_path_factory.mktemp("deployment")
-    bundle = save_bundle(tiny_encoder, root, "tiny", "")
+    bundle = saved_bundle(tiny_encoder, root, "tiny", "")
     bucket = root / "bucket"
     bucket.mkdir()
     settings = Settings(

@@ -11,13 +11,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from bundles import saved_bundle
 from devices import device_in_threads
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from redis import Redis
 
-from audiofuse.core.bundles.bundle import save_bundle
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.index.index import Index, connect_embedded
@@ -65,7 +65,7 @@ def settle(
     generation = index.create("tiny-1", tiny_encoder)
     decoders = Decoders(1, 30, tell=lambda s, _: happened("decode", s))
     points = BatchedIndex(index, generation)
-    bundle = save_bundle(tiny_encoder, tmp_path, "tiny", "")
+    bundle = saved_bundle(tiny_encoder, tmp_path, "tiny", "")
     settings, where = Settings(encoder=bundle, device="cpu", batch_s=10), tmp_path / "device"
     with device_in_threads(settings, where), closing(DeviceClient(where, Slab(1), int)) as device:
         syncer = Syncer(

@@ -21,11 +21,11 @@ from rich.text import Text
 
 from audiofuse.core.bundles.document import Step
 from audiofuse.workers.commands.terminal.screen import OneLine
-from audiofuse.workers.queue.dead_letters import DeadLetter
 
-if TYPE_CHECKING:  # which loads torch
+if TYPE_CHECKING:  # what asking a service needs not, and may not have
     from audiofuse.core.evaluation.intervals import Estimate
     from audiofuse.workers.deployment.doctor import Check
+    from audiofuse.workers.queue.dead_letters import DeadLetter
 
 T = TypeVar("T")
 Cell = str | Text | OneLine
@@ -111,7 +111,7 @@ def drops_table(seconds: Mapping[str, float], errors: Mapping[str, str]) -> Tabl
     return _table("", ("file", ">seconds until searchable", "what went wrong"), rows)
 
 
-def letters_table(title: str, letters: Iterable[DeadLetter]) -> Table:
+def letters_table(title: str, letters: "Iterable[DeadLetter]") -> Table:
     """Show what is wrong with which object, newest first."""
     rows = (
         (

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from bundles import saved_bundle
 from devices import device_in_threads, listening_at, start_device
 
 from audiofuse.core.audio.windows import SAMPLE_RATE, WINDOW_SAMPLES, Samples
@@ -71,7 +72,7 @@ class Side:
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Encoder) -> Settings:
     """Return settings with a tiny encoder."""
-    bundle = save_bundle(tiny_encoder, tmp_path_factory.mktemp("encoders"), "tiny", "")
+    bundle = saved_bundle(tiny_encoder, tmp_path_factory.mktemp("encoders"), "tiny", "")
     return Settings(encoder=bundle, device="cpu", batch_s=40)
 
 
