@@ -103,7 +103,10 @@ def create_app(
     ``towers`` are the query towers as files, if somebody else looks after them. Without an
     ``explainer`` nothing says why an object is not found.
     """
-    app = FastAPI(title="audiofuse", version="1", docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="audiofuse", version="1", docs_url=None, redoc_url=None, servers=[{"url": "/"}],
+        generate_unique_id_function=lambda route: route.name,  # as generated clients call them
+    )  # fmt: skip
     links, keys = Links(open_store(settings) if settings.bucket else None), Keys(settings.api_keys)
     questions, towers = Questions(), towers or PackedTowers(partial(locate, settings))
     needs_key = [Security(HTTPBearer(auto_error=False))] if keys else []  # said in OpenAPI

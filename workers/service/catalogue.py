@@ -26,7 +26,7 @@ from audiofuse.workers.service.admission.guard import Right
 from audiofuse.workers.service.admission.problems import ANY, Refusal, answers
 from audiofuse.workers.service.admission.questions import Questions
 from audiofuse.workers.service.audio import Links
-from audiofuse.workers.service.models import Id, ItemAnswer, Where, shown
+from audiofuse.workers.service.models import Id, ItemAnswer, Payload, Where, shown
 from audiofuse.workers.service.routes import Answers
 
 log = logging.getLogger(__name__)
@@ -239,7 +239,7 @@ class Exported(BaseModel):
 
     id: str
     key: str
-    payload: dict[str, Any]
+    payload: Payload
 
 
 class Exports:

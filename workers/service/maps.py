@@ -52,7 +52,7 @@ def map_routes(searcher: Searcher, questions: Questions) -> APIRouter:
     router = APIRouter(tags=["catalogue"], prefix="/v1", responses=ANY)
     maps = Maps(searcher)
 
-    @router.get("/map", response_model=MapAnswer)
+    @router.get("/map", response_model=MapAnswer, name="map")
     async def look(
         known: Annotated[int, Query(ge=0, description="Number of the map that is known.")] = 0,
     ) -> Response:

@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from audiofuse.core.feedback.verdicts import Opinion
 from audiofuse.core.moments.moments import Moment
@@ -204,6 +204,33 @@ class TimelineAnswer(BaseModel):
         return cls(encoder=timeline.encoder, windows=list(map(MomentAnswer.of, timeline.windows)))
 
 
+class PayloadFields(BaseModel):
+    """What is kept of an item. Releases may add to it; ``extra`` comes on demand only."""
+
+    model_config = ConfigDict(extra="allow")
+    bucket: str
+    key: str
+    etag: str
+    modified: int = Field(description="When the object was modified: Unix time in milliseconds.")
+    size: int = Field(description="Bytes.")
+    title: str
+    description: str
+    keywords: list[str]
+    labels: list[str]
+    has_text: Literal["yes", "no"]
+    encoder: str
+    duration_s: float
+    sample_rate: int
+    channels: int
+    content_hash: str
+    moments: int = 0
+    indexed_at: int = Field(0, description="Unix time in milliseconds.")
+
+
+# Told as it is kept: to check each hit against its description would take longer than to send it.
+Payload = Annotated[dict[str, Any], WithJsonSchema(PayloadFields.model_json_schema())]
+
+
 class HitAnswer(BaseModel):
     """An item found; ``audio`` and ``metadata`` add up to ``score``, the cosine."""
 
@@ -222,7 +249,7 @@ class HitAnswer(BaseModel):
         description="Where it lies: its S3 URI, or its path where the bucket is a folder.",
         examples=["s3://sounds/field/rain.wav"],
     )
-    payload: dict[str, Any]
+    payload: Payload
 
     @classmethod
     def of(cls, hit: Hit, audio_url: str | None, location: str | None) -> Self:
@@ -248,7 +275,7 @@ class ItemAnswer(BaseModel):
     key: str
     audio_url: str | None
     location: str | None
-    payload: dict[str, Any]
+    payload: Payload
 
 
 class SelectionAnswer(BaseModel):

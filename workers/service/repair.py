@@ -144,7 +144,7 @@ def repair_routes(repair: Repair | None, questions: Questions) -> APIRouter:
             raise Refusal(404, "not-found", "this service knows no bucket: set AUDIOFUSE_BUCKET")
         return repair
 
-    @router.get("", response_model=RejectedAnswer)
+    @router.get("", response_model=RejectedAnswer, name="rejected")
     async def look(request: Request, asked: Annotated[RejectedQuery, Query()]) -> Response:
         """Return which objects were rejected and why, the newest first."""
         work = partial(allowed(request).look, asked, request)

@@ -7,8 +7,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import aiopenapi3
 import anyio
 import pytest
+from aiopenapi3.errors import HTTPClientError
 from fastapi import FastAPI
 from mcp import StdioServerParameters
 from mcp.client.client import Client as McpClient
@@ -181,3 +183,20 @@ def test_a_large_sound_is_heard_by_its_link(
     refused = anyio.run(run)
     assert refused.is_error
     assert "audio_url" in refused.content[0].text
+
+
+def test_a_client_made_of_the_description_asks(url: str) -> None:
+    """Operations have names to call them by; answers are typed, and refusals are errors."""
+    made = aiopenapi3.OpenAPI.load_sync(f"{url}/openapi.json")
+    made.authenticate(HTTPBearer=KEY)
+    ask = made._
+    found = ask.search(parameters={"q": "a gong", "limit": 2}).hits
+    assert len(found) == 2
+    assert isinstance(found[0].payload.keywords, list)
+    by_all = ask.search_by_all(data={"q": "a gong", "limit": 2}).hits
+    assert [hit.id for hit in by_all] == [hit.id for hit in found]
+    item = ask.item(parameters={"id": found[0].id})
+    assert (item.key, item.payload.duration_s) == (found[0].key, found[0].payload.duration_s)
+    with pytest.raises(HTTPClientError) as refused:
+        ask.item(parameters={"id": NOBODY})
+    assert refused.value.status_code == 404
