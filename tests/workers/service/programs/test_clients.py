@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -11,36 +10,19 @@ import aiopenapi3
 import anyio
 import pytest
 from aiopenapi3.errors import HTTPClientError
-from fastapi import FastAPI
 from mcp import StdioServerParameters
 from mcp.client.client import Client as McpClient
 from mcp.client.stdio import stdio_client
 
 import audiofuse
 from audiofuse.core.errors import ConfigurationError, NotFound, QueryError, Unavailable
-from audiofuse.core.search.search import Searcher
-from audiofuse.core.settings import Settings
 from audiofuse.workers.deployment.local import free_port
 from audiofuse.workers.programs.client import AsyncClient, Client
 from audiofuse.workers.programs.hits import Sound, Sounds
-from audiofuse.workers.service.app import create_app
 
 KEY = "k" * 16
 NOBODY = "00000000-0000-0000-0000-000000000000"
 GONG = "music/gong.ogg"
-
-
-@pytest.fixture(scope="module")
-def url(
-    searcher: Searcher, bucket: Path, version: Path,
-    serving: Callable[[FastAPI], AbstractContextManager[str]],
-) -> Iterator[str]:  # fmt: skip
-    """Serve four sounds to whoever has the key."""
-    settings = Settings.model_validate(
-        {"bucket": str(bucket), "encoder": version, "api_keys": f"ann:{KEY}"}
-    )
-    with serving(create_app(searcher, settings)) as url:
-        yield url
 
 
 @pytest.fixture
