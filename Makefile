@@ -1,13 +1,13 @@
 # make demo | test | check | soak | chaos | rollout | drill | proof-compose | paper | dashboards | up BUCKET=folder | clean
 #      bench-encoder | bench-query | bench-page | bench-worker | bench-gpu | bench-backlog | bench-recordings
-#      bench-moments | bench-reconcile | bench-train | audit | sbom | compose-env | docs | pictures
+#      bench-moments | bench-reconcile | bench-relevance | bench-train | audit | sbom | compose-env | docs | pictures
 
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format soak chaos rollout drill proof-compose paper dashboards bench-encoder bench-query bench-page bench-worker bench-gpu bench-backlog bench-recordings bench-moments bench-reconcile bench-train audit sbom compose-env docs pictures up clean setup constraints
+.PHONY: demo test check format soak chaos rollout drill proof-compose paper dashboards bench-encoder bench-query bench-page bench-worker bench-gpu bench-backlog bench-recordings bench-moments bench-reconcile bench-relevance bench-train audit sbom compose-env docs pictures up clean setup constraints
 
 setup: $(READY)
 
@@ -66,6 +66,10 @@ bench-moments: $(READY)
 
 bench-backlog: $(READY)
 	$(BIN)/python tests/benchmarks/backlog.py
+
+# The sounds and sentences of ARGS=MANIFEST, by default ../shared/data/human.jsonl.
+bench-relevance: $(READY)
+	$(BIN)/python tests/benchmarks/relevance.py $(ARGS)
 
 bench-reconcile: $(READY)
 	$(BIN)/python tests/benchmarks/reconcile.py

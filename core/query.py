@@ -93,8 +93,9 @@ class Question:
     0, audio alone, to 1, metadata alone; without one a sound alone is compared with sounds alone,
     and all else as the encoder adds them. ``unique`` shows sounds of the same content once. Where
     the index cannot rank so by itself, its ``CANDIDATES`` nearest items, and as many recordings by
-    their nearest moments, are ranked anew. ``extra`` has hits tell what else their sidecars say,
-    which may be long.
+    their nearest moments, are ranked anew; of these ``min_relevance``, from 0 to 1, leaves
+    out what is less probably meant, which is known of questions by words alone. ``extra`` has hits
+    tell what else their sidecars say, which may be long.
     """
 
     text: str = ""
@@ -109,6 +110,7 @@ class Question:
     unique: bool = False
     extra: bool = False
     moments: bool = False
+    min_relevance: float | None = None
 
     def __post_init__(self) -> None:
         """Raise ``QueryError`` if this is no question."""
@@ -122,13 +124,31 @@ class Question:
             raise QueryError("at_s is a second of the item that hits are like, from 0 on")
         if self.balance is not None and not 0 <= self.balance <= 1:
             raise QueryError(f"balance must be from 0 to 1, not {self.balance}")
+        self._check_relevance()
         if not 1 <= self.limit <= MAX_LIMIT:
             raise QueryError(f"limit must be from 1 to {MAX_LIMIT}, not {self.limit}")
         if self.offset < 0:
             raise QueryError(f"offset must be at least 0, not {self.offset}")
-        depth = CANDIDATES if self.ranks_anew or self.moments else MAX_DEPTH
+        chooses = self.ranks_anew or self.moments or self.min_relevance is not None
+        depth = CANDIDATES if chooses else MAX_DEPTH
         if self.offset + self.limit > depth:
             raise QueryError(f"offset and limit reach beyond {depth} hits: narrow the question")
+
+    def _check_relevance(self) -> None:
+        if self.min_relevance is None:
+            return
+        if not 0 <= self.min_relevance <= 1:
+            raise QueryError(f"min_relevance must be from 0 to 1, not {self.min_relevance}")
+        if not self.is_by_words:
+            raise QueryError(
+                "min_relevance goes with words alone: no sound, no item, no `without`, no balance"
+            )
+
+    @property
+    def is_by_words(self) -> bool:
+        """Whether words alone are asked for, as the encoder compares them."""
+        others = self.sound or self.like or self.without
+        return not others and self.weight_of_metadata == EVEN
 
     @property
     def ranks_anew(self) -> bool:

@@ -28,12 +28,13 @@ from audiofuse.core.bundles.manifest import CARD, METRICS
 from audiofuse.core.bundles.registry import open_registry
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.encoder.inference import use_cpus
-from audiofuse.core.encoder.starting import TRAINED, save_trained
+from audiofuse.core.encoder.starting import RELEVANCE, TRAINED, save_trained
 from audiofuse.core.errors import AudiofuseError, ConfigurationError
 from audiofuse.core.evaluation.clips import VAL
 from audiofuse.core.evaluation.evaluation import HYBRID, evaluate
 from audiofuse.core.model.config import Fusion
 from audiofuse.core.settings import Settings
+from audiofuse.trainer.calibrate import calibrate
 from audiofuse.trainer.data.batches import Example, Examples, training_rows
 from audiofuse.trainer.data.corpus import Corpus, Division, prepare_corpus
 from audiofuse.trainer.data.gallery import encode_cached, score_kind
@@ -52,6 +53,7 @@ from audiofuse.trainer.study.grid import (
 from audiofuse.trainer.study.paper import Callbacks, run_grid
 from audiofuse.trainer.study.results import REPORT, compare_on, training_card, write_results
 from audiofuse.trainer.study.tables import as_markdown, claims_table, grid_table
+from audiofuse.trainer.training.calibration import after_training
 from audiofuse.trainer.training.config import FitConfig
 from audiofuse.trainer.training.default import CONFIG as DEFAULT_CONFIG
 from audiofuse.trainer.training.default import default_task
@@ -130,8 +132,9 @@ def fit(
     if world()[0] == 0:
         systems = compare_on(corpus, {name: encoder} | others, device)
         assessment = write_results(run, name, systems, corpus)
+        encoder, told = after_training(encoder, corpus)
         encoder.model.cpu()
-        card = training_card(name, corpus.train, config)
+        card = f"{training_card(name, corpus.train, config)}\n{told}"
         bundle = save_bundle(encoder, out or run, name, card, assessment.as_dict())
         for other in others:
             _say_verdict(assessment, name, other)
@@ -186,6 +189,9 @@ def publish(
             card, metrics = (bundle / CARD).read_text(), json.loads((bundle / METRICS).read_text())
             bundle = save_bundle(encoder, Path(folder), name, card, metrics)
         typer.echo(open_registry(settings).publish(bundle))
+
+
+cli.command()(calibrate)
 
 
 @cli.command()
@@ -258,7 +264,8 @@ def train_default(
     """Make the encoder that the product ships, anew.
 
     It learns from those sounds whose licence permits shipping the result. The others judge it after
-    each epoch, if they have queries; nothing is chosen by that.
+    each epoch, if they have queries; nothing is chosen by that. What the scores of the one before
+    meant is forgotten: `audiofuse-train calibrate --shipped` tells it anew.
     """
     settings = Settings()
     corpus = _corpus(sources, settings, cache, Division())
@@ -266,6 +273,8 @@ def train_default(
     task = replace(task, show=_show, say=typer.echo)
     Fit(encoder, task, DEFAULT_CONFIG, run).run(resume=resume)
     save_trained(encoder, out)
+    if out == TRAINED:
+        RELEVANCE.unlink(missing_ok=True)
     typer.echo(out)
 
 

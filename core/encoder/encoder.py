@@ -8,6 +8,7 @@ Everybody encodes by one of three ways in: ``encode_audio``, ``encode_text`` (``
 reads with the metadata's tower) and ``fuse``. Training has the model itself.
 """
 
+import copy
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Self
@@ -25,6 +26,7 @@ from audiofuse.core.encoder.processing import (
 )
 from audiofuse.core.encoder.runtime import Runtime
 from audiofuse.core.model.config import EncoderConfig
+from audiofuse.core.model.relevance import Relevance
 
 if TYPE_CHECKING:  # what computes is imported where an encoder is built, not where it is asked
     from transformers import PreTrainedTokenizerBase
@@ -87,6 +89,12 @@ class Encoder:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return cls.around(HybridEncoder.build(config), character_tokenizer())
+
+    def with_relevance(self, relevance: Relevance | None) -> Self:
+        """Return the encoder, by the same weights, with another calibration or with none."""
+        other = copy.copy(self)
+        other.config = self.config.model_copy(update={"relevance": relevance})
+        return other
 
     @property
     def model(self) -> "HybridEncoder":

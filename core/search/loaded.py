@@ -14,6 +14,7 @@ from audiofuse.core.encoder.embeddings import Floats, unit
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import QueryError
 from audiofuse.core.index.index import Point
+from audiofuse.core.model.relevance import Relevance
 from audiofuse.core.query import EVEN
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,11 @@ class LoadedEncoder:
     def runs_on(self) -> str:
         """What computes; see ``Encoder``."""
         return self._encoder.runs_on
+
+    @property
+    def relevance(self) -> Relevance | None:
+        """What its scores mean, if that is known."""
+        return self._encoder.config.relevance
 
     @property
     def is_sum(self) -> bool:

@@ -30,6 +30,7 @@ from audiofuse.core.retrying import BackOff, retry
 from audiofuse.core.search.answering import Answering
 from audiofuse.core.search.hits import Found, Timeline
 from audiofuse.core.search.loaded import LoadedEncoder, LoadedEncoders
+from audiofuse.core.search.relevance import judged, widened
 from audiofuse.core.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -150,9 +151,10 @@ class Searcher:
             return work(*chosen) if (chosen := self._choose()) else None
 
     def _search(self, generation: Generation, encoder: LoadedEncoder, question: Question) -> Found:
+        asked = widened(question, encoder.relevance)
         query = self._query(generation, encoder, question)
-        hits = self._answering.hits(generation, encoder, question, query)
-        return Found(generation.version, hits)
+        hits = self._answering.hits(generation, encoder, asked, query)
+        return Found(generation.version, *judged(hits, question, encoder.relevance))
 
     def _query(self, generation: Generation, encoder: LoadedEncoder, question: Question) -> Floats:
         """Return the one vector ``(dim,)`` that a question comes down to, of unit length."""

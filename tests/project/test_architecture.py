@@ -72,7 +72,7 @@ HOMES = {  # one outside library has few homes
     "onnx": {"core/encoder"},
     "onnxruntime": {"core/encoder"},
     "tokenizers": {"core/encoder"},
-    "sklearn": {"core/search"},
+    "sklearn": {"core/search", "trainer/training"},
     "prometheus_client": {"workers/telemetry", "workers/deployment"},
     "opentelemetry": {"workers/telemetry"},
 }
@@ -87,6 +87,7 @@ LIGHT = (  # what processes reach before a GPU, or a bundle without graphs, asks
     "core/bundles/loading",
     "core/model/config",
     "core/model/mel",
+    "core/model/relevance",
     "core/encoder/processing",
     "core/encoder/embeddings",
     "core/encoder/encoder",

@@ -2,5 +2,5 @@
 
 ``start`` (what is trained), ``augment`` (masks and jitter), ``config`` (every option), ``loss``
 (NT-Xent), ``step``, ``memory`` (how much of a batch at once), ``fit`` (epochs, checkpoints),
-``default`` (the shipped encoder's recipe).
+``default`` (the shipped encoder's recipe), ``calibration`` (what scores mean).
 """

@@ -36,6 +36,9 @@ def search(
     balance: Annotated[
         float | None, typer.Option(min=0, max=1, help="0: audio alone counts, 1: metadata alone.")
     ] = None,
+    min_relevance: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Least probability that a hit is meant.")
+    ] = None,
     keyword: Tags = None,
     label: Annotated[list[str] | None, typer.Option(help="A label that hits have.")] = None,
     min_duration: Annotated[float | None, typer.Option(min=0, help="Seconds.")] = None,
@@ -62,7 +65,7 @@ def search(
 ) -> None:
     """Find sounds by a sentence, by a sound (--sound), by an item (--like), or by several."""
     from audiofuse.workers.commands.terminal.display import hits_table
-    from audiofuse.workers.service.client import Access, find
+    from audiofuse.workers.service.client import Access, answer
 
     if query or not (sound or like):
         check_words(query)
@@ -72,7 +75,8 @@ def search(
         raise QueryError("--at is a second of the item that --like names")
     current = Settings()
     options: dict[str, Any] = {
-        "q": query, "without": without, "balance": balance, "keyword": keyword, "label": label,
+        "q": query, "without": without, "balance": balance,
+        "min_relevance": min_relevance, "keyword": keyword, "label": label,
         "min_duration": min_duration, "max_duration": max_duration, "since": _day(since),
         "until": _day(until), "prefix": prefix, "limit": limit, "offset": offset,
         "has_text": None if has_text is None else "yes" if has_text else "no",
@@ -84,14 +88,17 @@ def search(
     }  # fmt: skip
     given = {name: value for name, value in options.items() if value not in (None, "")}
     try:
-        hits = find(current.search_url, given, sound, Access.of(current))
+        found = answer(current.search_url, given, sound, Access.of(current))
     except Unavailable as error:
         raise Unavailable(f"{error}{_elsewhere(current)}") from error
+    hits, nothing = found["hits"], found.get("nothing")  # an older service does not know
     if as_json:
-        print_json({"query": query, "hits": hits})
+        print_json({"query": query, "nothing": nothing, "hits": hits})
         return
     console = Screen()
     if hits:
+        if nothing:
+            console.print("nothing here sounds like that; the nearest are")
         title, wide = query or (sound.name if sound else like), console.width >= WIDE
         console.print(hits_table(title, hits, offset, wide=wide))
     else:

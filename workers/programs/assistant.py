@@ -25,7 +25,8 @@ MOST_BYTES = 5 * 1024**2  # of a sound that is handed over; larger ones are hear
 INSTRUCTIONS = (
     "Finds sounds in an archive by what they sound like and by their metadata. Search with a short "
     "English sentence that describes the sound, e.g. 'a dog barking in the distance'. Scores are "
-    "cosines: compare them within one answer only."
+    "cosines: compare them within one answer only. Relevance, where it is known, is how probably a "
+    "sound is what the sentence means, from 0 to 1: if it is low for all, say that nothing fits."
 )
 FIELDS = ("title", "description", "keywords", "labels", "duration_s", "extra")
 
@@ -72,11 +73,14 @@ class _Tools:
         min_duration: Seconds = None,
         max_duration: Seconds = None,
         prefix: Annotated[str, Field(description="How keys begin, e.g. a folder.")] = "",
+        min_relevance: Annotated[
+            float | None, Field(ge=0, le=1, description="Least probability that it is meant.")
+        ] = None,
     ) -> list[dict[str, Any]]:
         """Find sounds by a sentence that describes them, best first."""
         found = await self._client.search(
             query, limit=limit, label=label, keyword=keyword, min_duration=min_duration,
-            max_duration=max_duration, prefix=prefix,
+            max_duration=max_duration, prefix=prefix, min_relevance=min_relevance,
         )  # fmt: skip
         return [_told(each) for each in found]
 
@@ -107,6 +111,7 @@ class _Tools:
 
 def _told(sound: Sound) -> dict[str, Any]:
     known = {name: value for name in FIELDS if (value := sound.payload.get(name))}
-    score = {} if sound.score is None else {"score": round(sound.score, 3)}
+    figures = {"score": sound.score, "relevance": sound.relevance}
+    score = {name: round(value, 3) for name, value in figures.items() if value is not None}
     moments = {"moments": sound.moments} if sound.moments else {}
     return {"id": sound.id, "key": sound.key} | score | known | moments

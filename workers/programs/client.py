@@ -50,7 +50,10 @@ class _Speaks:
         return httpx.Request("GET", sound.audio_url)  # its signature is its key
 
     def _sounds(self, answer: httpx.Response, name: str) -> Sounds:
-        return Sounds(Sound.told(each, self.url + "/") for each in _told(answer)[name])
+        told = _told(answer)
+        sounds = Sounds(Sound.told(each, self.url + "/") for each in told[name])
+        sounds.nothing = told.get("nothing")
+        return sounds
 
     def _item(self, answer: httpx.Response) -> Sound:
         return Sound.told(_told(answer), self.url + "/")

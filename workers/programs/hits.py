@@ -11,7 +11,8 @@ class Sound:
     """An item, as a hit or by itself.
 
     ``score`` is the cosine; ``audio`` and ``metadata`` add up to it, where fusion is a sum. All
-    three are ``None`` where nothing was asked. ``payload`` has what is known of it: title,
+    three are ``None`` where nothing was asked. ``relevance`` is how probably it is what is meant,
+    from 0 to 1; ``None`` where that is not known. ``payload`` has what is known of it: title,
     description, keywords, labels, duration_s and so on. ``audio_url`` is where to hear it, for some
     minutes; ``None`` if the key may not.
     """
@@ -24,6 +25,7 @@ class Sound:
     audio: float | None = None
     metadata: float | None = None
     moments: list[dict[str, Any]] = field(default_factory=list)
+    relevance: float | None = None
 
     @classmethod
     def told(cls, answer: dict[str, Any], base: str) -> Self:
@@ -38,6 +40,7 @@ class Sound:
             audio=answer.get("audio"),
             metadata=answer.get("metadata"),
             moments=answer.get("moments") or [],
+            relevance=answer.get("relevance"),
         )
 
     @property
@@ -52,13 +55,21 @@ class Sound:
 
 
 class Sounds(list[Sound]):
-    """Sounds in their order; in a notebook a table with a player for each."""
+    """Sounds in their order; in a notebook a table with a player for each.
+
+    ``nothing``: whether none of what there is answers the question, so that these are merely the
+    nearest; ``None`` where that is not known.
+    """
+
+    nothing: bool | None = None
 
     def _repr_html_(self) -> str:
         """Show them; whatever a sidecar says is text."""
         rows = "".join(map(_row, self))
+        nearest = "<caption>nothing here sounds like that; the nearest are</caption>"
         return (
-            "<table><thead><tr><th>score<th>sound<th>length<th>words<th></thead>"
+            f"<table>{nearest if self.nothing else ''}"
+            "<thead><tr><th>score<th>relevance<th>sound<th>length<th>words<th></thead>"
             f"<tbody>{rows}</tbody></table>"
         )
 
@@ -74,13 +85,14 @@ class Listed:
 
 def _row(sound: Sound) -> str:
     score = "" if sound.score is None else f"{sound.score:.3f}"
+    relevance = "" if sound.relevance is None else f"{sound.relevance:.0%}"
     player = (
         f'<audio controls preload="none" src="{escape(sound.audio_url)}"></audio>'
         if sound.audio_url
         else ""
     )
     cells = (
-        score, escape(sound.key), f"{sound.payload.get('duration_s', 0):.1f} s",
+        score, relevance, escape(sound.key), f"{sound.payload.get('duration_s', 0):.1f} s",
         escape(sound.words), player,
     )  # fmt: skip
     return "<tr>" + "".join(f"<td>{cell}" for cell in cells)

@@ -22,6 +22,7 @@ NOT_ALLOWED = {401, 403}  # statuses that speak of the key
 AT_FAULT = {404, 408, 413, 422}  # statuses that speak of the question
 
 Hits = list[dict[str, Any]]
+Answer = dict[str, Any]
 T = TypeVar("T")
 
 
@@ -52,7 +53,18 @@ def find(
     sound: Path | None = None,
     access: Access = ANYBODY,
 ) -> Hits:
-    """Return the hits, best first, from the first service that answers.
+    """Return the hits of ``answer``."""
+    hits: Hits = answer(search_url, options, sound, access)["hits"]
+    return hits
+
+
+def answer(
+    search_url: str,
+    options: Mapping[str, Any],
+    sound: Path | None = None,
+    access: Access = ANYBODY,
+) -> Answer:
+    """Return what the first service that answers says: the hits, best first, and more.
 
     ``options`` are those of ``POST /v1/search``, or of ``/v1/search/sound`` with a ``sound``.
     Raises ``QueryError`` when the question is refused, ``ConfigurationError`` when the key is, and
@@ -133,7 +145,7 @@ def _checked(url: str, answer: httpx.Response) -> httpx.Response:
     return answer
 
 
-def _find(url: str, options: Mapping[str, Any], sound: Path | None, access: Access) -> Hits:
+def _find(url: str, options: Mapping[str, Any], sound: Path | None, access: Access) -> Answer:
     headers = _headers(access)
     if sound is None:
         request = httpx.Request("POST", f"{url}/v1/search", json=options, headers=headers)
@@ -142,9 +154,9 @@ def _find(url: str, options: Mapping[str, Any], sound: Path | None, access: Acce
             "POST", f"{url}/v1/search/sound", params=options, headers=headers,
             content=_content(sound),
         )  # fmt: skip
-    answer = _send(request, access, SOUND_TIMEOUT_S if sound else TIMEOUT_S)
-    hits: Hits = _checked(url, answer).json()["hits"]
-    return hits
+    received = _send(request, access, SOUND_TIMEOUT_S if sound else TIMEOUT_S)
+    told: Answer = _checked(url, received).json()
+    return told
 
 
 def _content(sound: Path) -> bytes:

@@ -102,6 +102,13 @@ class Options(Where):
         description="What counts: 0 audio alone, 1 metadata alone, 0.5 both as the encoder adds "
         "them. Without one a sound alone is compared with sounds alone, all else by 0.5.",
     )
+    min_relevance: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Of the nearest 200 hits only those that are at least this probably what is "
+        "meant. With words alone, and where the live encoder has a calibration.",
+    )
     unique: bool = Field(default=False, description="Show sounds of the same content once.")
     extra: bool = Field(
         default=False, description="Tell with each hit what else its sidecar says, too."
@@ -119,7 +126,8 @@ class Options(Where):
         return Question(
             text=text, like=like, at_s=at_s, sound=sound, without=self.without,
             balance=self.balance, limit=self.limit, offset=self.offset, unique=self.unique,
-            extra=self.extra, moments=self.moments, where=self.where(),
+            extra=self.extra, moments=self.moments, min_relevance=self.min_relevance,
+            where=self.where(),
         )  # fmt: skip
 
 
@@ -239,6 +247,11 @@ class HitAnswer(BaseModel):
     score: float = Field(examples=[0.61])
     audio: float | None = Field(description="Null where fusion is no sum.", examples=[0.35])
     metadata: float | None = Field(examples=[0.26])
+    relevance: float | None = Field(
+        description="How probably it is what is meant, from 0 to 1. Null where that is not known: "
+        "with anything but words asked for, and where the encoder has no calibration.",
+        examples=[0.72],
+    )
     copies: list[str] = Field(description="Keys of other sounds with the same content.")
     moments: list[MomentAnswer] = Field(
         description="Where in a longer recording it is heard: at most three, best first. With "
@@ -256,8 +269,9 @@ class HitAnswer(BaseModel):
         """Return a hit as it is told."""
         return cls(
             id=hit.id, key=hit.key, score=hit.score, audio=hit.audio, metadata=hit.metadata,
-            copies=list(hit.copies), moments=list(map(MomentAnswer.of, hit.moments)),
-            audio_url=audio_url, location=location, payload=shown(hit.payload),
+            relevance=hit.relevance, copies=list(hit.copies),
+            moments=list(map(MomentAnswer.of, hit.moments)), audio_url=audio_url,
+            location=location, payload=shown(hit.payload),
         )  # fmt: skip
 
 
@@ -265,6 +279,10 @@ class FoundAnswer(BaseModel):
     """Hits, best first, and the encoder version that found them; null before the first item."""
 
     encoder: str | None = Field(examples=["default-1a2b3c"])
+    nothing: bool | None = Field(
+        description="True: nothing here sounds like that, and the hits are merely the nearest. "
+        "Null where that is not known, as relevance, and behind the first page."
+    )
     hits: list[HitAnswer]
 
 
@@ -305,6 +323,12 @@ class Feedback(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     q: Words = Field(description="The question's words.", examples=["a dog barking"])
     verdicts: list[Said] = Field(min_length=1, max_length=MAX_VERDICTS)
+
+
+class FeedbackTaken(BaseModel):
+    """Whether feedback of this caller is kept."""
+
+    open: bool
 
 
 class Kept(BaseModel):

@@ -9,6 +9,7 @@ GET  /v1/items/ID/timeline?q=a dog barking               where in it that is hea
 POST /v1/items         {"ids": [...]}                    several of them
 GET  /v1/embed?q=a dog barking                           a text's vector
 POST /v1/feedback      {"q": ..., "verdicts": [...]}     what fits, where the owner wants to know
+GET  /v1/feedback                                        whether the caller may say so
 """
 
 from collections.abc import Callable, Sequence
@@ -56,7 +57,7 @@ class Answers:
             models.HitAnswer.of(hit, *self._where(hit.payload["bucket"], hit.key, request))
             for hit in found.hits
         ]
-        return models.FoundAnswer(encoder=found.encoder, hits=hits)
+        return models.FoundAnswer(encoder=found.encoder, nothing=found.nothing, hits=hits)
 
     def item(self, id_: str, request: Request) -> models.ItemAnswer:
         """Tell of one item."""
@@ -168,6 +169,12 @@ def feedback_routes(
 ) -> APIRouter:
     """Return the route; without a book it refuses, and says what switches it on."""
     router = APIRouter(tags=["feedback"], prefix="/v1", responses=ANY)
+
+    @router.get("/feedback", response_model=models.FeedbackTaken)
+    async def is_taken(request: Request) -> models.FeedbackTaken:
+        """Tell whether feedback is kept here, and this caller may give some."""
+        caller: Caller = request.state.caller
+        return models.FeedbackTaken(open=open_book is not None and Right.FEEDBACK in caller.rights)
 
     @router.post("/feedback", response_model=models.Kept, responses=answers(403, 404))
     async def feedback(request: Request, body: models.Feedback) -> Response:

@@ -37,8 +37,8 @@ def test_a_search_answers_in_json(client: TestClient, version: Path) -> None:
     assert len(found["hits"]) == 2
     hit = found["hits"][0]
     assert hit.keys() == {
-        "id", "key", "score", "audio", "metadata", "copies", "moments", "audio_url", "location",
-        "payload",
+        "id", "key", "score", "audio", "metadata", "relevance", "copies", "moments", "audio_url",
+        "location", "payload",
     }  # fmt: skip
     assert hit["audio"] + hit["metadata"] == pytest.approx(hit["score"])
     assert {"title", "keywords", "labels", "duration_s", "modified"} <= hit["payload"].keys()

@@ -54,6 +54,7 @@ def hits_table(
     columns: dict[str, list[Cell]] = {
         ">#": [str(rank) for rank, _ in enumerate(hits, offset + 1)],
         ">score": [f"{hit['score']:.3f}" for hit in hits],
+        **_relevance(hits),
         ">audio": [_part(hit["audio"]) for hit in hits],
         ">metadata": [
             _part(hit["metadata"]) if hit["payload"]["has_text"] == "yes" else "none"
@@ -69,6 +70,14 @@ def hits_table(
         columns["at"] = [", ".join(clock(at["start_s"]) for at in some) for some in moments]
     columns["title"] = [hit["payload"]["title"] or _tags(hit["payload"]) for hit in hits]
     return _table(f'"{query}"', list(columns), zip(*columns.values(), strict=True))
+
+
+def _relevance(hits: Sequence[Mapping[str, Any]]) -> dict[str, list[Cell]]:
+    """Return a column with how probable hits are, if that is known of any."""
+    known = [hit.get("relevance") for hit in hits]  # a service of an older release tells none
+    if all(each is None for each in known):
+        return {}
+    return {">relevance": ["" if each is None else f"{each:.0%}" for each in known]}
 
 
 def clock(seconds: float) -> str:

@@ -8,6 +8,8 @@ import { hideRepair, showRepair } from "./browsing/repair.js";
 import { $, make } from "./dom.js";
 import * as filters from "./filters.js";
 import { card } from "./hits.js";
+import { NEAREST } from "./judging/relevance.js";
+import { verdictKeys } from "./judging/verdicts.js";
 import { clock, jump } from "./moments.js";
 import { stop, toggle } from "./sound.js";
 import { restore, select, selectAll, selected, tell } from "./taking/selection.js";
@@ -56,7 +58,7 @@ async function run(asked, { remember = true, quiet = false } = {}) {
 async function show({ focus = false, quiet = false } = {}) {
   const { signal } = running, first = following ? list.children.length : 0;
   try {
-    const { hits, encoder, after } = await find(question, { after: following, sort, signal, quiet });
+    const { hits, encoder, after, nothing } = await find(question, { after: following, sort, signal, quiet });
     if (signal.aborted) return; // a newer question was asked meanwhile
     if (!first) empty();
     following = after;
@@ -64,7 +66,7 @@ async function show({ focus = false, quiet = false } = {}) {
     more.hidden = !following;
     tell();
     $("#encoder").textContent = encoder ? `Encoder ${encoder}` : "";
-    say(list.children.length ? "" : nothingFound());
+    if (!first) say(hits.length ? nothing && NEAREST || "" : nothingFound());
     if (!first || focus) choose(list.children[first], { focus });
     unanswered = false;
   } catch (error) {
@@ -137,7 +139,7 @@ const does = {
   onError: (text) => say(text, { isError: true }),
 };
 
-const words = () => ({ q: question.q, without: filters.chosen().get("without") });
+const words = () => ({ q: question.q, without: filters.chosen().get("without"), alone: !question.like && !question.file });
 
 function empty() {
   stop();
@@ -333,13 +335,14 @@ const KEYS = {
   X: () => select(current(), true, { range: true }),
   a: selectAll,
   t: toTheBar,
+  ...verdictKeys(current),
 };
 KEYS.ArrowUp = KEYS.k = () => {
   const above = current().previousElementSibling;
   if (above) choose(above);
   else KEYS["/"]();
 };
-const NEEDS_HIT = new Set(["ArrowDown", "ArrowUp", "ArrowLeft", "ArrowRight", "j", "k", " ", "m", "x", "X", "a"]);
+const NEEDS_HIT = new Set(["ArrowDown", "ArrowUp", "ArrowLeft", "ArrowRight", "j", "k", " ", "m", "x", "X", "a", "y", "n", "s"]);
 
 addEventListener("keydown", (event) => {
   const { key, target } = event;

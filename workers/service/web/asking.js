@@ -8,15 +8,15 @@ export const NOTHING = { q: "", like: null, file: null };
 export const NEWEST = "newest";
 
 const JSON_TYPE = { "Content-Type": "application/json" };
-const OF_A_QUESTION = ["without", "balance", "unique"]; // filters that mean nothing without one
+const OF_A_QUESTION = ["without", "balance", "min_relevance", "unique"]; // filters that mean nothing without one
 
 export const isAsked = ({ q, like, file }) => Boolean(q || like || file);
 
 // Returns a page of hits, and what the next one is asked for ``after``; empty after the last.
 export async function find(question, { after = "", sort = NEWEST, limit = PAGE, ...options }) {
   if (!isAsked(question)) return list({ after, sort, limit }, options);
-  const offset = Number(after), { hits, encoder } = await search(question, { offset, limit }, options);
-  return { hits, encoder, after: hits.length < limit ? "" : String(offset + hits.length) };
+  const offset = Number(after), { hits, ...told } = await search(question, { offset, limit }, options);
+  return { hits, ...told, after: hits.length < limit ? "" : String(offset + hits.length) };
 }
 
 export function filtersOfLists() {

@@ -14,6 +14,7 @@ const TOLD = { // what a chip says
   until: (value) => `until ${value}`,
   has_text: (value) => (value === "yes" ? "with metadata" : "without metadata"),
   balance: (value) => (value > EVEN ? `${percent(value)} words` : `${percent(1 - value)} sound`),
+  min_relevance: (value) => `at least ${percent(value)} probable`,
   unique: () => "copies hidden",
 };
 const MANY = ["keyword", "label"]; // several, with commas between

@@ -1,6 +1,8 @@
 // A hit as it is shown: what it is, how it sounds, and why it was found.
 
 import { $, make } from "./dom.js";
+import { showRelevance } from "./judging/relevance.js";
+import { prepareVerdicts } from "./judging/verdicts.js";
 import { prepareMoments } from "./moments.js";
 import { prepareSound } from "./sound.js";
 import { prepareSelection } from "./taking/selection.js";
@@ -28,6 +30,8 @@ export function card(hit, { asked, onSimilar, onTag, onError }) {
   }
   prepareSound(node, onError);
   prepareSelection(node);
+  showRelevance(node, hit);
+  prepareVerdicts(node, { asked, onError });
   prepareMoments(node, { asked, onLike: (at) => onSimilar({ id: hit.id, title, at }), onError });
   return node;
 }
