@@ -69,7 +69,7 @@ bench-backlog: $(READY)
 
 # The sounds and sentences of ARGS=MANIFEST, by default ../shared/data/human.jsonl.
 bench-relevance: $(READY)
-	$(BIN)/python tests/benchmarks/relevance.py $(ARGS)
+	$(BIN)/python tests/benchmarks/quality/relevance.py $(ARGS)
 
 bench-reconcile: $(READY)
 	$(BIN)/python tests/benchmarks/reconcile.py

@@ -171,7 +171,7 @@ def feedback_routes(
     router = APIRouter(tags=["feedback"], prefix="/v1", responses=ANY)
 
     @router.get("/feedback", response_model=models.FeedbackTaken)
-    async def is_taken(request: Request) -> models.FeedbackTaken:
+    async def feedback_taken(request: Request) -> models.FeedbackTaken:
         """Tell whether feedback is kept here, and this caller may give some."""
         caller: Caller = request.state.caller
         return models.FeedbackTaken(open=open_book is not None and Right.FEEDBACK in caller.rights)

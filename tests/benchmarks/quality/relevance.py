@@ -45,8 +45,8 @@ from audiofuse.trainer.training.calibration import (
     fit_relevance,
 )
 
-ABSENT = Path(__file__).parents[1] / "data" / "absent_questions.txt"
-HUMAN = Path(__file__).parents[3] / "shared" / "data" / "human.jsonl"
+ABSENT = Path(__file__).parents[2] / "data" / "absent_questions.txt"
+HUMAN = Path(__file__).parents[4] / "shared" / "data" / "human.jsonl"
 
 console = Console()
 
