@@ -29,7 +29,7 @@ from statistics import median
 
 import numpy as np
 from rich.console import Console
-from worker_model import costs, model, rates, write_model
+from worker_model import costs, figures, model, rates, write_model
 from worker_rig import FOLDER, S3, WARM_UP, Measured, Rig, Shape, on_cores, words_of
 
 from audiofuse.core.audio.recording import open_recording
@@ -244,6 +244,9 @@ def options_of() -> argparse.Namespace:
         "--cores", nargs="+", type=int, help="of each host and its servers together; default: all"
     )
     parser.add_argument("--json", type=Path, help="where to write the figures as JSON")
+    parser.add_argument(
+        "--figures", type=Path, help="where to write what audiofuse plan --figures computes from"
+    )
     parser.add_argument("--write-model", action="store_true", help="into deploy/capacity.md")
     options = parser.parse_args()
     options.cores = options.cores or [usable] * len(options.processes)
@@ -257,7 +260,7 @@ def options_of() -> argparse.Namespace:
 
 
 def written(measured: dict[str, Measured], options: argparse.Namespace) -> None:
-    """Write the page's block from the rows of the first size of a host."""
+    """Write the page's block, and figures, from the rows of the first size of a host."""
     found: dict[str, dict[str, Measured]] = {"free": {}, "worker": {}}
     for name, each in measured.items():
         kind, *of = name.split(", ")
@@ -268,7 +271,13 @@ def written(measured: dict[str, Measured], options: argparse.Namespace) -> None:
         f"Measured on {day}, a host of {options.processes[0]} message process(es) on "
         f"{options.cores[0]} cores with its servers:\n`make bench-worker ARGS='{arguments}'`."
     )
-    write_model(model(found["free"], found["worker"], options.seconds, told))
+    of_both = found["free"], found["worker"], options.seconds
+    if options.figures:
+        told_short = f"{day}, {options.cores[0]} cores: make bench-worker ARGS='{arguments}'"
+        written_figures = figures(*of_both, told_short)
+        options.figures.write_text(json.dumps(written_figures, indent=2) + "\n")
+    if options.write_model:
+        write_model(model(*of_both, told))
 
 
 def main() -> None:
@@ -313,7 +322,7 @@ def show(measured: dict[str, Measured], options: argparse.Namespace, console: Co
             for name, each in measured.items()
         }
         options.json.write_text(json.dumps(figures, indent=2))
-    if options.write_model:
+    if options.write_model or options.figures:
         written(measured, options)
 
 

@@ -89,6 +89,24 @@ def model(
     return "\n".join(lines) + "\n"
 
 
+def figures(
+    free: Mapping[str, Measured], real: Mapping[str, Measured], seconds: float, told: str
+) -> dict[str, object]:
+    """Return what ``audiofuse plan`` computes from: by bucket, of those measured in both ways."""
+    cpu_ms = {
+        name: {
+            "messages": each.ours_ms - each.cpu_ms[DEVICE] - each.cpu_ms[DECODERS],
+            "device": each.cpu_ms[DEVICE],
+            "decoders": each.cpu_ms[DECODERS],
+            "encoder": real[name].ours_ms - each.ours_ms,
+            "servers": sum(each.cpu_ms.get(role, 0.0) for role in SERVERS),
+        }
+        for name, each in free.items()
+        if name in real
+    }
+    return {"measured": told, "seconds": seconds, "cpu_ms": cpu_ms}
+
+
 def _a_second(measured: Mapping[str, Measured], cores: int) -> list[float]:
     return [1000 * cores / each.ours_ms for each in measured.values()]
 

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from audiofuse.core.errors import AudiofuseError, ConfigurationError, QueryError
 from audiofuse.core.settings import PREFIX, Settings, misspelt_settings, settings_table
 from audiofuse.workers.commands.dead import dead_cli
-from audiofuse.workers.commands.doctor import doctor
+from audiofuse.workers.commands.doctor import doctor, plan
 from audiofuse.workers.commands.encoders import bundle_cli, encoder_cli, evaluate
 from audiofuse.workers.commands.explain import explain
 from audiofuse.workers.commands.feedback import feedback_cli
@@ -205,7 +205,18 @@ def backfill(
         raise AudiofuseError(str(comparison.removals))
 
 
-for command in (doctor, explain, mcp, evaluate, compose, intake, exporter, serve, serve_index):
+for command in (
+    doctor,
+    plan,
+    explain,
+    mcp,
+    evaluate,
+    compose,
+    intake,
+    exporter,
+    serve,
+    serve_index,
+):
     cli.command()(command)
 HANDED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}  # to Celery
 cli.command(context_settings=HANDED_ON)(worker)

@@ -25,6 +25,7 @@ from audiofuse.workers.commands.terminal.screen import OneLine
 if TYPE_CHECKING:  # what asking a service needs not, and may not have
     from audiofuse.core.evaluation.intervals import Estimate
     from audiofuse.workers.deployment.doctor import Check
+    from audiofuse.workers.deployment.plan import Line
     from audiofuse.workers.queue.dead_letters import DeadLetter
 
 T = TypeVar("T")
@@ -156,6 +157,12 @@ def checks_table(checks: Iterable["Check"]) -> Table:
             for each in checks
         ),
     )
+
+
+def plan_table(lines: Iterable["Line"]) -> Table:
+    """Show what is needed, and what each figure comes from."""
+    rows = ((each.what, each.amount, each.source) for each in lines)
+    return _table("", ("", ">needed", "computed from"), rows)
 
 
 def gates_table(gates: Iterable[tuple[str, str, str]]) -> Table:
