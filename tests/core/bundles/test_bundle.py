@@ -27,10 +27,17 @@ from audiofuse.core.model.hybrid import HybridEncoder
 from audiofuse.core.settings import Settings
 
 
+@pytest.fixture(scope="module")
+def saved(tiny_encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a bundle of the tiny encoder."""
+    folder = tmp_path_factory.mktemp("saved")
+    return save_bundle(tiny_encoder, folder, "late", "# A card\n", {"mAP@10": 0.5})
+
+
 @pytest.fixture
-def bundle(tiny_encoder: Encoder, tmp_path: Path) -> Path:
-    """Return a fresh bundle of the tiny encoder."""
-    return save_bundle(tiny_encoder, tmp_path, "late", "# A card\n", {"mAP@10": 0.5})
+def bundle(saved: Path, tmp_path: Path) -> Path:
+    """Return a copy of it, to be changed."""
+    return Path(shutil.copytree(saved, tmp_path / saved.name))
 
 
 def test_a_loaded_encoder_is_the_saved_one(tiny_encoder: Encoder, bundle: Path) -> None:

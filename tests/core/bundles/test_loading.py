@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bundles import saved_bundle
 
 from audiofuse.core import cores
 from audiofuse.core.bundles.bundle import save_bundle
@@ -21,7 +22,7 @@ SECOND = np.random.default_rng(0).standard_normal(32_000).astype(np.float32) / 1
 @pytest.fixture
 def bundle(tiny_encoder: Encoder, tmp_path: Path) -> Path:
     """Return the tiny encoder's bundle."""
-    return save_bundle(tiny_encoder, tmp_path, "tiny", "")
+    return saved_bundle(tiny_encoder, tmp_path, "tiny", "")
 
 
 def _without_graphs(bundle: Path) -> Path:

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from bundles import saved_bundle
 from typer.testing import CliRunner
 
-from audiofuse.core.bundles.bundle import load_bundle, save_bundle
+from audiofuse.core.bundles.bundle import load_bundle
 from audiofuse.core.bundles.document import Phase, Rollout
 from audiofuse.core.bundles.loading import load_version
 from audiofuse.core.bundles.registry import Registry, Watch, open_registry
@@ -25,7 +26,7 @@ BY = "me@here"
 @pytest.fixture
 def bundle(tiny_encoder: Encoder, tmp_path: Path) -> Path:
     """Return a bundle that lies somewhere."""
-    return save_bundle(tiny_encoder, tmp_path / "made", "tiny", "# A card\n")
+    return saved_bundle(tiny_encoder, tmp_path / "made", "tiny", "# A card\n")
 
 
 @pytest.fixture(params=["folder", "s3"])
