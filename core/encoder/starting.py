@@ -33,6 +33,7 @@ from audiofuse.core.encoder.pretrained import (
 from audiofuse.core.encoder.processing import TextProcessor, load_tokenizer
 from audiofuse.core.encoder.torch_runtime import words, words_on
 from audiofuse.core.errors import ConfigurationError
+from audiofuse.core.model.classes import read_class_sentences
 from audiofuse.core.model.config import AudioConfig, EncoderConfig, Preprocessing, TextConfig
 from audiofuse.core.model.hybrid import HybridEncoder
 from audiofuse.core.model.mobilenet import AUDIOSET_CLASSES
@@ -46,7 +47,6 @@ MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 ASSETS = Path(str(files("audiofuse.core.encoder"))) / "assets"
 TRAINED = ASSETS / "default.safetensors"
 RELEVANCE = ASSETS / "relevance.json"
-CLASS_SENTENCES = ASSETS / "class_sentences.tsv"
 
 # The weight of audio beside the words in either part of the space: more lets audio decide more. And
 # how sharply a text chooses among the classes: less is sharper. Measured in DECISIONS.md.
@@ -134,16 +134,6 @@ def starting_encoder(
     )
     model.audio_head.load_state_dict({"embeddings.weight": class_embeddings.T.contiguous()})
     return encoder
-
-
-def read_class_sentences(names: Sequence[str]) -> list[list[str]]:
-    """Return the sentences that describe each class, in the order of the names.
-
-    A class that the shipped list does not know is described by its name alone.
-    """
-    lines = CLASS_SENTENCES.read_text(encoding="utf-8").splitlines()
-    known = dict(line.split("\t") for line in lines)
-    return [known[name].split("|") if name in known else [name] for name in names]
 
 
 def pooled_texts(tower: TextTower, processor: TextProcessor, texts: Sequence[str]) -> Tensor:

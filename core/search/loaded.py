@@ -39,6 +39,11 @@ class LoadedEncoder:
         """Return a text's vector ``(dim,)``, of unit length."""
         return self._read(text)
 
+    def encode_texts(self, texts: Sequence[str]) -> Floats:
+        """Return many texts' vectors ``(texts, dim)``, of unit length; questions go between."""
+        batches = [texts[at : at + TEXTS_AT_ONCE] for at in range(0, len(texts), TEXTS_AT_ONCE)]
+        return np.concatenate([unit(self._encoder.encode_text(each)) for each in batches])
+
     def _read_all(self, texts: list[str]) -> Sequence[Floats]:
         self._on_batch(len(texts))
         return list(unit(self._encoder.encode_text(texts)))
@@ -97,6 +102,15 @@ class LoadedEncoder:
         left: list[bool] = (lengths > NOTHING * norms).tolist()
         ranked = list(zip(points, scores, parts, strict=True))
         return sorted(itertools.compress(ranked, left), key=lambda each: -each[1])
+
+    def heard(self, points: Sequence[Point]) -> Floats:
+        """Return where items lie by their sound alone, ``(points, dim)``, of unit length or zero.
+
+        Their audio vectors are needed; where items are no sums their item vectors, words and all.
+        """
+        return unit(
+            self._projected(points) if self.is_sum else _array([point.item for point in points])
+        )
 
     def _projected(self, points: Sequence[Point]) -> Floats:
         """Return what audio gave to items, ``(points, dim)``, where they are sums."""

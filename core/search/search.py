@@ -142,6 +142,10 @@ class Searcher:
         """Return what ``work`` makes of the live generation; ``None`` before the first item."""
         return self._with_live(lambda live, _: work(self._index, live))
 
+    def with_encoder(self, work: Callable[[Index, Generation, LoadedEncoder], T]) -> T | None:
+        """Likewise, with the encoder that made that generation."""
+        return self._with_live(lambda live, encoder: work(self._index, live, encoder))
+
     def _with_live(self, work: Callable[[Generation, LoadedEncoder], T]) -> T | None:
         """Work with what is live; once more if that was dropped; ``None`` if nothing is."""
         try:

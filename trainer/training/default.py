@@ -33,11 +33,11 @@ from audiofuse.core.encoder.starting import (
     from_pretrained,
     minilm,
     pooled_texts,
-    read_class_sentences,
 )
 from audiofuse.core.encoder.torch_runtime import windows_on
 from audiofuse.core.evaluation.clips import Clip, queries_of
 from audiofuse.core.evaluation.evaluation import evaluate
+from audiofuse.core.model.classes import read_class_sentences
 from audiofuse.core.model.text import AnchorHead
 from audiofuse.core.settings import Settings
 from audiofuse.trainer.data.batches import Example, Examples, cut, training_rows

@@ -98,6 +98,10 @@ class Client(_Speaks):
         """Return a page of items; ``options`` are those of GET /v1/items."""
         return self._listed(self._send(self._get("/v1/items", options)))
 
+    def labels(self, id_: str) -> dict[str, float]:
+        """Return what an item may be called by its sound, and how near that is; nearest first."""
+        return _labels(self._send(self._get(f"/v1/items/{id_}/labels", {})))
+
     def facets(self, **options: Any) -> dict[str, Any]:
         """Return what items have in common; ``options`` are those of GET /v1/facets."""
         return _told(self._send(self._get("/v1/facets", options)))
@@ -145,6 +149,10 @@ class AsyncClient(_Speaks):
         """See ``Client``."""
         return self._listed(await self._send(self._get("/v1/items", options)))
 
+    async def labels(self, id_: str) -> dict[str, float]:
+        """See ``Client``."""
+        return _labels(await self._send(self._get(f"/v1/items/{id_}/labels", {})))
+
     async def facets(self, **options: Any) -> dict[str, Any]:
         """See ``Client``."""
         return _told(await self._send(self._get("/v1/facets", options)))
@@ -162,6 +170,11 @@ class AsyncClient(_Speaks):
 
 def _told(answer: httpx.Response) -> dict[str, Any]:
     return dict(_checked(answer).json())
+
+
+def _labels(answer: httpx.Response) -> dict[str, float]:
+    (item,) = _told(answer)["items"]
+    return {each["label"]: each["score"] for each in item["labels"]}
 
 
 def _checked(answer: httpx.Response) -> httpx.Response:

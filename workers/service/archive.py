@@ -1,15 +1,18 @@
-"""Sounds with their sidecars as one ZIP file, which is made while it is sent."""
+"""Sounds with their sidecars as one ZIP file, made while it is sent; sidecars with new labels."""
 
+import json
 import logging
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from typing import Any
-from zipfile import ZipFile, ZipInfo
+from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel, ConfigDict, Field
 
 from audiofuse.core.errors import ObjectChanged, Rejected, Unavailable
 from audiofuse.core.items import MAX_SIDECAR_BYTES, ObjectInfo, is_audio, sidecar_keys
@@ -18,7 +21,7 @@ from audiofuse.core.storage.store import Store
 from audiofuse.workers.service.admission.guard import Right
 from audiofuse.workers.service.admission.problems import ANY, Refusal, answers
 from audiofuse.workers.service.admission.streams import Streams
-from audiofuse.workers.service.models import Selection
+from audiofuse.workers.service.models import MAX_LABELLED, Id, Selection, Tags
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +30,8 @@ log = logging.getLogger(__name__)
 MOST_BYTES = 4 * 1024**3
 CHUNK_BYTES = 256 * 1024
 NAME = "sounds.zip"
+SIDECARS = "sidecars.zip"
+WORDS = ("title", "description", "keywords")  # what a sidecar keeps beside its labels
 LEFT_OUT = "left-out.txt"  # tells within the file what is not whole in it
 WHY = "it was replaced or deleted, or cannot be read now"
 EARLIEST_S = 315_532_800  # 1980: ZIP knows no earlier time
@@ -40,6 +45,21 @@ class Taken:
     key: str
     size: int
     has_sidecar: bool
+
+
+class ChosenLabels(BaseModel):
+    """Labels that somebody chose for an item."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    id: Id
+    labels: Tags = Field(description="All that the item shall have.", examples=[["Dog"]])
+
+
+class Chosen(BaseModel):
+    """Labels for several items."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    items: list[ChosenLabels] = Field(min_length=1, max_length=MAX_LABELLED)
 
 
 def archive_routes(searcher: Searcher, store: Store | None) -> APIRouter:
@@ -62,7 +82,35 @@ def archive_routes(searcher: Searcher, store: Store | None) -> APIRouter:
         headers = {"Content-Disposition": f'attachment; filename="{NAME}"'}
         return streams.answer(zipped(store, taken), headers=headers, media_type="application/zip")
 
+    @router.post("/sidecars", response_class=Response, responses=ZIP)
+    async def sidecars(chosen: Chosen) -> Response:
+        """Return sidecars that give items these labels and lose nothing, in one ZIP file."""
+        file = await run_in_threadpool(partial(_sidecars, searcher, chosen))
+        headers = {"Content-Disposition": f'attachment; filename="{SIDECARS}"'}
+        return Response(file, headers=headers, media_type="application/zip")
+
     return router
+
+
+def _sidecars(searcher: Searcher, chosen: Chosen) -> bytes:
+    """Return the file; ``NotFound`` if it would be empty."""
+    labels = {each.id: each.labels for each in chosen.items}
+    content, written = BytesIO(), set[str]()
+    with ZipFile(content, "w", ZIP_DEFLATED) as file:
+        for point in searcher.items(labels):
+            name = _name(sidecar_keys(point.payload["key"])[0], written)
+            file.writestr(name, _sidecar(point.payload, labels[point.id]))
+            written.add(name)
+    if not written:
+        raise Refusal(404, "not-found", "there is none of these items")
+    return content.getvalue()
+
+
+def _sidecar(payload: Mapping[str, Any], labels: Sequence[str]) -> str:
+    """Return a sidecar with these labels and with all that the item's own says besides."""
+    said = {name: payload[name] for name in WORDS if payload[name]}
+    sidecar = {**payload.get("extra", {}), **said, "labels": list(labels)}
+    return json.dumps(sidecar, ensure_ascii=False, indent=2) + "\n"
 
 
 def _taken(searcher: Searcher, ids: Sequence[str], store: Store | None) -> list[Taken]:

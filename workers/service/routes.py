@@ -7,6 +7,8 @@ GET  /v1/similar/ID                                      more like an item
 GET  /v1/items/ID                                        one item
 GET  /v1/items/ID/timeline?q=a dog barking               where in it that is heard
 POST /v1/items         {"ids": [...]}                    several of them
+GET  /v1/items/ID/labels                                 what it may be called
+POST /v1/items/labels  {"ids": [...]}                    likewise of several
 GET  /v1/embed?q=a dog barking                           a text's vector
 POST /v1/feedback      {"q": ..., "verdicts": [...]}     what fits, where the owner wants to know
 GET  /v1/feedback                                        whether the caller may say so
@@ -18,10 +20,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
+from audiofuse.core.errors import NotFound
 from audiofuse.core.feedback.book import Book, BookFull
 from audiofuse.core.feedback.verdicts import Verdict
 from audiofuse.core.index.index import Point
 from audiofuse.core.query import Question, check_words
+from audiofuse.core.search.labels import Labels
 from audiofuse.core.search.search import Searcher
 from audiofuse.workers.service import models
 from audiofuse.workers.service.admission.guard import Caller, Right
@@ -49,6 +53,7 @@ class Answers:
         """Answer from ``searcher``, with ``links`` to the sounds."""
         self._searcher = searcher
         self._links = links
+        self._labels = Labels(searcher)
 
     def search(self, question: Question, request: Request) -> models.FoundAnswer:
         """Answer a question."""
@@ -82,6 +87,17 @@ class Answers:
     def timeline(self, id_: str, question: Question) -> models.TimelineAnswer:
         """Tell where in an item a question is heard."""
         return models.TimelineAnswer.of(self._searcher.timeline(id_, question))
+
+    def labels(self, ids: Sequence[str]) -> models.LabelsAnswer:
+        """Tell what items may be called."""
+        return models.LabelsAnswer.of(self._labels.suggest(ids))
+
+    def labels_of(self, id_: str) -> models.LabelsAnswer:
+        """Tell what one item may be called; ``NotFound`` if there is none."""
+        told = self.labels([id_])
+        if not told.items:
+            raise NotFound(f"there is no item {id_}")
+        return told
 
     def embed(self, text: str) -> models.EmbedAnswer:
         """Tell a text's vector."""
@@ -155,6 +171,16 @@ def item_routes(searcher: Searcher, links: Links, questions: Questions) -> APIRo
         """Return how near each window of a recording is to a sentence, in the order of time."""
         question = Question(options.q, without=options.without)
         return await questions.answer(partial(answered.timeline, id, question), LONG)
+
+    @router.get("/items/{id}/labels", response_model=models.LabelsAnswer, responses=answers(404))
+    async def labels(id: models.Id) -> Response:  # noqa: A002 - its name in the URL
+        """Return what an item may be called by its sound; whoever asks first waits some seconds."""
+        return await questions.answer(partial(answered.labels_of, id), LONG)
+
+    @router.post("/items/labels", response_model=models.LabelsAnswer)
+    async def several_labels(selection: models.Labelled) -> Response:
+        """Return what several items may be called."""
+        return await questions.answer(partial(answered.labels, selection.ids), LONG)
 
     @router.get("/embed", response_model=models.EmbedAnswer, responses=answers(404))
     async def embed(q: Annotated[models.Words, Query(examples=["a dog barking"])]) -> Response:

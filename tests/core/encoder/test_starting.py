@@ -9,16 +9,15 @@ from audiofuse.core.audio.recording import open_recording
 from audiofuse.core.encoder.embeddings import unit
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.encoder.starting import (
-    CLASS_SENTENCES,
     TRAINED,
     default_encoder,
     from_pretrained,
     minilm,
-    read_class_sentences,
 )
 from audiofuse.core.evaluation.clips import read_manifest, select_queries
 from audiofuse.core.evaluation.evaluation import Gallery, blank_metadata, encode_clips, evaluate
 from audiofuse.core.items import Metadata
+from audiofuse.core.model.classes import CLASS_SENTENCES, read_class_sentences
 from audiofuse.core.model.mobilenet import AUDIOSET_CLASSES
 from audiofuse.core.settings import Settings
 

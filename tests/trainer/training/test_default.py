@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from audiofuse.core.encoder.encoder import Encoder
-from audiofuse.core.encoder.starting import CLASS_SENTENCES
 from audiofuse.core.evaluation.clips import Clip
 from audiofuse.core.items import Metadata
+from audiofuse.core.model.classes import CLASS_SENTENCES
 from audiofuse.core.model.config import TINY, Preprocessing
 from audiofuse.trainer.data.batches import Example, cut
 from audiofuse.trainer.training.default import (

@@ -1,5 +1,6 @@
 """Many sounds as one ZIP file: what is in it, what is left out, who may have it and how much."""
 
+import json
 import os
 import subprocess
 from collections.abc import Callable
@@ -41,6 +42,24 @@ def test_sounds_come_with_their_sidecars(client: TestClient, bucket: Path) -> No
     assert answer.headers["content-disposition"] == 'attachment; filename="sounds.zip"'
     expected = ("music/gong.ogg", "music/gong.json", "music/cowbell.flac")
     assert _unpacked(answer.content) == {key: (bucket / key).read_bytes() for key in expected}
+
+
+def test_sidecars_with_new_labels_lose_nothing(client: TestClient, bucket: Path) -> None:
+    """They are named as the bucket wants them, and keep all that a sidecar said besides."""
+    ids = _ids(client)
+    items = [
+        {"id": ids["music/cowbell.flac"], "labels": ["Cowbell", "Domestic animals, pets"]},
+        {"id": ids["music/gong.ogg"], "labels": ["Gong"]},
+        {"id": NOBODY, "labels": ["Dog"]},
+    ]
+    inside = _unpacked(client.post("/v1/sidecars", json={"items": items}).content)
+    told = {name: json.loads(content) for name, content in inside.items()}
+    said = json.loads((bucket / "music/gong.json").read_text())
+    assert told == {
+        "music/cowbell.flac.json": {"labels": ["Cowbell", "Domestic animals, pets"]},
+        "music/gong.ogg.json": said | {"labels": ["Gong"]},
+    }
+    assert client.post("/v1/sidecars", json={"items": items[2:]}).status_code == 404
 
 
 def test_what_cannot_be_read_is_named_in_the_file(bucket: Path) -> None:

@@ -16,6 +16,8 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
+from audiofuse.core.search import labels
+from audiofuse.core.search.labels import MOST_LABELS
 from audiofuse.core.search.search import Searcher
 from audiofuse.core.settings import Settings
 from audiofuse.workers.service.app import create_app
@@ -132,6 +134,30 @@ def test_every_route_is_described(client: TestClient) -> None:
 def whole(bucket: Path, version: Path, valkey_url: str) -> Settings:
     """Return settings with which every route can be answered."""
     return Settings(bucket=str(bucket), encoder=version, broker_url=SecretStr(valkey_url))
+
+
+def test_items_are_told_what_they_may_be_called(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, problem: Callable[..., str]
+) -> None:
+    """One, or several at once: the nearest first, at most five; an unknown one is left out."""
+    monkeypatch.setattr(labels, "NEAR", -1.0)  # a tiny encoder has nothing near
+    first, second = (hit["id"] for hit in _found(client)[:2])
+    told = client.post("/v1/items/labels", json={"ids": [second, NOBODY, first]}).json()
+    assert [each["id"] for each in told["items"]] == [second, first]
+    scores = [label["score"] for label in told["items"][1]["labels"]]
+    assert scores == sorted(scores, reverse=True)
+    assert len(set(_names(told["items"][1]))) == MOST_LABELS
+    (alone,) = client.get(f"/v1/items/{first}/labels").json()["items"]
+    assert _names(alone) == _names(told["items"][1])
+    problem(client.get(f"/v1/items/{NOBODY}/labels"), 404, "not-found")
+
+
+def _names(item: dict[str, Any]) -> list[str]:
+    return [each["label"] for each in item["labels"]]
+
+
+def _found(client: TestClient) -> list[dict[str, Any]]:
+    return list(client.get("/v1/search", params={"q": "a sound"}).json()["hits"])
 
 
 @pytest.mark.timeout(500)

@@ -1,7 +1,9 @@
 """Repair on the page: what was rejected is tried again; what is there twice; what has no words."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from zipfile import ZipFile
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -12,6 +14,7 @@ from redis import Redis
 from search_page import Bucket, hits
 
 from audiofuse.core.errors import Reason, Rejected
+from audiofuse.core.search import labels
 from audiofuse.core.settings import Settings
 from audiofuse.workers.queue.broker import open_lanes
 from audiofuse.workers.queue.dead_letters import DeadLetters
@@ -98,8 +101,32 @@ def test_what_has_no_words_is_shown(repair: Page) -> None:
     expect(_rejected(repair)).to_have_count(3)
 
 
-def test_nobody_is_kept_out_of_repair(repair: Page) -> None:
-    """Axe finds no barrier, and it fits a phone of 320 px."""
+def test_labels_are_suggested_and_taken_along(
+    repair: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that are left on, as sidecars for what has no words."""
+    monkeypatch.setattr(labels, "NEAR", -1.0)  # a tiny encoder has nothing near
+    repair.get_by_role("button", name="Suggest labels by ear").click()
+    named = repair.get_by_role("list", name="Sounds without words")
+    expect(named.get_by_role("listitem")).to_have_count(1)
+    expect(named).to_contain_text("music/cowbell.flac")
+    chips = named.get_by_role("button", pressed=True)
+    expect(chips).to_have_count(5)
+    kept = chips.all_inner_texts()[1:]
+    chips.first.click()
+    expect(chips).to_have_count(4)
+    with repair.expect_download() as download:
+        repair.get_by_role("button", name="Download 1 sidecar").click()
+    with ZipFile(download.value.path()) as file:
+        assert file.namelist() == ["music/cowbell.flac.json"]
+        assert json.loads(file.read("music/cowbell.flac.json")) == {"labels": kept}
+
+
+def test_nobody_is_kept_out_of_repair(repair: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Axe finds no barrier, with labels suggested, too, and it fits a phone of 320 px."""
+    monkeypatch.setattr(labels, "NEAR", -1.0)
+    repair.get_by_role("button", name="Suggest labels by ear").click()
+    expect(repair.get_by_role("button", name="Download 1 sidecar")).to_be_visible()
     problems = Axe().run(repair)
     assert not problems.violations_count, problems.generate_report()
     repair.set_viewport_size({"width": 320, "height": 640})

@@ -3,6 +3,7 @@
 import { api } from "../api.js";
 import { $, make } from "../dom.js";
 import { restore, tell } from "../taking/selection.js";
+import { beginNaming } from "./labels.js";
 
 const SHOWN = 50; // rejected objects, at first and with each "More"
 const GROUPS = 20; // groups of the same content, likewise; of what sounds alike when looking pauses
@@ -35,6 +36,7 @@ export async function showRepair({ onError, onWordless, signal: until }) {
   [fails, signal] = [onError, until];
   section.hidden = false;
   $("#wordless", section).onclick = onWordless;
+  beginNaming({ onError, signal });
   await Promise.all([rejected(), same(""), countWordless()].map((part) => part.catch((error) => {
     if (!signal.aborted) fails(error);
   })));
@@ -164,6 +166,7 @@ async function countWordless() {
   const { items } = await api("v1/items?has_text=no&limit=1", { signal });
   const button = $("#wordless", section), told = items.toLocaleString("en");
   button.disabled = !items;
+  $("#naming", section).hidden = !items;
   button.textContent = items === 1 ? "1 sound has no words" : `${told} sounds have no words`;
 }
 
