@@ -21,7 +21,7 @@ from audiofuse.core.storage.store import Store
 from audiofuse.workers.service.admission.guard import Right
 from audiofuse.workers.service.admission.problems import ANY, Refusal, answers
 from audiofuse.workers.service.admission.streams import Streams
-from audiofuse.workers.service.models import MAX_LABELLED, Id, Selection, Tags
+from audiofuse.workers.service.models import Id, Selection, Tags
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ MOST_BYTES = 4 * 1024**3
 CHUNK_BYTES = 256 * 1024
 NAME = "sounds.zip"
 SIDECARS = "sidecars.zip"
+MOST_SIDECARS = 100  # of one file: what is asked with fits a body
 WORDS = ("title", "description", "keywords")  # what a sidecar keeps beside its labels
 LEFT_OUT = "left-out.txt"  # tells within the file what is not whole in it
 WHY = "it was replaced or deleted, or cannot be read now"
@@ -59,7 +60,7 @@ class Chosen(BaseModel):
     """Labels for several items."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    items: list[ChosenLabels] = Field(min_length=1, max_length=MAX_LABELLED)
+    items: list[ChosenLabels] = Field(min_length=1, max_length=MOST_SIDECARS)
 
 
 def archive_routes(searcher: Searcher, store: Store | None) -> APIRouter:

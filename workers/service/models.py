@@ -21,13 +21,11 @@ from audiofuse.core.query import (
     Question,
 )
 from audiofuse.core.search.hits import Hit, Timeline
-from audiofuse.core.search.labels import Suggested
 
 UUID = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 LONGEST_S = 10**9
 MAX_VERDICTS = 100
-MAX_LABELLED = 100  # items of one request, with 12 kB of JSON of vectors each
 HIDDEN = frozenset(
     {"item_norm", "user_metadata_hash", "sidecar_etag", "sidecar_problem", "moments_state"}
 )
@@ -176,15 +174,6 @@ class Selection(BaseModel):
     )
 
 
-class Labelled(BaseModel):
-    """Items that are to be named, by their ids."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    ids: list[Id] = Field(
-        min_length=1, max_length=MAX_LABELLED, description="Unknown ones are left out."
-    )
-
-
 class Excerpt(BaseModel):
     """A part of a sound, in seconds from its beginning."""
 
@@ -311,38 +300,6 @@ class SelectionAnswer(BaseModel):
     """Those of the items that there are, in the order in which they were asked for."""
 
     items: list[ItemAnswer]
-
-
-class LabelAnswer(BaseModel):
-    """The name of an AudioSet class, and how near the sound is to it: a cosine."""
-
-    label: str = Field(examples=["Dog"])
-    score: float
-
-
-class LabelledAnswer(BaseModel):
-    """What an item may be called, the nearest first; none where nothing is near."""
-
-    id: str
-    labels: list[LabelAnswer]
-
-
-class LabelsAnswer(BaseModel):
-    """Those of the items that there are, and the encoder version that listened."""
-
-    encoder: str | None
-    items: list[LabelledAnswer]
-
-    @classmethod
-    def of(cls, suggested: Suggested) -> Self:
-        """Return suggestions as they are told."""
-        items = [
-            LabelledAnswer(
-                id=id_, labels=[LabelAnswer(label=each.name, score=each.score) for each in labels]
-            )
-            for id_, labels in suggested.labels.items()
-        ]
-        return cls(encoder=suggested.encoder, items=items)
 
 
 class EmbedAnswer(BaseModel):

@@ -16,16 +16,17 @@ GET  /v1/feedback                                        whether the caller may 
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Self
 
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
 
 from audiofuse.core.errors import NotFound
 from audiofuse.core.feedback.book import Book, BookFull
 from audiofuse.core.feedback.verdicts import Verdict
 from audiofuse.core.index.index import Point
 from audiofuse.core.query import Question, check_words
-from audiofuse.core.search.labels import Labels
+from audiofuse.core.search.labels import Labels, Suggested
 from audiofuse.core.search.search import Searcher
 from audiofuse.workers.service import models
 from audiofuse.workers.service.admission.guard import Caller, Right
@@ -39,11 +40,53 @@ SOUND_BODY = {
         "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}},
     }
 }
+MAX_LABELLED = 100  # items of one request, with 12 kB of JSON of vectors each
 LONG = LARGE_HITS + 1  # what counts as large, since a recording of hours has thousands of windows
 Words = Annotated[models.ByWords, Query()]
 Like = Annotated[models.Like, Query()]
 Heard = Annotated[models.Heard, Query()]
 SoundOptions = Annotated[models.BySound, Query()]
+
+
+class Labelled(BaseModel):
+    """Items that are to be named, by their ids."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    ids: list[models.Id] = Field(
+        min_length=1, max_length=MAX_LABELLED, description="Unknown ones are left out."
+    )
+
+
+class LabelAnswer(BaseModel):
+    """The name of an AudioSet class, and how near the sound is to it: a cosine."""
+
+    label: str = Field(examples=["Dog"])
+    score: float
+
+
+class LabelledAnswer(BaseModel):
+    """What an item may be called, the nearest first; none where nothing is near."""
+
+    id: str
+    labels: list[LabelAnswer]
+
+
+class LabelsAnswer(BaseModel):
+    """Those of the items that there are, and the encoder version that listened."""
+
+    encoder: str | None
+    items: list[LabelledAnswer]
+
+    @classmethod
+    def of(cls, suggested: Suggested) -> Self:
+        """Return suggestions as they are told."""
+        items = [
+            LabelledAnswer(
+                id=id_, labels=[LabelAnswer(label=each.name, score=each.score) for each in labels]
+            )
+            for id_, labels in suggested.labels.items()
+        ]
+        return cls(encoder=suggested.encoder, items=items)
 
 
 class Answers:
@@ -88,11 +131,11 @@ class Answers:
         """Tell where in an item a question is heard."""
         return models.TimelineAnswer.of(self._searcher.timeline(id_, question))
 
-    def labels(self, ids: Sequence[str]) -> models.LabelsAnswer:
+    def labels(self, ids: Sequence[str]) -> LabelsAnswer:
         """Tell what items may be called."""
-        return models.LabelsAnswer.of(self._labels.suggest(ids))
+        return LabelsAnswer.of(self._labels.suggest(ids))
 
-    def labels_of(self, id_: str) -> models.LabelsAnswer:
+    def labels_of(self, id_: str) -> LabelsAnswer:
         """Tell what one item may be called; ``NotFound`` if there is none."""
         told = self.labels([id_])
         if not told.items:
@@ -172,13 +215,13 @@ def item_routes(searcher: Searcher, links: Links, questions: Questions) -> APIRo
         question = Question(options.q, without=options.without)
         return await questions.answer(partial(answered.timeline, id, question), LONG)
 
-    @router.get("/items/{id}/labels", response_model=models.LabelsAnswer, responses=answers(404))
+    @router.get("/items/{id}/labels", response_model=LabelsAnswer, responses=answers(404))
     async def labels(id: models.Id) -> Response:  # noqa: A002 - its name in the URL
         """Return what an item may be called by its sound; whoever asks first waits some seconds."""
         return await questions.answer(partial(answered.labels_of, id), LONG)
 
-    @router.post("/items/labels", response_model=models.LabelsAnswer)
-    async def several_labels(selection: models.Labelled) -> Response:
+    @router.post("/items/labels", response_model=LabelsAnswer)
+    async def several_labels(selection: Labelled) -> Response:
         """Return what several items may be called."""
         return await questions.answer(partial(answered.labels, selection.ids), LONG)
 
