@@ -4,14 +4,16 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 from celery import Celery
 from redis import Redis
 
-from audiofuse.core.audio.windows import WINDOW_S
+from audiofuse.core.audio.windows import WINDOW_S, OpenSound
 from audiofuse.core.bundles.manifest import bundle_version
 from audiofuse.core.bundles.registry import Watch, open_registry
 from audiofuse.core.errors import ConfigurationError, Reason, Unavailable
@@ -28,7 +30,7 @@ from audiofuse.workers.indexing.exchange.protocol import EncoderFacts
 from audiofuse.workers.indexing.exchange.slab import Slab
 from audiofuse.workers.indexing.items.collaborators import BucketSide, IndexSide, Limits
 from audiofuse.workers.indexing.items.sync import Syncer
-from audiofuse.workers.indexing.retries import RetryPolicy, quarantine, take_back
+from audiofuse.workers.indexing.retries import RetryPolicy, counted, take_back
 from audiofuse.workers.indexing.stages import BatchedIndex, BoundedStore
 from audiofuse.workers.indexing.versions import (
     Drain,
@@ -237,13 +239,16 @@ class Equipment:
 
     def _bucket_side(self, lane: Lane) -> BucketSide:
         around, settings = self._around, self._around.settings
-        return BucketSide(
-            around.store,
-            Limits(settings.max_duration_s, settings.max_object_bytes),
-            partial(around.decoders.open, urgent=lane is Lane.LIVE),
-            quarantine(around.deliveries),
-            around.stopping.wait,
-        )
+
+        def open_sound(
+            key: str, path: Path, max_duration_s: float
+        ) -> AbstractContextManager[OpenSound]:
+            count = partial(counted, around.deliveries, key)
+            urgent = lane is Lane.LIVE
+            return around.decoders.open(path, max_duration_s, urgent=urgent, around=count)
+
+        limits = Limits(settings.max_duration_s, settings.max_object_bytes)
+        return BucketSide(around.store, limits, open_sound, around.stopping.wait)
 
 
 def _multi_version_syncers(

@@ -20,18 +20,17 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, wait
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from redis import RedisError
 
-from audiofuse.core.audio.windows import Samples
 from audiofuse.core.errors import Reason, Rejected, Unavailable
 from audiofuse.core.items import is_audio
 from audiofuse.core.storage.store import Store
 from audiofuse.workers.indexing.breaker import Breaker, Causes
-from audiofuse.workers.indexing.items.collaborators import DeadLetterStore, Guard, NoReport, Report
+from audiofuse.workers.indexing.items.collaborators import DeadLetterStore, NoReport, Report
 from audiofuse.workers.indexing.items.sync import Synced, sounds_of
 from audiofuse.workers.queue.broker import Dispatcher
 from audiofuse.workers.queue.deliveries import Deliveries
@@ -274,22 +273,24 @@ class SingleFlight(Generic[T]):
                 self._now[key] = self._next.pop(key)
 
 
-def quarantine(deliveries: Deliveries) -> Guard:
-    """Return a guard that counts, under an object's key, decodings that ended with their worker.
+@contextmanager
+def counted(deliveries: Deliveries, key: str) -> Iterator[None]:
+    """Count, under an object's key, steps of its decoding that ended with their worker.
 
-    It counts only while a sound is decoded: else all that a killed worker had in hand would be
-    suspect.
+    Only while a window is decoded: else all that a killed worker had in hand would be suspect, and
+    a recording of hours, of which something is nearly always in hand.
+
+    Raises ``Rejected`` if too many did, and ``Unavailable`` while they cannot be counted.
     """
-
-    def guarded(key: str, windows: Iterator[Samples]) -> Iterator[Samples]:
+    try:
         delivery = deliveries.begin(key)  # counted first: the decoding may kill this process
         try:
             if delivery.deaths >= MAX_DELIVERIES:
                 deliveries.forget(key)
                 detail = f"its worker died {MAX_DELIVERIES} times while decoding it"
                 raise Rejected(Reason.BUG, detail)
-            yield from windows
+            yield
         finally:
             deliveries.finish(key, delivery.tag)
-
-    return guarded
+    except RedisError as error:
+        raise Unavailable(f"the broker is away: {error}") from error

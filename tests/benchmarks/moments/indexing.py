@@ -83,7 +83,10 @@ class Rig:
         self.bucket = root / "bucket"
         self.bucket.mkdir()
         bucket = BucketSide(
-            FolderStore(self.bucket), Limits(1e6, 10**11), decoders.open, pause=time.sleep
+            FolderStore(self.bucket),
+            Limits(1e6, 10**11),
+            lambda _, path, most_s: decoders.open(path, most_s),
+            pause=time.sleep,
         )
         without = IndexSide(BatchedIndex(self.index, self.generation), self.generation)
         encoder = client.on(bundle.name, facts, Lane.LIVE)

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,32 @@ def test_bad_files_are_rejected_and_the_process_goes_on(decoders: Decoders, tmp_
         assert caught.value.reason is reason
     with pytest.raises(DecoderBugError, match="FileNotFoundError"):
         _decode(decoders, tmp_path / "gone.wav")
+    assert _decode(decoders, OWL)
+    assert _pids(decoders) == before
+
+
+def test_what_surrounds_decoding_knows_each_window(decoders: Decoders, tmp_path: Path) -> None:
+    """It is entered for a window and left before that is handed on; what it raises costs nobody."""
+    seen: list[str] = []
+
+    @contextmanager
+    def around() -> Iterator[None]:
+        seen.append("begins")
+        yield
+        seen.append("ends")
+
+    with decoders.open(_wav(tmp_path / "long.wav", 25), 60, around=around) as recording:
+        for number, _ in enumerate(recording.windows(), 1):
+            assert seen == ["begins", "ends"] * number
+    before = _pids(decoders)
+
+    @contextmanager
+    def away() -> Iterator[None]:
+        raise Unavailable("nobody counts")
+        yield
+
+    with decoders.open(OWL, 60, around=away) as recording, pytest.raises(Unavailable):
+        next(recording.windows())
     assert _decode(decoders, OWL)
     assert _pids(decoders) == before
 

@@ -17,7 +17,7 @@ from audiofuse.workers.indexing.retries import (
     MAX_DELIVERIES,
     TRIES_IN_HAND,
     RetryPolicy,
-    quarantine,
+    counted,
 )
 from audiofuse.workers.indexing.watchdog import Consumption, Watchdog
 from audiofuse.workers.queue.dead_letters import DeadLetter
@@ -358,35 +358,33 @@ def test_an_object_that_kills_its_worker_is_given_up(redis: Redis) -> None:
     for _ in range(MAX_DELIVERIES):
         Deliveries(redis, "audiofuse", 60).begin(KEY)
     redis.delete(*redis.keys("audiofuse:alive:*"))  # as of workers that died at once
-    guard = quarantine(Deliveries(redis, "audiofuse", 60))
-    with pytest.raises(Rejected, match="died 3 times") as caught:
-        list(guard(KEY, iter([])))
+    deliveries = Deliveries(redis, "audiofuse", 60)
+    with pytest.raises(Rejected, match="died 3 times") as caught, counted(deliveries, KEY):
+        pytest.fail("it is decoded")
     assert caught.value.reason is Reason.BUG
-    assert list(guard(KEY, iter([]))) == []  # replayed later, it has its chances again
+    with counted(deliveries, KEY):  # replayed later, it has its chances again
+        pass
 
 
 def test_a_decoding_is_counted_before_it_begins(redis: Redis) -> None:
     """Its very first step may kill the worker; and then the count is there, until it ends."""
-    counted: list[int] = []
-
-    def windows() -> Iterator[object]:
-        counted.append(len(redis.keys("audiofuse:deliveries:*")))  # type: ignore[arg-type]
-        yield "a window"
-
-    guard = quarantine(Deliveries(redis, "audiofuse", 60))
-    assert list(guard(KEY, windows())) == ["a window"]  # type: ignore[arg-type]
-    assert counted == [1]
+    with counted(Deliveries(redis, "audiofuse", 60), KEY):
+        assert len(redis.keys("audiofuse:deliveries:*")) == 1
     assert redis.keys("audiofuse:deliveries:*") == []
 
 
 def test_what_ends_is_not_counted(redis: Redis) -> None:
     """Neither success nor failure of a decoding brings an object nearer to being given up."""
-    guard = quarantine(Deliveries(redis, "audiofuse", 60))
-
-    def fails() -> Iterator[object]:
-        raise Rejected(Reason.DAMAGED, "cut off")
-        yield
-
     for _ in range(2 * MAX_DELIVERIES):
-        with pytest.raises(Rejected, match="cut off"):
-            list(guard(KEY, fails()))  # type: ignore[arg-type]
+        with (
+            pytest.raises(Rejected, match="cut off"),
+            counted(Deliveries(redis, "audiofuse", 60), KEY),
+        ):
+            raise Rejected(Reason.DAMAGED, "cut off")
+
+
+def test_what_cannot_be_counted_is_not_decoded() -> None:
+    """While the broker is away nothing begins that might kill the worker."""
+    nowhere = Deliveries(Redis(port=1, socket_connect_timeout=1), "audiofuse", 60)
+    with pytest.raises(Unavailable, match="broker is away"), counted(nowhere, KEY):
+        pytest.fail("it is decoded")

@@ -106,7 +106,7 @@ class Recording:
 
 
 @contextmanager
-def open_number(path: Path, _: float) -> Iterator[Recording]:
+def open_number(_: str, path: Path, __: float) -> Iterator[Recording]:
     """Open a number as a sound."""
     yield Recording(path)
 

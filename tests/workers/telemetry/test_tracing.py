@@ -69,7 +69,9 @@ def settle(
     settings, where = Settings(encoder=bundle, device="cpu", batch_s=10), tmp_path / "device"
     with device_in_threads(settings, where), closing(DeviceClient(where, Slab(1), int)) as device:
         syncer = Syncer(
-            BucketSide(store, Limits(60, 10**7), open_sound=decoders.open),
+            BucketSide(
+                store, Limits(60, 10**7), lambda _, path, most_s: decoders.open(path, most_s)
+            ),
             IndexSide(points, generation),
             device.on(bundle.name, device.use(bundle.name).result(60), Lane.LIVE),
         )

@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.5, 30.0
 STOPS = "the worker stops"
 
 Tell = Callable[[float, Exception | None], None]
+Around = Callable[[], AbstractContextManager[object]]
 
 
 class DecoderBugError(Exception):
@@ -39,7 +40,7 @@ class DecodedRecording:
     """
 
     def __init__(
-        self, pool: "Decoders", path: Path, max_duration_s: float, *, urgent: bool
+        self, pool: "Decoders", path: Path, max_duration_s: float, around: Around, *, urgent: bool
     ) -> None:
         """Wait for a process, and keep it until the first window.
 
@@ -49,6 +50,7 @@ class DecodedRecording:
         self._pool = pool
         self._path = path
         self._max_duration_s = max_duration_s
+        self._around = around
         self._urgent = urgent
         self._number = next(pool.numbers)
         self._windows = 0
@@ -109,11 +111,12 @@ class DecodedRecording:
                 self._take_turn()
             assert self._decoder
             slot = self._slot = self._pool.slab.take()
-            if self._windows:
-                answer = self._decoder.next(number, slot, patience_s)
-            else:
-                path, most_s = self._path, self._max_duration_s
-                answer = self._decoder.begin(number, path, most_s, slot, patience_s)
+            with self._around():
+                if self._windows:
+                    answer = self._decoder.next(number, slot, patience_s)
+                else:
+                    path, most_s = self._path, self._max_duration_s
+                    answer = self._decoder.begin(number, path, most_s, slot, patience_s)
             return self._checked(answer)
 
     def _take_turn(self) -> None:
@@ -192,14 +195,19 @@ class Decoders:
 
     @contextmanager
     def open(
-        self, path: Path, max_duration_s: float, *, urgent: bool = True
+        self,
+        path: Path,
+        max_duration_s: float,
+        *,
+        urgent: bool = True,
+        around: Around = nullcontext,
     ) -> Iterator[DecodedRecording]:
         """Open a sound file as ``core.audio.recording.open_recording`` does, in another process.
 
-        This waits for a process: from here on the sound is decoded. Those that are ``urgent`` go
-        first.
+        This waits for a process. Those that are ``urgent`` go first. ``around`` is entered while a
+        process decodes a window of it; what it raises, ``windows`` raises.
         """
-        recording = DecodedRecording(self, path, max_duration_s, urgent=urgent)
+        recording = DecodedRecording(self, path, max_duration_s, around, urgent=urgent)
         try:
             yield recording
         finally:
@@ -232,7 +240,7 @@ class Decoders:
             log.warning("decoding ended its process with code %d", decoder.process.returncode)
             detail = "decoding it ended the process that did"
             raise self._verdict(decoder, Reason.CRASHED, detail) from None
-        except (Rejected, DecoderBugError):
+        except (Rejected, DecoderBugError, Unavailable):
             self._give_back(decoder)
             raise
         except BaseException:  # in the middle of an answer: nobody could use it

@@ -1,13 +1,13 @@
 """What a sync works with, in three groups: the bucket's side, the index's side, the encoder."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from audiofuse.core.audio.windows import Opener, OpenSound, Samples
+from audiofuse.core.audio.windows import OpenSound, Samples
 from audiofuse.core.encoder.embeddings import EncodedItem, Floats, Fused
 from audiofuse.core.errors import Rejected
 from audiofuse.core.index.index import Generation, Point
@@ -116,7 +116,8 @@ class NoReport:
         """Tell nobody."""
 
 
-Guard = Callable[[str, Iterator[Samples]], Iterator[Samples]]
+# Decodes the sound of a key, which lies in a file and lasts so many seconds at most.
+SoundOpener = Callable[[str, Path, float], AbstractContextManager[OpenSound]]
 
 
 @dataclass(frozen=True)
@@ -127,14 +128,9 @@ class Limits:
     object_bytes: int
 
 
-def unguarded(key: str, windows: Iterator[Samples]) -> Iterator[Samples]:
-    """Hand the windows of a key on."""
-    del key
-    return windows
-
-
-def open_here(path: Path, max_duration_s: float) -> AbstractContextManager[OpenSound]:
+def open_here(key: str, path: Path, max_duration_s: float) -> AbstractContextManager[OpenSound]:
     """Decode in this process."""
+    del key
     from audiofuse.core.audio.recording import open_recording  # noqa: PLC0415 - most never do
 
     return open_recording(path, max_duration_s)
@@ -148,15 +144,13 @@ def nowhere() -> None:
 class BucketSide:
     """Where sounds come from.
 
-    ``open_sound`` decodes, in this process or another; ``guard`` is told the key and the windows
-    while they are decoded. ``pause`` waits for some seconds for a burst of changes to end; what it
-    returns is true if the worker stops.
+    ``open_sound`` decodes, in this process or another. ``pause`` waits for some seconds for a burst
+    of changes to end; what it returns is true if the worker stops.
     """
 
     store: Store
     limits: Limits
-    open_sound: Opener = open_here
-    guard: Guard = unguarded
+    open_sound: SoundOpener = open_here
     pause: Callable[[float], object] = time.sleep
 
 

@@ -319,11 +319,10 @@ class Syncer:
             raise Rejected(Reason.TOO_LARGE, detail)
         with (
             self.store.open(item.audio) as path,
-            bucket.open_sound(path, bucket.limits.duration_s) as recording,
+            bucket.open_sound(item.key, path, bucket.limits.duration_s) as recording,
         ):
-            windows = bucket.guard(item.key, recording.windows())
             cutting = moments.cutting(payload, partial(self._check_unchanged, item))
-            encoded = self._encoder.encode(_sound_of(item), windows, text, cutting)
+            encoded = self._encoder.encode(_sound_of(item), recording.windows(), text, cutting)
             facts = (
                 round(recording.duration_s, 3),
                 recording.sample_rate,

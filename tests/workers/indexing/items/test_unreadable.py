@@ -117,7 +117,7 @@ def test_a_decoding_that_a_stop_ends_changes_nothing(world: Any) -> None:
     world.put(KEY, CROW)
 
     @contextmanager
-    def closing(_: Path, __: float) -> Iterator[OpenSound]:
+    def closing(_: str, __: Path, ___: float) -> Iterator[OpenSound]:
         raise Unavailable("the worker stops")
         yield
 

@@ -133,7 +133,7 @@ class World:
             lambda: self.versions.wanted[0] == version,
         )
 
-        def open_sound(path: Path, limit_s: float) -> AbstractContextManager[OpenSound]:
+        def open_sound(_: str, path: Path, limit_s: float) -> AbstractContextManager[OpenSound]:
             self.decoded.append(version)
             return open_recording(path, limit_s)
 
