@@ -122,7 +122,7 @@ class Points:
         with self._refusals(generation, len(ids)):
             if self._rest:
                 found = self._rest.retrieve(generation.collection, list(ids), asked, payload)
-                return {each.id: _stored(each) for each in found}
+                return {each.id: as_point(each) for each in found}
             records = self._client.retrieve(
                 generation.collection, list(ids), payload, asked, consistency=MOST
             )
@@ -189,18 +189,8 @@ def _portions(asked: Iterable[Nearest]) -> Iterator[list[Nearest]]:
         yield together
 
 
-def _stored(record: Record) -> Point:
-    vectors = record.vector or {}
-    return Point(
-        id=record.id,
-        payload=record.payload or {},
-        item=vectors.get(ITEM, ()),
-        audio=vectors.get(AUDIO, ()),
-    )
-
-
-def as_point(record: models.Record | models.ScoredPoint) -> Point:
-    """Return a point as the client answers it."""
+def as_point(record: models.Record | models.ScoredPoint | Record) -> Point:
+    """Return a point as it is answered."""
     vectors: dict[str, Any] = record.vector if isinstance(record.vector, dict) else {}
     return Point(
         id=str(record.id),

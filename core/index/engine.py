@@ -269,20 +269,27 @@ class Engine:
             raise ValueError("the embedded index groups without look-up and prefetch")
         query, passing = query_of(asked), filter_of(asked.filter)
 
-        def ask(besides: edge.Filter, limit: int) -> Sequence[edge.ScoredPoint]:
-            must = edge.Filter(must=[besides, *([passing] if passing else [])])
+        must: list[Any] = [passing] if passing else []
+
+        def ask(besides: Sequence[Any], limit: int) -> Sequence[edge.ScoredPoint]:
+            wanted = edge.Filter(must=must, must_not=list(besides)) if must or besides else None
             return shard.query(
                 edge.QueryRequest(
-                    limit=limit,
-                    filter=must,
-                    query=query,
-                    params=AGAIN,
+                    limit=limit, filter=wanted, query=query, params=AGAIN,
                     with_payload=[asked.group_by],
                 )
-            )
+            )  # fmt: skip
+
+        def ask_each(within: Sequence[Any], limit: int) -> Sequence[list[edge.ScoredPoint]]:
+            wanted = [edge.Filter(must=[each, *must]) for each in within]
+            requests = [
+                edge.QueryRequest(limit=limit, filter=each, query=query, params=AGAIN)
+                for each in wanted
+            ]
+            return shard.query_batch(edge.QueryBatchRequest(requests))
 
         with self._shard(name) as shard:
-            found = grouped(ask, asked.group_by, asked.limit or 10, asked.group_size or 3)
+            found = grouped(ask, ask_each, asked.group_by, asked.limit or 10, asked.group_size or 3)
             groups = [
                 {"id": group, "hits": _whole(shard, hits, asked.with_payload, asked.with_vector)}
                 for group, hits in found.items()

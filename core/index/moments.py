@@ -15,6 +15,7 @@ from audiofuse.core.index.collection import (
     as_point,
 )
 from audiofuse.core.index.conditions import conditions_of_moments, of_item
+from audiofuse.core.index.rest import Group
 
 # What tells which moment it is, and whether its item still means it.
 MOMENT_FIELDS = ("item", "number", "start_s", "end_s", "state", "item_norm")
@@ -59,14 +60,23 @@ class MomentPoints(Points):
 
         ``asked.limit`` is how many items; an offset it cannot have. ``items``: of these only.
         """
-        moments = generation.moments
+        moments, passing = generation.moments, conditions_of_moments(asked.where, items)
+        fields, vectors = list(MOMENT_FIELDS), list(asked.vectors)
+        groups: Sequence[Group | models.PointGroup]
         with self._refusals(moments):
-            found = self._client.query_points_groups(
-                moments.collection, "item", list(asked.vector), using=ITEM, limit=asked.limit,
-                group_size=of_each, query_filter=conditions_of_moments(asked.where, items),
-                with_payload=list(MOMENT_FIELDS), with_vectors=list(asked.vectors),
-            )  # fmt: skip
-        return {str(group.id): [as_point(hit) for hit in group.hits] for group in found.groups}
+            if self._rest:
+                wanted = models.QueryGroupsRequest(
+                    group_by="item", query=list(asked.vector), using=ITEM, limit=asked.limit,
+                    group_size=of_each, filter=passing, with_payload=fields, with_vector=vectors,
+                )  # fmt: skip
+                groups = self._rest.groups(moments.collection, wanted)
+            else:
+                groups = self._client.query_points_groups(
+                    moments.collection, "item", list(asked.vector), using=ITEM, limit=asked.limit,
+                    group_size=of_each, query_filter=passing, with_payload=fields,
+                    with_vectors=vectors,
+                ).groups  # fmt: skip
+        return {str(group.id): [as_point(hit) for hit in group.hits] for group in groups}
 
     def scored_moments(
         self, generation: Generation, item_id: str, state: str, vector: Sequence[float], most: int

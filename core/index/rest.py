@@ -17,7 +17,7 @@ from urllib.request import getproxies, proxy_bypass
 import httpx
 import pydantic_core
 from pydantic import BaseModel, ValidationError
-from qdrant_client import QdrantClient
+from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 GOOD = frozenset({200, 201, 202})
@@ -35,6 +35,27 @@ class Record(BaseModel):
     id: str
     payload: dict[str, Any] | None = None
     vector: dict[str, list[float]] | None = None
+
+
+class ScoredRecord(Record):
+    """A point that was found."""
+
+    score: float
+
+
+class Group(BaseModel):
+    """Points that have a value in common, best first."""
+
+    id: str | int
+    hits: list[ScoredRecord]
+
+
+class _Groups(BaseModel):
+    groups: list[Group]
+
+
+class _Grouped(BaseModel):
+    result: _Groups
 
 
 class _Found(BaseModel):
@@ -77,6 +98,12 @@ class Rest:
         where = f"{quote(collection, safe='')}/points?consistency=majority"
         body = {"ids": ids, "with_payload": payload, "with_vector": vectors}
         return self._ask(_Found, "POST", where, body).result
+
+    def groups(self, collection: str, asked: models.QueryGroupsRequest) -> list[Group]:
+        """Return the points nearest to a vector in groups."""
+        where = f"{quote(collection, safe='')}/points/query/groups"
+        body = asked.model_dump(mode="python", exclude_none=True)
+        return self._ask(_Grouped, "POST", where, body).result.groups
 
     def _ask(self, kind: type[Answer], method: str, where: str, body: object) -> Answer:
         connection = self._take()

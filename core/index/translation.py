@@ -1,7 +1,7 @@
 """What is asked, as the embedded engine knows it; and what it lacks: groups, one order of equals.
 
     the nearest points of any group ──> of groups that are not known yet, until enough are
-                                    ──> of known groups that are short, until they are full
+                                    ──> of each known group that is short, what it lacks
 
 The first point that is met of a group is its best, and groups are met in the order of these.
 """
@@ -19,9 +19,11 @@ DIRECTIONS = {models.Direction.ASC: edge.Direction.Asc, models.Direction.DESC: e
 # Points of the first ask. More: it costs more; less: more asks where few groups have the nearest.
 AT_ONCE = 100
 GROWTH = 5  # and of each further ask, times those of the one before
-# Answers with at most so many points, nearest first, what passes a filter; their payloads have the
-# field by which they are grouped.
-Ask = Callable[[edge.Filter, int], Sequence[Any]]
+# Answers with at most so many points, nearest first, of those that pass no condition of some; their
+# payloads have the field by which they are grouped.
+Ask = Callable[[Sequence[Any], int], Sequence[Any]]
+# Answers, for each of some conditions, with at most so many points that pass it, nearest first.
+AskEach = Callable[[Sequence[Any], int], Sequence[list[Any]]]
 
 
 def page_of(
@@ -41,27 +43,26 @@ def page_of(
     return sorted(met, key=lambda hit: (-hit.score, str(hit.id)))[offset:reach]
 
 
-def grouped(ask: Ask, field: str, groups: int, size: int) -> dict[str | int, list[Any]]:
+def grouped(
+    ask: Ask, ask_each: AskEach, field: str, groups: int, size: int
+) -> dict[str | int, list[Any]]:
     """Return the best points of the best groups, at most ``size`` of each, best first.
 
     Points without the field are in no group. Raises ``ValueError`` for a field of several values.
     """
-    limit = max(AT_ONCE, groups * size)
+    limit = max(AT_ONCE, groups)
     found: dict[str | int, list[Any]] = {}
-    none = edge.IsEmptyCondition(field)
+    besides: list[Any] = []  # nothing at first: each condition is asked of every point
     more = True
     while more and len(found) < groups:
-        met = ask(edge.Filter(must_not=[none, _in(field, found)]), limit)
+        met = ask(besides, limit)
         more, limit = len(met) == limit, limit * GROWTH
         _add(found, met, field)
+        besides = [edge.IsEmptyCondition(field), _in(field, found)]
     best = dict(list(found.items())[:groups])
-    more = True
-    while more and (short := {each for each, points in best.items() if len(points) < size}):
-        known = {point.id for each in short for point in best[each]}
-        besides: list[Any] = [edge.HasIdCondition(known)]
-        met = ask(edge.Filter(must=[_in(field, short)], must_not=besides), limit)
-        more, limit = len(met) == limit, limit * GROWTH
-        _add(best, met, field)
+    short = [each for each, points in best.items() if len(points) < size]
+    filled = ask_each([_in(field, [each]) for each in short], size) if short else []
+    best |= zip(short, filled, strict=True)
     return {each: points[:size] for each, points in best.items()}
 
 
@@ -71,7 +72,9 @@ def _in(field: str, groups: Any) -> edge.FieldCondition:
 
 def _add(found: dict[str | int, list[Any]], met: Sequence[Any], field: str) -> None:
     for point in met:
-        value = point.payload[field]
+        value = point.payload.get(field)
+        if value in (None, []):
+            continue
         if not isinstance(value, str | int):
             told = f"the embedded index groups by text or integers, not by {value!r}"
             raise ValueError(told)  # noqa: TRY004 - as of all that cannot be asked

@@ -2,23 +2,48 @@
 
 A recording is ranked by the better of its item and its best moment. The first ``n`` recordings are
 then among the first ``n`` by item and the first ``n`` by moment: so many of both are asked for,
-without vectors, and what the page shows is fetched when it is known.
+near the beginning with all that the page may show, far from it without vectors, and what the page
+shows is fetched when it is known.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from audiofuse.core.encoder.embeddings import Floats
 from audiofuse.core.errors import QueryError
-from audiofuse.core.index.index import AUDIO, HIT_FIELDS, ITEM, Generation, Index, Nearest, Point
+from audiofuse.core.index.index import AUDIO, HIT_FIELDS, Generation, Index, Nearest, Point
 from audiofuse.core.query import CANDIDATES, EVEN, Question
 from audiofuse.core.search.hits import Hit, unique
 from audiofuse.core.search.loaded import LoadedEncoder, Ranked
-from audiofuse.core.search.recordings import STATES, Heard, Recordings
+from audiofuse.core.search.recordings import (
+    BOTH,
+    OF_EACH,
+    STATES,
+    ComeWith,
+    Heard,
+    Recordings,
+    agrees,
+    joined,
+)
 
-BOTH = (ITEM, AUDIO)  # the vectors that what is ranked anew comes with
+# Hits up to the end of a page for which all that it may show is fetched at once. Raised, more is
+# fetched that is not shown, some 10 kB a hit; lowered, more pages take two requests more.
+AT_ONCE = 50
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class First:
+    """The first recordings, best first.
+
+    ``best`` is what each is ranked by, its item or a moment. ``items`` are those that came whole,
+    ``windows`` the nearest moments that are known, by item.
+    """
+
+    best: list[tuple[str, Point]]
+    items: Mapping[str, Point]
+    windows: Mapping[str, Sequence[Point]]
 
 
 @dataclass(frozen=True)
@@ -47,9 +72,11 @@ class Ranking:
         """Return a page of recordings, each with its moments."""
         if self.question.ranks_anew:
             hits = self._paged(self._ranked_anew())
+            heard = self._heard(hits, {})
         else:
-            hits = self._explained(self._paged(list(self._best().items())))
-        heard = self._heard(hits)
+            first = self._first()
+            hits = self._explained(self._paged(first.best), first.items)
+            heard = self._heard(hits, first.windows)
         return [
             replace(hit, moments=tuple(moment for moment, _ in heard.get(hit.id, [])))
             for hit in hits
@@ -59,9 +86,11 @@ class Ranking:
         """Return a page of moments; a sound without any is one itself."""
         if self.question.ranks_anew:
             hits = self._ranked_anew()[: self._reach]
+            heard = self._heard(hits, {})
         else:
-            hits = self._explained(list(self._best(wholes=False).items()))
-        heard = self._heard(hits)
+            first = self._first(wholes=False)
+            hits = self._explained(first.best, first.items)
+            heard = self._heard(hits, first.windows)
         listed: list[tuple[Hit, Point | None]] = []
         for hit in hits:
             listed += [
@@ -89,31 +118,32 @@ class Ranking:
     def _items(self, asked: Nearest) -> list[Point]:
         return self.nearest(self.generation, asked)
 
-    def _moments(
-        self, items: Iterable[Point], limit: int, vectors: Sequence[str]
-    ) -> dict[str, Point]:
-        known = {item.id: item.payload for item in items}
-        asked = self._asked(limit, (), vectors)
-        return self.recordings.nearest(self.generation, asked, known)
-
-    def _best(self, *, wholes: bool = True) -> dict[str, Point]:
-        """Return the first recordings by id, best first, each with its item or its moment.
+    def _first(self, *, wholes: bool = True) -> First:
+        """Return the first recordings up to the end of the page.
 
         Without ``wholes`` the items of those that have moments do not count.
         """
-        items = self._items(self._asked(self._reach, STATES, ()))
-        best = {item.id: item for item in items if wholes or not item.payload.get("moments")}
-        for id_, moment in self._moments(items, self._reach, ()).items():
+        at_once = self._reach <= AT_ONCE
+        come_with = ComeWith(self._fields, (AUDIO,)) if at_once else STATES
+        found = self._items(self._asked(self._reach, *come_with))
+        items, windows = self.recordings.nearest(
+            self.generation, self._asked(self._reach, (), ()), found, come_with,
+            OF_EACH if at_once else 1,
+        )  # fmt: skip
+        best = {item.id: item for item in found if wholes or not item.payload.get("moments")}
+        for id_, (moment, *_) in windows.items():
             if id_ not in best or moment.score > best[id_].score:
                 best[id_] = moment
-        first = sorted(best.items(), key=lambda each: (-each[1].score, each[0]))
-        return dict(first[: self._reach])
+        first = sorted(best.items(), key=lambda each: (-each[1].score, each[0]))[: self._reach]
+        return First(first, items, windows) if at_once else First(first, {}, {})
 
-    def _explained(self, best: Sequence[tuple[str, Point]]) -> list[Hit]:
+    def _explained(
+        self, best: Sequence[tuple[str, Point]], known: Mapping[str, Point]
+    ) -> list[Hit]:
         """Fetch what hits are made of, and tell of each score what audio gave to it."""
-        ids = [id_ for id_, _ in best]
-        items = self.index.get(self.generation, ids, fields=self._fields, vectors=(AUDIO,))
-        of_moments = [point.id for id_, point in best if point.id != id_]
+        items, of_moments = dict(known), [point.id for id_, point in best if point.id != id_]
+        if asked := [id_ for id_, _ in best if id_ not in known]:
+            items |= self.index.get(self.generation, asked, fields=self._fields, vectors=(AUDIO,))
         scored = items | self._windows(of_moments, (AUDIO,))
         there = [(id_, at) for id_, at in best if id_ in items and at.id in scored]
         points = [replace(scored[at.id], score=at.score) for _, at in there]
@@ -141,20 +171,14 @@ class Ranking:
     def _ranked_anew(self) -> list[Hit]:
         """Return all recordings among the nearest candidates, best first."""
         items = self._items(self._asked(CANDIDATES, self._fields, BOTH))
-        moments = self._moments(items, CANDIDATES, BOTH)
+        known, windows = self.recordings.nearest(
+            self.generation, self._asked(CANDIDATES, (), BOTH), items, ComeWith(self._fields)
+        )
+        points = [*items, *(moment for moment, *_ in windows.values())]
         best: dict[str, Ranked] = {}
-        for each in sorted(
-            self._weighed([*items, *moments.values()]), key=lambda ranked: -ranked[1]
-        ):
+        for each in sorted(self._weighed(points), key=lambda ranked: -ranked[1]):
             best.setdefault(each[0].payload.get("item", each[0].id), each)
-        known = {item.id: item for item in items}
-        if unknown := [id_ for id_ in best if id_ not in known]:
-            known |= self.index.get(self.generation, unknown, fields=self._fields)
-        hits = [
-            Hit.of(known[id_], score, audio)
-            for id_, (_, score, audio) in best.items()
-            if id_ in known
-        ]
+        hits = [Hit.of(known[id_], score, audio) for id_, (_, score, audio) in best.items()]
         return unique(hits) if self.question.unique else hits
 
     def _weighed(self, points: Sequence[Point]) -> list[Ranked]:
@@ -164,10 +188,28 @@ class Ranking:
             raise QueryError("the live encoder fuses audio and metadata inseparably: no balance")
         return self.encoder.explained(points, self.query)
 
-    def _heard(self, hits: Iterable[Hit]) -> dict[str, list[Heard]]:
-        payloads = {hit.id: hit.payload for hit in hits}
+    def _heard(
+        self, hits: Iterable[Hit], known: Mapping[str, Sequence[Point]]
+    ) -> dict[str, list[Heard]]:
+        """Return where in recordings the question is heard, best first, by item.
+
+        ``known`` are the nearest windows of some of them, where nothing is weighed anew.
+        """
         balance = self.question.weight_of_metadata if self.encoder.is_sum else EVEN
-        return self.recordings.heard(self.generation, self.query, payloads, self.encoder, balance)
+        payloads = {hit.id: hit.payload for hit in hits if hit.payload.get("moments")}
+        nearest = {id_: known[id_] for id_ in payloads if id_ in known}
+        if asked := [id_ for id_ in payloads if id_ not in known]:
+            nearest |= self.recordings.windows(
+                self.generation, self.query, asked, weighed=balance != EVEN
+            )
+        heard: dict[str, list[Heard]] = {}
+        for id_, windows in nearest.items():
+            points = [each for each in windows if agrees(each, payloads[id_])]
+            if balance != EVEN:
+                ranked = self.encoder.weighed(points, self.query, balance)
+                points = [replace(point, score=score) for point, score, _ in ranked]
+            heard[id_] = joined(points, self.encoder.slack)
+        return heard
 
 
 def _with_part(hit: Hit, audio: float | None) -> Hit:

@@ -8,9 +8,9 @@ A moment whose item does not name its state is on its way in or out, and is not 
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,8 +27,6 @@ from audiofuse.core.index.index import (
 )
 from audiofuse.core.items import moment_id
 from audiofuse.core.moments.moments import Moment, best_moments
-from audiofuse.core.query import EVEN
-from audiofuse.core.search.loaded import LoadedEncoder
 
 # How long it is taken for known whether a generation has moments. Longer: the first ones of an
 # index are found later; shorter: more is asked where nobody has long recordings.
@@ -37,8 +35,18 @@ LOOK_S = 2.0
 OF_EACH = 12
 WEIGHED_OF_EACH = 4  # the same where each must come with its vectors, some 10 kB
 MOST_WINDOWS = 50_000  # of a timeline: 69 hours of windows of five seconds
+BOTH = (ITEM, AUDIO)  # the vectors that what is ranked anew comes with
 TRIES = 3  # to get a page full where moments are on their way
-STATES = ("moments", "moments_state")  # fields of an item's payload
+
+
+class ComeWith(NamedTuple):
+    """What items come with: payload fields, at least ``STATES``, and vectors."""
+
+    fields: Sequence[str]
+    vectors: Sequence[str] = ()
+
+
+STATES = ComeWith(("moments", "moments_state"))  # what tells which moments are an item's
 
 Heard = tuple[Moment, Point]  # a moment, and its best window
 
@@ -60,56 +68,48 @@ class Recordings:
                 return found
             self._known[generation] = now, found  # one thread looks; the others go on
         try:
-            found = self._index.count(generation.moments) > 0
+            found = self._index.health(generation.moments).points > 0
         except GenerationGone:  # an older release made it, and no worker has made it whole yet
             found = False
         self._known[generation] = now, found
         return found
 
     def nearest(
-        self, generation: Generation, asked: Nearest, items: Mapping[str, Mapping[str, Any]]
-    ) -> dict[str, Point]:
-        """Return the nearest moment of each of ``asked.limit`` recordings, best first, by item.
+        self, generation: Generation, asked: Nearest, items: Iterable[Point],
+        come_with: ComeWith,
+        of_each: int = 1,
+    ) -> tuple[dict[str, Point], dict[str, list[Point]]]:  # fmt: skip
+        """Return items, and the nearest moments of ``asked.limit`` of them, best first, by item.
 
-        ``items`` are payloads that are known already.
+        Of each recording these are at most ``of_each``, best first. To the ``items`` that are known
+        already are added those whose moments are found; ``come_with`` says what they have.
         """
-        known, besides = dict(items), asked.where.besides
-        best: dict[str, Point] = {}
+        known, besides = {item.id: item for item in items}, asked.where.besides
+        best: dict[str, list[Point]] = {}
         for _ in range(TRIES):
             where = replace(asked.where, besides=besides)
-            found = self._index.nearest_moments(generation, replace(asked, where=where))
+            found = self._index.nearest_moments(generation, replace(asked, where=where), of_each)
             if new := [id_ for id_ in found if id_ not in known]:
-                states = self._index.get(generation, new, fields=STATES)
-                known |= {id_: states[id_].payload if id_ in states else {} for id_ in new}
-            best = {id_: at for id_, (at, *_) in found.items() if _agrees(at, known[id_])}
+                known |= self._index.get(
+                    generation, new, fields=come_with.fields, vectors=come_with.vectors
+                )
+            best = {
+                id_: [each for each in points if agrees(each, known[id_].payload)]
+                for id_, points in found.items()
+                if id_ in known and agrees(points[0], known[id_].payload)
+            }
             if len(best) == len(found):
                 break
             besides = (*besides, *(found.keys() - best.keys()))
-        return best
+        return known, best
 
-    def heard(
-        self,
-        generation: Generation,
-        query: Floats,
-        items: Mapping[str, Mapping[str, Any]],
-        encoder: LoadedEncoder,
-        balance: float = EVEN,
-    ) -> dict[str, list[Heard]]:
-        """Return where in recordings a question is heard, best first; ``items``: their payloads."""
-        long = [id_ for id_, payload in items.items() if payload.get("moments")]
-        if not long:
-            return {}
-        anew = balance != EVEN
-        asked = Nearest(query.tolist(), len(long), vectors=(ITEM, AUDIO) if anew else ())
-        of_each = WEIGHED_OF_EACH if anew else OF_EACH
-        heard: dict[str, list[Heard]] = {}
-        for id_, found in self._index.nearest_moments(generation, asked, of_each, long).items():
-            points = [each for each in found if _agrees(each, items[id_])]
-            if anew:
-                ranked = encoder.weighed(points, query, balance)
-                points = [replace(point, score=score) for point, score, _ in ranked]
-            heard[id_] = _joined(points, encoder.slack)
-        return heard
+    def windows(
+        self, generation: Generation, query: Floats, items: Sequence[str], *, weighed: bool
+    ) -> dict[str, list[Point]]:
+        """Return the nearest windows of each of some items, with what weighing needs of them."""
+        vectors, of_each = (BOTH, WEIGHED_OF_EACH) if weighed else ((), OF_EACH)
+        asked = Nearest(query.tolist(), len(items), vectors=vectors)
+        return self._index.nearest_moments(generation, asked, of_each, items)
 
     def at(self, generation: Generation, item: Point, at_s: float) -> Point | None:
         """Return an item's moment in which a second lies, with its vectors.
@@ -127,7 +127,7 @@ class Recordings:
         hop_s = starts[second].payload["start_s"] - starts[first].payload["start_s"]
         id_ = moment_id(item.id, min(int(at_s // hop_s), count - 1))
         found = self._index.get(moments, [id_], vectors=[ITEM], fields=MOMENT_FIELDS).get(id_)
-        return found if found and _agrees(found, item.payload) else None
+        return found if found and agrees(found, item.payload) else None
 
     def timeline(self, generation: Generation, item: Point, query: Floats) -> list[Moment]:
         """Return the score of each of an item's windows; of all of it, if it has no moments."""
@@ -140,13 +140,13 @@ class Recordings:
         return [_moment(each) for each in found]
 
 
-def _agrees(moment: Point, item: Mapping[str, Any]) -> bool:
+def agrees(moment: Point, item: Mapping[str, Any]) -> bool:
     """Whether an item, given by its payload, names a moment as one of its own."""
     state, number = moment.payload["state"], moment.payload["number"]
     return bool(state == item.get("moments_state") and number < item["moments"])
 
 
-def _joined(points: Sequence[Point], slack: float) -> list[Heard]:
+def joined(points: Sequence[Point], slack: float) -> list[Heard]:
     """Return the moments that some windows of a recording make, each with its best window."""
     in_order = sorted(points, key=lambda each: each.payload["number"])
     windows = [_moment(each) for each in in_order]
