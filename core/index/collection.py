@@ -47,7 +47,10 @@ class Generation:
 
 @dataclass(frozen=True)
 class Point:
-    """An item or a moment as the index holds it. Vectors are present where they were asked for."""
+    """An item or a moment as the index holds it. Vectors are present where they were asked for.
+
+    A vector that is an ``array`` has ``float``s of four bytes, typecode "f".
+    """
 
     id: str
     payload: Mapping[str, Any]
@@ -91,7 +94,7 @@ class Points:
         sent: list[dict[str, Any]] = [
             {
                 "id": point.id,
-                "vector": {ITEM: list(point.item), AUDIO: list(point.audio)},
+                "vector": {ITEM: point.item, AUDIO: point.audio},
                 "payload": dict(point.payload),
             }
             for point in points
@@ -100,7 +103,13 @@ class Points:
             if self._rest:
                 self._rest.upsert(generation.collection, sent)
             else:
-                structs = [models.PointStruct(**each) for each in sent]
+                structs = [
+                    models.PointStruct(
+                        id=each["id"], payload=each["payload"],
+                        vector={name: list(vector) for name, vector in each["vector"].items()},
+                    )
+                    for each in sent
+                ]  # fmt: skip
                 self._client.upsert(generation.collection, structs, wait=True, ordering=ONE_ORDER)
 
     def remove(self, generation: Generation, ids: Sequence[str]) -> None:

@@ -2,7 +2,8 @@
 
 The embedded engine admits one process, so the local deployment gives it to one, and every other
 process uses it as it would a server: through ``qdrant_client`` and a URL. Only the calls that
-``core.index.index`` makes are served, and queries of programs without audiofuse.
+``core.index.index`` makes are served, and queries of programs without audiofuse. Points are read
+and written with packed vectors where the other side says that it knows them, see ``rest``.
 """
 
 import secrets
@@ -13,7 +14,7 @@ import pydantic_core
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from qdrant_client import models
 
 from audiofuse.core.index.engine import (
@@ -22,6 +23,7 @@ from audiofuse.core.index.engine import (
     NoSuchCollectionError,
     Selected,
 )
+from audiofuse.core.index.rest import PACKED, VECTORS, Record, packed
 
 STATUSES: dict[type[Exception], int] = {NoSuchCollectionError: 404, CollectionExistsError: 409}
 NO_SNAPSHOTS = (
@@ -115,11 +117,21 @@ def _of_servers() -> APIRouter:
     return router
 
 
-def _body(kind: Any) -> Callable[[Request], Awaitable[Any]]:
-    """Return what reads a request's body at once: FastAPI would parse it first, then check it."""
-    known = TypeAdapter(kind)
+class PackedPoints(BaseModel):
+    """Points that are sent with packed vectors."""
+
+    points: list[Record]
+
+
+def _body(kind: Any, packed: Any = None) -> Callable[[Request], Awaitable[Any]]:
+    """Return what reads a request's body at once: FastAPI would parse it first, then check it.
+
+    ``packed`` is what it is with packed vectors, if it can be.
+    """
+    plain, other = TypeAdapter(kind), TypeAdapter(packed or kind)
 
     async def read(request: Request) -> Any:
+        known = other if VECTORS in request.headers else plain
         try:
             return known.validate_json(await request.body())
         except ValidationError as error:
@@ -128,7 +140,9 @@ def _body(kind: Any) -> Callable[[Request], Awaitable[Any]]:
     return read
 
 
-PointsBody = Annotated[models.PointsList, Depends(_body(models.PointsList))]
+PointsBody = Annotated[
+    models.PointsList | PackedPoints, Depends(_body(models.PointsList, PackedPoints))
+]
 RequestBody = Annotated[models.PointRequest, Depends(_body(models.PointRequest))]
 PayloadBody = Annotated[models.SetPayload, Depends(_body(models.SetPayload))]
 SelectedBody = Annotated[Selected, Depends(_body(Selected))]
@@ -142,12 +156,12 @@ def _points(engine: Engine) -> APIRouter:
         return _result(engine.upsert(name, body.points))
 
     @router.post("")
-    def retrieve(name: str, body: RequestBody) -> Response:
+    def retrieve(name: str, body: RequestBody, request: Request) -> Response:
         records = engine.retrieve(
             name, body.ids, with_payload=_asked(body.with_payload, default=True),
             with_vectors=_asked(body.with_vector),
         )  # fmt: skip
-        return _result(records)
+        return _result(map(_packed, records) if VECTORS in request.headers else records)
 
     @router.post("/delete")
     def delete(name: str, body: SelectedBody) -> Response:
@@ -197,10 +211,16 @@ def _asked(selector: Any, *, default: bool = False) -> Any:
     return default if selector is None else selector
 
 
+def _packed(record: dict[str, Any]) -> dict[str, Any]:
+    vectors = record["vector"] or {}
+    return record | {"vector": {name: packed(vector) for name, vector in vectors.items()}}
+
+
 def _result(value: object) -> Response:
     """Answer as a server does; what FastAPI makes of an answer itself takes ten times as long."""
-    content = pydantic_core.to_json({"result": value, "status": "ok", "time": 0.0})
-    return Response(content, media_type="application/json")
+    answer = {"result": value, "status": "ok", "time": 0.0}
+    content = pydantic_core.to_json(answer, bytes_mode="base64")
+    return Response(content, media_type="application/json", headers=PACKED)
 
 
 def _refuse(_: Request, error: Exception) -> JSONResponse:

@@ -21,6 +21,7 @@ import qdrant_edge as edge
 from qdrant_client import models
 
 from audiofuse.core.errors import ConfigurationError
+from audiofuse.core.index.rest import Record
 from audiofuse.core.index.translation import (
     SPARE,
     filter_of,
@@ -34,12 +35,11 @@ ALIASES, COLLECTION, SHARD = "aliases.json", "collection.json", "shard"
 OWN_FAULT = "Service"  # how its errors begin that no question is to blame for
 Selected = models.PointIdsList | models.FilterSelector
 DONE = models.UpdateResult(operation_id=0, status=models.UpdateStatus.COMPLETED)
-# Vectors are compared in four bits first, and the nearest of them again as they are: three times as
-# many as are asked for. Less finds others than the nearest; see DECISIONS.md.
-QUICK = edge.TurboQuantQuantizationConfig(bits=edge.TurboQuantBitSize.Bits4)
-AGAIN = edge.SearchParams(
-    quantization=edge.QuantizationSearchParams(rescore=True, oversampling=3.0)
-)
+# Vectors are compared in two bits first, and the nearest of them again as they are: so many times
+# as many as are asked for, and of all points at least so many. Less finds others than the nearest;
+# see DECISIONS.md.
+QUICK = edge.TurboQuantQuantizationConfig(bits=edge.TurboQuantBitSize.Bits2)
+TIMES, AT_LEAST = 8.0, 1000
 DISTANCES = {models.Distance.COSINE: edge.Distance.Cosine, models.Distance.DOT: edge.Distance.Dot}
 SCHEMAS = {
     "keyword": edge.PayloadSchemaType.Keyword,
@@ -197,7 +197,9 @@ class Engine:
         wanted = edge.KeywordIndexParams(prefix=True) if has_prefix else kind
         return self._update(name, edge.UpdateOperation.create_field_index(field, wanted))
 
-    def upsert(self, name: str, points: Sequence[models.PointStruct]) -> models.UpdateResult:
+    def upsert(
+        self, name: str, points: Sequence[models.PointStruct | Record]
+    ) -> models.UpdateResult:
         """Write whole points."""
         made = [edge.Point(str(p.id), cast("Any", p.vector), p.payload) for p in points]
         return self._update(name, edge.UpdateOperation.upsert_points(made))
@@ -275,7 +277,7 @@ class Engine:
             wanted = edge.Filter(must=must, must_not=list(besides)) if must or besides else None
             return shard.query(
                 edge.QueryRequest(
-                    limit=limit, filter=wanted, query=query, params=AGAIN,
+                    limit=limit, filter=wanted, query=query, params=_again(limit, AT_LEAST),
                     with_payload=[asked.group_by],
                 )
             )  # fmt: skip
@@ -283,7 +285,7 @@ class Engine:
         def ask_each(within: Sequence[Any], limit: int) -> Sequence[list[edge.ScoredPoint]]:
             wanted = [edge.Filter(must=[each, *must]) for each in within]
             requests = [
-                edge.QueryRequest(limit=limit, filter=each, query=query, params=AGAIN)
+                edge.QueryRequest(limit=limit, filter=each, query=query, params=_again(limit))
                 for each in wanted
             ]
             return shard.query_batch(edge.QueryBatchRequest(requests))
@@ -318,11 +320,19 @@ class Engine:
 
 def _ids(asked: models.QueryRequest, limit: int | None = None) -> edge.QueryRequest:
     """Return a question for the first hits alone: their ids and scores."""
-    reach = (asked.offset or 0) + (asked.limit or 10)
+    reach = limit or (asked.offset or 0) + (asked.limit or 10) + SPARE
     return edge.QueryRequest(
-        limit=limit or reach + SPARE, filter=filter_of(asked.filter), query=query_of(asked),
-        params=AGAIN,
+        limit=reach, filter=filter_of(asked.filter), query=query_of(asked),
+        params=_again(reach, AT_LEAST),
     )  # fmt: skip
+
+
+def _again(limit: int, at_least: int = 0) -> edge.SearchParams:
+    """Return how many are compared again where ``limit`` are asked for."""
+    times = max(TIMES, at_least / limit)
+    return edge.SearchParams(
+        quantization=edge.QuantizationSearchParams(rescore=True, oversampling=times)
+    )
 
 
 def _page(

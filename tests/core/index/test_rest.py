@@ -2,18 +2,29 @@
 
 import json
 import threading
+from array import array
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from uuid import UUID
 
+import numpy as np
 import pytest
+from qdrant_client import QdrantClient
 
 from audiofuse.core.errors import Unavailable
-from audiofuse.core.index.index import Generation, Index, connect
+from audiofuse.core.index.index import Generation, Index, Point, connect
 from audiofuse.core.index.rest import rest_of
 
 ID = "8c3b2f6e-0d4a-4b5e-9f3e-6a1c2d3e4f50"
 GENERATION = Generation("audiofuse-a/b", "b")
 ANSWER = {"result": [{"id": ID, "payload": {"key": "rain.wav"}, "vector": {"audio": [1.0]}}]}
+
+
+class Sizes:
+    """A very small encoder's widths."""
+
+    dim, audio_dim = 4, 3
 
 
 class Server(ThreadingHTTPServer):
@@ -22,11 +33,13 @@ class Server(ThreadingHTTPServer):
     block_on_close = False
     hangs_up = False  # after each answer, without having said so
     answers = True
+    packs = False
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.connections: list[threading.Event] = []  # each is set once it is closed
         self.requests: list[tuple[str, str, str | None]] = []
+        self.written: list[Any] = []  # bodies of what is put, and the header of packed vectors
         self.url = f"http://127.0.0.1:{self.server_port}/behind/"
 
 
@@ -57,8 +70,20 @@ class Handler(BaseHTTPRequestHandler):
             content = json.dumps(ANSWER).encode()
             self.send_response(200)
             self.send_header("content-length", str(len(content)))
+            if self.server.packs:
+                self.send_header("x-audiofuse-vectors", "float32")
             self.end_headers()
             self.wfile.write(content)
+
+    def do_PUT(self) -> None:
+        """Note it, and answer."""
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.server.written.append((body["points"], self.headers["x-audiofuse-vectors"]))
+        content = b'{"result": {}}'
+        self.send_response(200)
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
@@ -128,3 +153,41 @@ def test_a_proxy_is_the_clients_business(
     client = connect(server.url)
     assert (rest_of(client) is not None) is plain
     client.close()
+
+
+@pytest.mark.parametrize("packs", [False, True])
+def test_vectors_are_packed_for_whoever_says_that_it_knows(
+    server: Server, index: Index, *, packs: bool
+) -> None:
+    """A Qdrant server is sent numbers, whatever is asked before; the embedded index, text."""
+    server.packs = packs
+    index.get(GENERATION, [ID])
+    index.upsert(GENERATION, [Point(ID, {}, array("f", [0.25, -1]), (2.0,))])
+    (((point,), told),) = server.written
+    numbers, text = (
+        {"item": [0.25, -1.0], "audio": [2.0]},
+        {"item": "AACAPgAAgL8=", "audio": "AAAAQA=="},
+    )
+    assert (point["vector"], told) == ((text, "float32") if packs else (numbers, None))
+
+
+def test_the_embedded_index_keeps_packed_vectors_to_the_last_bit(
+    rest: QdrantClient, alias: str
+) -> None:
+    """What is written packed is read as it was, packed or not, by us and by any client."""
+    index = Index(rest, alias)
+    generation = index.create("late-aaa", Sizes())
+    vectors = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    ids = [str(UUID(int=number)) for number in range(3)]
+    points = [
+        Point(id_, {"n": 1}, row.tolist(), row[:3].tolist())
+        for id_, row in zip(ids, vectors, strict=True)
+    ]
+    for _ in range(2):  # the first time nothing is known of the other side
+        index.upsert(generation, points)
+        found = index.get(generation, ids, vectors=True)
+        assert [list(found[id_].audio) for id_ in ids] == [list(each.audio) for each in points]
+        assert np.allclose([found[id_].item for id_ in ids], vectors, atol=1e-6)
+    (plain,) = rest.retrieve(generation.collection, ids[:1], with_vectors=["audio"])
+    assert plain.vector == {"audio": pytest.approx(points[0].audio)}
