@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from audiofuse.core.index.index import Generation, Nearest, Point
+from audiofuse.core.index.index import Generation, Health, Nearest, Point
 from audiofuse.core.query import MAX_LIMIT, Question
 from audiofuse.core.search.answering import TOGETHER
 from audiofuse.core.search.search import Searcher
@@ -28,9 +28,9 @@ class SlowIndex:
         """Tell what is live."""
         return LIVE
 
-    def count(self, _: Generation) -> int:
+    def health(self, _: Generation) -> Health:
         """Tell that there are no moments."""
-        return 0
+        return Health(points=0, indexed=0, status="green", optimised=True)
 
     def search(self, _: Generation, asked: Sequence[Nearest]) -> list[list[Point]]:
         """Find nothing, at once or later."""
@@ -46,6 +46,8 @@ class SlowIndex:
 
 class Tower:
     """One tower for every version, and the text of all questions."""
+
+    relevance = None
 
     def get(self, _: str) -> "Tower":
         """Return it."""
