@@ -34,6 +34,14 @@ class Relevance(BaseModel):
     wordless: Curve
     nothing_below: float = Field(ge=0, le=1)
 
-    def of(self, score: float, *, has_words: bool) -> float:
-        """Return the probability, from 0 to 1, that a hit of this score is what is meant."""
-        return (self.worded if has_words else self.wordless).at(score)
+    def of(self, score: float, *, has_words: bool, is_long: bool = False) -> float:
+        """Return the probability, from 0 to 1, that a hit of this score is what is meant.
+
+        Words of a long recording need not be about what is heard in one moment of it, so they make
+        none improbable.
+        """
+        bare = self.wordless.at(score)
+        if not has_words:
+            return bare
+        worded = self.worded.at(score)
+        return max(worded, bare) if is_long else worded

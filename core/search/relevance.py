@@ -8,6 +8,10 @@ from audiofuse.core.model.relevance import Relevance
 from audiofuse.core.query import CANDIDATES, Question
 from audiofuse.core.search.hits import Hit
 
+# A recording of more moments, a minute as a rule, is a long one, of which less is claimed.
+# Higher: more questions are told that nothing answers them, also wrongly. Measured in DECISIONS.md.
+MOST_MOMENTS = 12
+
 
 def widened(question: Question, relevance: Relevance | None) -> Question:
     """Return what to ask so that enough hits come to choose the probable ones from.
@@ -30,12 +34,13 @@ def judged(
     """Return a question's page of what ``widened`` found, and whether nothing there answers it.
 
     The latter is ``None`` where that is not known: without hits or a calibration, of a question
-    that is not by words alone, and on pages behind the first.
+    that is not by words alone, on pages behind the first, and where only long recordings might
+    answer it: a faint event in one of them scores no better than others do.
     """
     if relevance is None or not question.is_by_words or not hits:
         return list(hits), None
     known = [replace(hit, relevance=_probability(hit, relevance)) for hit in hits]
-    nothing = max(hit.relevance or 0 for hit in known) < relevance.nothing_below
+    nothing = _nothing(known, relevance)
     least = question.min_relevance
     if least is None:
         return known, None if question.offset else nothing
@@ -44,4 +49,15 @@ def judged(
 
 
 def _probability(hit: Hit, relevance: Relevance) -> float:
-    return relevance.of(hit.score, has_words=hit.payload["has_text"] == "yes")
+    worded = hit.payload["has_text"] == "yes"
+    return relevance.of(hit.score, has_words=worded, is_long=_is_long(hit))
+
+
+def _nothing(hits: Sequence[Hit], relevance: Relevance) -> bool | None:
+    if max(hit.relevance or 0 for hit in hits) >= relevance.nothing_below:
+        return False
+    return None if any(map(_is_long, hits)) else True
+
+
+def _is_long(hit: Hit) -> bool:
+    return bool(hit.payload.get("moments", 0) > MOST_MOMENTS)

@@ -281,7 +281,8 @@ class FoundAnswer(BaseModel):
     encoder: str | None = Field(examples=["default-1a2b3c"])
     nothing: bool | None = Field(
         description="True: nothing here sounds like that, and the hits are merely the nearest. "
-        "Null where that is not known, as relevance, and behind the first page."
+        "Null where that is not known: as relevance, behind the first page, and where only "
+        "recordings of more than a minute might answer."
     )
     hits: list[HitAnswer]
 

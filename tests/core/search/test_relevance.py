@@ -1,6 +1,7 @@
 """How probable hits are: known where the encoder has a calibration, and filtered by."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -9,7 +10,9 @@ from audiofuse.core.errors import QueryError
 from audiofuse.core.index.index import Generation, Index
 from audiofuse.core.model.relevance import Curve, Relevance
 from audiofuse.core.query import Question
+from audiofuse.core.search.hits import Hit
 from audiofuse.core.search.loaded import LoadedEncoders
+from audiofuse.core.search.relevance import judged
 from audiofuse.core.search.search import Searcher
 
 VERSION = "tiny-000000"
@@ -71,6 +74,19 @@ def test_a_question_that_nothing_answers_is_told_apart(
     other = unanswered.search(Question("a gong", without="an owl"))
     assert other.nothing is None
     assert {hit.relevance for hit in other.hits} == {None}
+
+
+def test_of_long_recordings_less_is_claimed() -> None:
+    """Words that are about something else make none improbable, nor does a faint event."""
+    payload = {"key": "a.wav", "has_text": "yes"}
+    short = Hit("1", "a.wav", 0.2, 0.1, 0.1, payload)
+    long = replace(short, payload=payload | {"moments": 13})
+    unanswered = CALIBRATION.model_copy(update={"nothing_below": 1.0})
+    (told,), nothing = judged([short], Question("a"), unanswered)
+    assert (told.relevance, nothing) == (CALIBRATION.worded.at(0.2), True)
+    (told,), nothing = judged([long], Question("a"), unanswered)
+    assert (told.relevance, nothing) == (CALIBRATION.wordless.at(0.2), None)
+    assert judged([long], Question("a"), CALIBRATION)[1] is False
 
 
 def test_without_a_calibration_nothing_is_claimed(searcher: Searcher) -> None:
