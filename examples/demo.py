@@ -36,6 +36,7 @@ QUERIES = {
     "an infant wailing": "only listening finds it; no sidecar has these words",
     "someone playing a stringed instrument": "words and sound together",
     "old record player noise": "words and sound together",
+    "a wolf howling": "and where, in a recording of 90 s whose words tell nothing of it",
     "water flowing from a tap": "only listening finds it: the file has no sidecar and a mute name",
 }
 

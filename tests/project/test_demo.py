@@ -1,6 +1,7 @@
 """``make demo`` does what it shows."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,10 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.timeout(240)
 def test_the_demo_runs_from_drop_to_delete() -> None:
-    """The demo indexes every example, finds mute files by listening, and leaves nothing running."""
+    """Every example is indexed, mute files and a howl in a recording are found by listening.
+
+    Nothing is left running.
+    """
     script = str(ROOT / "examples" / "demo.py")
     done = subprocess.run(
         [sys.executable, script], env=os.environ | {"COLUMNS": "160"},  # else paths are cut
@@ -24,6 +28,8 @@ def test_the_demo_runs_from_drop_to_delete() -> None:
         0
     ]
     assert len(rooster.splitlines()) <= 5  # the title, the table's head, and the first row
+    howling = done.stdout.split('"a wolf howling"')[1].split('"water flowing')[0]
+    assert re.search(r"recorder-left-out.*\b0:50\b", howling)
     assert "owl.wav deleted: gone after" in done.stdout
     commands = [" ".join(each.info["cmdline"] or []) for each in psutil.process_iter(["cmdline"])]
     assert not [command for command in commands if str(ROOT / ".demo") in command]
