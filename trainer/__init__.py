@@ -1,6 +1,7 @@
 """Training encoders: ``cli`` is the command, with its ``options``; ``__main__`` starts it.
 
-``calibrate`` is one of its commands, which tells what scores mean.
+Of its commands ``calibrate`` tells what scores mean, and by ``improving`` an archive teaches its
+encoder.
 
-Rooms: ``data``, ``training``, ``study``.
+Rooms: ``data``, ``training``, ``study``, ``improvement``.
 """

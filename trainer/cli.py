@@ -1,6 +1,6 @@
 """The command line of the trainer: ``audiofuse-train --help``.
 
-Exit codes: 0 done, 1 something failed, 2 wrong usage or configuration.
+Exit codes: 0 done, 1 something failed, 2 wrong usage or configuration, 3 not better (improve).
 """
 
 import copy
@@ -39,6 +39,7 @@ from audiofuse.trainer.data.batches import Example, Examples, training_rows
 from audiofuse.trainer.data.corpus import Corpus, Division, prepare_corpus
 from audiofuse.trainer.data.gallery import encode_cached, score_kind
 from audiofuse.trainer.data.metadata import Kind
+from audiofuse.trainer.improving import improve
 from audiofuse.trainer.options import Cache, Sources, ValShare, fit_options, refuse_unused
 from audiofuse.trainer.study.assessment import Assessment, compare
 from audiofuse.trainer.study.claims import claims
@@ -72,6 +73,7 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train encoders on your own sounds. Start with: audiofuse-train fit BUCKET --run RUN.",
 )
+cli.command()(improve)
 console = Console(stderr=True)
 
 

@@ -44,6 +44,7 @@ ROOMS = (  # from the ground up: a room imports from those above it in this list
     "trainer/data",
     "trainer/training",
     "trainer/study",
+    "trainer/improvement",
     "trainer",
 )
 HOMES = {  # one outside library has few homes
