@@ -91,7 +91,8 @@ def improve(
               lambda: show(next(steps), TURNS * STEPS))
         for number in range(TURNS)
     ]  # fmt: skip
-    improved = copy.deepcopy(encoder)
+    # What its scores mean is not known: they are others now.
+    improved = copy.deepcopy(encoder).with_relevance(None)
     set_to_mean(improved.model, [turn.model for turn in turns])
     ranked = [turn.ranked for turn in turns]
     return Outcome(

@@ -12,6 +12,7 @@ from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.evaluation.clips import Clip, clip_of
 from audiofuse.core.items import Metadata
 from audiofuse.core.model.config import TINY
+from audiofuse.core.model.relevance import Curve, Relevance
 from audiofuse.trainer.improvement import improve as improving
 from audiofuse.trainer.improvement import judging, teaching
 from audiofuse.trainer.improvement.archive import Archive, Sound, Verdicts
@@ -29,10 +30,13 @@ Improve = Callable[[Verdicts], Outcome]
 
 @pytest.fixture(scope="session")
 def encoder() -> Encoder:
-    """Return a tiny encoder to whose text tower other words are other texts."""
+    """Return a tiny, calibrated encoder, to whose text tower other words are other texts."""
     bert = TINY.text.bert | {"hidden_size": 48, "intermediate_size": 48}
     text = TINY.text.model_copy(update={"bert": bert, "pooling": "mean"})
-    return Encoder.random(TINY.model_copy(update={"dim": 40, "text": text}), seed=0)
+    curve = Curve(slope=1.0, offset=0.0)
+    relevance = Relevance(worded=curve, wordless=curve, nothing_below=0.1)
+    shape = TINY.model_copy(update={"dim": 40, "text": text})
+    return Encoder.random(shape, seed=0).with_relevance(relevance)
 
 
 @pytest.fixture(scope="session")

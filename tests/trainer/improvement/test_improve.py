@@ -19,10 +19,12 @@ Improve = Callable[[Verdicts], Outcome]
 
 
 def test_verdicts_that_agree_make_it_better(better: Outcome, encoder: Encoder) -> None:
-    """Questions and sounds that were sealed are answered better, and only heads have changed."""
+    """What was sealed is answered better; only heads have changed, and what scores mean is lost."""
     assert better.judgement.is_better, better.judgement.refusals
     assert all(better.judgement.figures[ASKED][view].low > 0 for view in VIEWS)
     assert better.encoder
+    assert encoder.config.relevance
+    assert better.encoder.config.relevance is None
     before, after = (each.model.state_dict() for each in (encoder, better.encoder))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {
