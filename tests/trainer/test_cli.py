@@ -23,6 +23,7 @@ from audiofuse.trainer.data.corpus import Division, prepare_corpus
 from audiofuse.trainer.data.gallery import KindScores
 from audiofuse.trainer.data.metadata import Captions, Kind
 from audiofuse.trainer.options import refuse_unused
+from audiofuse.trainer.training import calibration
 from audiofuse.trainer.training.config import FitConfig
 
 ROOT = Path(__file__).parents[2]
@@ -86,12 +87,41 @@ def test_a_bucket_becomes_a_better_documented_bundle(
     bundle = Path(done.stdout.splitlines()[-1])
     load_bundle(bundle)
     assert bundle.name.startswith("mine-")
-    assert "Trained on 3 sounds" in (bundle / "README.md").read_text()
+    card = (bundle / "README.md").read_text()
+    assert "Trained on 3 sounds" in card
+    assert "What a score means\n\nNot known: no questions" in card  # one sound judges here
     assert set(json.loads((bundle / "metrics.json").read_text())["slices"]["all"]) >= {"random"}
     assert "<audio" in (run / "report.html").read_text()
     again = train("fit", bucket, "--run", run, "--start", start, *options)
     assert again.code == 2
     assert "--resume" in again.stderr
+
+
+def test_a_bundle_is_calibrated_as_another_version(
+    bucket: Path,
+    tmp_path: Path,
+    tiny_encoder: Encoder,
+    train: Callable[..., Done],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """``calibrate`` keeps weights, name and card, and adds what a score means."""
+    bundle = saved_bundle(tiny_encoder, tmp_path, "tiny", "# Card\n")
+    splits = ("--fit", "train", "--check", "val", "--bundle", bundle, "--out", tmp_path / "out")
+    done = train("calibrate", bucket, *splits)
+    assert done.code == 2
+    assert "too few hits" in done.stderr
+    monkeypatch.setattr(calibration, "FEWEST", 1)
+    done = train("calibrate", bucket, *splits)
+    assert done.code == 0, done.stderr
+    found = Path(done.stdout.splitlines()[-1])
+    assert found.name.startswith("tiny-")
+    assert found.name != bundle.name
+    weights = [(each / "model.safetensors").read_bytes() for each in (bundle, found)]
+    assert weights[0] == weights[1]
+    assert load_bundle(found).config.relevance is not None
+    assert (found / "README.md").read_text().startswith("# Card\n\n## What a score means")
+    done = train("calibrate", bucket, "--bundle", bundle)
+    assert "--out" in done.stderr
 
 
 @pytest.mark.parametrize(

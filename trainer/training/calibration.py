@@ -229,10 +229,10 @@ def _curve(hits: Hits, chosen: Truths) -> Curve:
 
 
 def _best(hits: Hits, told: Values, chosen: Truths) -> Values:
-    """Return the highest probability that each question is told, of some of the hits."""
+    """Return the highest probability that each question is told, of some of the hits; of none 0."""
     best: Values = np.zeros(int(hits.question.max()) + 1)
     np.maximum.at(best, hits.question[chosen], told[chosen])
-    return best[np.unique(hits.question[chosen])]
+    return best[np.unique(hits.question)]
 
 
 def _checked(relevance: Relevance, encoder: Encoder, check: Judged) -> Calibration:
