@@ -61,9 +61,13 @@ def _show(explanation: "Explanation") -> None:
         changed = moment(explanation.sidecar.modified_ms / 1000)
         facts["sidecar"] = f"{explanation.sidecar.key}, of {changed}"
     for held in explanation.held:
-        state = "as the bucket has it" if held.agrees else "an earlier state"
+        state = "as the bucket has it" if held.agrees else "another state"
         live = ", live" if held.is_live else ""
         facts[f"in {held.version}{live}"] = f"{state}, since {moment(held.indexed_at / 1000)}"
+        if held.moments or held.moments_there:
+            others = f"{held.moments_there} are there, not just those that it is to have"
+            there = "all there" if held.moments_agree else others
+            facts[f"moments in {held.version}"] = f"{held.moments}: {there}"
     facts["id"] = explanation.id
     console.print(f"{explanation.key}: {explanation.state}", highlight=False, markup=False)
     console.print(explanation.why, highlight=False, markup=False)

@@ -14,8 +14,9 @@ from typing import Any
 from redis import Redis
 
 from audiofuse.core.errors import Rejected
-from audiofuse.core.index.index import Generation, GenerationGone, Index, open_index
+from audiofuse.core.index.index import Generation, GenerationGone, Index, Point, open_index
 from audiofuse.core.items import ObjectInfo, agrees, is_audio, point_id, sidecar_keys
+from audiofuse.core.moments.stored import moments_named, names_moments
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.store import Store, open_store
 from audiofuse.workers.queue.broker import connect_redis, open_lanes
@@ -41,13 +42,20 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Held:
-    """What a version's index holds of an object; times are Unix times in ms."""
+    """What a version's index holds of an object; times are Unix times in ms.
+
+    ``moments`` are how many it is to have, ``moments_there`` how many there are of any state. It
+    ``agrees`` if object, sidecar and moments do: there are those that it is to have and no others.
+    """
 
     version: str
     is_live: bool
     agrees: bool
     modified: int
     indexed_at: int
+    moments: int
+    moments_there: int
+    moments_agree: bool
 
 
 @dataclass(frozen=True)
@@ -138,13 +146,25 @@ class Explainer:
             except GenerationGone:
                 continue
             if point:
+                count, there, agree = self._moments(generation, point)
                 yield Held(
                     generation.version,
                     generation == live,
-                    found is not None and _agrees(point.payload, found, sidecar),
+                    found is not None and _agrees(point.payload, found, sidecar) and agree,
                     point.payload["modified"],
                     point.payload["indexed_at"],
-                )
+                    count, there, agree,
+                )  # fmt: skip
+
+    def _moments(self, generation: Generation, point: Point) -> tuple[int, int, bool]:
+        """Return how many moments an item is to have, how many there are, and if they are those."""
+        count, state = named = moments_named(point.payload, self._index.grid(generation))
+        try:
+            there = self._index.count_moments(generation, point.id)
+            own = self._index.count_moments(generation, point.id, state) if count else 0
+        except GenerationGone:  # an older release made it
+            there = own = 0
+        return count, there, names_moments(point.payload, named) and there == own == count
 
     def audit(self, prefix: str = "", track: Track = unseen) -> Audit:
         """Compare everything, and count it."""
@@ -212,7 +232,7 @@ def _why(state: State, letter: DeadLetter | None, waiting: int) -> str:
     rejected = f"it was rejected as it is: {letter.reason}, {letter.detail}" if letter else ""
     return {
         State.INDEXED: "it is in the live index, as the bucket has it",
-        State.OUTDATED: f"the live index has an earlier state of it; {queued}; {RECONCILE}",
+        State.OUTDATED: f"the live index has another state of it; {queued}; {RECONCILE}",
         State.MISSING: f"nobody has indexed or rejected it yet; {queued}; {RECONCILE}",
         State.REJECTED: rejected,
         State.ORPHANED: f"its object is gone, its point is not; {queued}; {RECONCILE}",

@@ -55,6 +55,21 @@ def test_all_that_is_known_is_told(world: Any, explainer: Explainer) -> None:
     assert explainer.explain(CROW).state is State.OUTDATED
 
 
+def test_moments_are_told_and_whether_they_are_all_there(world: Any, explainer: Explainer) -> None:
+    """A recording lacks one, or has one of another state: the index has another state of it."""
+    world.put("long.wav")
+    world.index_as_seen("long.wav", duration_s=20.0)
+    (held,) = explainer.explain("long.wav").held
+    assert (held.moments, held.moments_there, held.moments_agree, held.agrees) == (4, 4, True, True)
+    world.index.remove_moments(world.generation, explainer.explain("long.wav").id, beyond=3)
+    told = explainer.explain("long.wav")
+    assert (told.held[0].moments_there, told.held[0].moments_agree) == (3, False)
+    assert told.state is State.OUTDATED
+    world.write_moments("long.wav", [3], "another state")
+    (held,) = explainer.explain("long.wav").held
+    assert (held.moments, held.moments_there, held.agrees) == (4, 4, False)
+
+
 def test_the_sums_of_an_audit_agree(world: Any, explainer: Explainer) -> None:
     """Each sound of the bucket is counted once, and so is each point of the index."""
     world.put("new.wav", "a/bad.wav", "a/mute.wav", "old.wav", "gone.wav", "never.wav")
