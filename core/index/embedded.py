@@ -197,8 +197,12 @@ def _queries(engine: Engine) -> APIRouter:
         return _result(engine.query_batch_points(name, body.searches))
 
     @router.post("/query/groups")
-    def query_groups(name: str, body: models.QueryGroupsRequest) -> Response:
-        return _result(engine.query_points_groups(name, body))
+    def query_groups(name: str, body: models.QueryGroupsRequest, request: Request) -> Response:
+        found = engine.query_points_groups(name, body)
+        if VECTORS in request.headers:
+            for group in found["groups"]:
+                group["hits"] = list(map(_packed, group["hits"]))
+        return _result(found)
 
     @router.post("/query")  # what programs without audiofuse ask
     def query(name: str, body: models.QueryRequest) -> Response:

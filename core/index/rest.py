@@ -133,7 +133,7 @@ class Rest:
         """Return the points nearest to a vector in groups."""
         where = f"{quote(collection, safe='')}/points/query/groups"
         body = asked.model_dump(mode="python", exclude_none=True)
-        return self._ask(_Grouped, "POST", where, body).result.groups
+        return self._ask(_Grouped, "POST", where, body, PACKED).result.groups
 
     def _ask(
         self, kind: type[Answer], method: str, where: str, body: object,

@@ -85,7 +85,9 @@ class Ranking:
     def by_moments(self) -> list[Hit]:
         """Return a page of moments; a sound without any is one itself."""
         if self.question.ranks_anew:
-            hits = self._ranked_anew()[: self._reach]
+            # Not as many as the page reaches: weighed, a moment may be better than that by which
+            # its recording was found, and every page must be a part of one list.
+            hits = self._ranked_anew(wholes=False)[:CANDIDATES]
             heard = self._heard(hits, {})
         else:
             first = self._first(wholes=False)
@@ -168,13 +170,17 @@ class Ranking:
         parts = {point.id: audio for point, _, audio in self._weighed(points)}
         return [_with_part(hit, parts.get(at.id)) if at else hit for hit, at in listed]
 
-    def _ranked_anew(self) -> list[Hit]:
-        """Return all recordings among the nearest candidates, best first."""
+    def _ranked_anew(self, *, wholes: bool = True) -> list[Hit]:
+        """Return all recordings among the nearest candidates, best first.
+
+        Without ``wholes`` the items of those that have moments do not count.
+        """
         items = self._items(self._asked(CANDIDATES, self._fields, BOTH))
         known, windows = self.recordings.nearest(
             self.generation, self._asked(CANDIDATES, (), BOTH), items, ComeWith(self._fields)
         )
-        points = [*items, *(moment for moment, *_ in windows.values())]
+        points = [item for item in items if wholes or not item.payload.get("moments")]
+        points += [moment for moment, *_ in windows.values()]
         best: dict[str, Ranked] = {}
         for each in sorted(self._weighed(points), key=lambda ranked: -ranked[1]):
             best.setdefault(each[0].payload.get("item", each[0].id), each)

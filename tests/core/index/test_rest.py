@@ -4,6 +4,7 @@ import json
 import threading
 from array import array
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from uuid import UUID
@@ -13,7 +14,7 @@ import pytest
 from qdrant_client import QdrantClient
 
 from audiofuse.core.errors import Unavailable
-from audiofuse.core.index.index import Generation, Index, Point, connect
+from audiofuse.core.index.index import Generation, Index, Nearest, Point, connect
 from audiofuse.core.index.rest import rest_of
 
 ID = "8c3b2f6e-0d4a-4b5e-9f3e-6a1c2d3e4f50"
@@ -189,5 +190,10 @@ def test_the_embedded_index_keeps_packed_vectors_to_the_last_bit(
         found = index.get(generation, ids, vectors=True)
         assert [list(found[id_].audio) for id_ in ids] == [list(each.audio) for each in points]
         assert np.allclose([found[id_].item for id_ in ids], vectors, atol=1e-6)
+    moments = [replace(each, payload={"item": "long"}) for each in points]
+    index.upsert(generation.moments, moments)
+    asked = Nearest(points[1].item, 1, vectors=("audio",))
+    (nearest, *_) = index.nearest_moments(generation, asked, 3)["long"]
+    assert (nearest.id, list(nearest.audio)) == (ids[1], list(points[1].audio))
     (plain,) = rest.retrieve(generation.collection, ids[:1], with_vectors=["audio"])
     assert plain.vector == {"audio": pytest.approx(points[0].audio)}

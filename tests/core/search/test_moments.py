@@ -262,6 +262,19 @@ def test_moments_can_be_listed_instead_of_recordings(sounds: Sounds) -> None:
     ]
 
 
+@pytest.mark.parametrize("how", [{}, {"unique": True}, {"balance": 0.3}])
+def test_pages_of_moments_are_parts_of_one_list(sounds: Sounds, how: dict[str, Any]) -> None:
+    """Page by page every moment comes once, in the order of one large page."""
+    found = sounds.find(limit=100, moments=True, **how)
+    whole = [(hit.id, hit.moments and hit.moments[0].start_s) for hit in found]
+    pages = [
+        sounds.find(limit=4, offset=offset, moments=True, **how)
+        for offset in range(0, len(whole) + 4, 4)
+    ]
+    paged = [(hit.id, hit.moments and hit.moments[0].start_s) for page in pages for hit in page]
+    assert paged == whole
+
+
 def test_more_can_be_found_that_is_like_a_moment(sounds: Sounds) -> None:
     """The query is the vector of the window in which the second lies, of an item its own."""
     id_ = max(sounds.windows, key=lambda each: len(sounds.windows[each]))
