@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class First:
-    """The first recordings, best first.
+    """The first recordings, best first, and some that follow them.
 
     ``best`` is what each is ranked by, its item or a moment. ``items`` are those that came whole,
     ``windows`` the nearest moments that are known, by item.
@@ -75,7 +75,7 @@ class Ranking:
             heard = self._heard(hits, {})
         else:
             first = self._first()
-            hits = self._explained(self._paged(first.best), first.items)
+            hits = self._full_page(first)
             heard = self._heard(hits, first.windows)
         return [
             replace(hit, moments=tuple(moment for moment, _ in heard.get(hit.id, [])))
@@ -91,7 +91,7 @@ class Ranking:
             heard = self._heard(hits, {})
         else:
             first = self._first(wholes=False)
-            hits = self._explained(first.best, first.items)
+            hits = self._explained(first.best[: self._reach], first.items)
             heard = self._heard(hits, first.windows)
         listed: list[tuple[Hit, Point | None]] = []
         for hit in hits:
@@ -136,8 +136,15 @@ class Ranking:
         for id_, (moment, *_) in windows.items():
             if id_ not in best or moment.score > best[id_].score:
                 best[id_] = moment
-        first = sorted(best.items(), key=lambda each: (-each[1].score, each[0]))[: self._reach]
+        first = sorted(best.items(), key=lambda each: (-each[1].score, each[0]))
         return First(first, items, windows) if at_once else First(first, {}, {})
+
+    def _full_page(self, first: First) -> list[Hit]:
+        """Explain a page; what went while it was asked for is made up for by what follows it."""
+        page = self._paged(first.best)
+        hits = self._explained(page, first.items)
+        following = first.best[self._reach : self._reach + len(page) - len(hits)]
+        return hits + self._explained(following, first.items) if following else hits
 
     def _explained(
         self, best: Sequence[tuple[str, Point]], known: Mapping[str, Point]

@@ -129,6 +129,24 @@ def test_near_and_far_pages_are_found_alike(
     assert [_facts(hit) for hit in far] == [_facts(hit) for hit in near]
 
 
+def test_what_goes_while_it_is_asked_for_leaves_no_gap(
+    sounds: Sounds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recording that is deleted between two requests of a question makes no page shorter."""
+    gone = next(id_ for id_ in sounds.expected() if sounds.best(id_) > sounds.scores[id_])
+    get = sounds.index.get
+
+    def get_later(generation: Generation, ids: Iterable[str], **options: Any) -> dict[str, Point]:
+        if generation == sounds.generation.moments:  # the last request but one
+            sounds.index.remove(sounds.generation, [gone])
+            sounds.index.remove_moments(sounds.generation, gone)
+        return get(generation, ids, **options)
+
+    monkeypatch.setattr(sounds.index, "get", get_later)
+    hits = sounds.find(limit=10)
+    assert _ids(hits) == [id_ for id_ in sounds.expected() if id_ != gone][:10]
+
+
 def _counted(
     name: str, method: Callable[..., Any], asked: list[str], *told: Any, **how: Any
 ) -> Any:
