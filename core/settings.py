@@ -157,8 +157,13 @@ class Settings(BaseSettings):
     api_keys: SecretStr | None = Field(
         default=None,
         description="Who may ask the query service: name:key or name:key:scope+scope, separated "
-        "by commas; scopes: search, audio, export, feedback, repair. Unset: everybody on this "
-        "machine.",
+        "by commas; scopes: search, audio, export, feedback, repair, upload; without any all but "
+        "the last. Unset: everybody on this machine.",
+    )
+    uploads: bool = Field(
+        default=False,
+        description="Whether the query service puts sounds and sidecars into the bucket, for keys "
+        "with the scope upload; without keys for everybody on this machine.",
     )
     feedback: bool = Field(
         default=False,

@@ -154,7 +154,7 @@ class BotoBucket:
         ]
         return Page(objects, page["NextContinuationToken"] if page.get("IsTruncated") else None)
 
-    def put(self, key: str, content: bytes, tag: str | None) -> None:
+    def put(self, key: str, content: bytes | IO[bytes], tag: str | None) -> None:
         """Write if the object has this ETag, or, without one, if there is none."""
         condition = {"IfMatch": tag} if tag else {"IfNoneMatch": "*"}
         with self._errors("put_object", key):

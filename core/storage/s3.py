@@ -110,7 +110,7 @@ class S3Bucket:
             if token is None:
                 return
 
-    def put(self, key: str, content: bytes, tag: str | None) -> None:
+    def put(self, key: str, content: bytes | IO[bytes], tag: str | None) -> None:
         """Write if the object has this ETag, or, without one, if there is none.
 
         Raises ``ObjectChanged``, and writes nothing, if that is not so.

@@ -107,13 +107,13 @@ class FolderStore:
         path = os.path.join(self.root, key)  # noqa: PTH118 - most keys asked for are no object
         try:
             stat = os.stat(path)  # noqa: PTH116 - as above
-            if not S_ISREG(stat.st_mode) or not self._is_inside(key):
+            if not S_ISREG(stat.st_mode) or not self.is_inside(key):
                 return None
         except (FileNotFoundError, NotADirectoryError, ValueError):
             self._check_root()
             return None
         except OSError as error:
-            if error.errno in NO_SUCH_NAME or not self._is_inside(key):
+            if error.errno in NO_SUCH_NAME or not self.is_inside(key):
                 return None
             raise Unavailable(f"cannot look at {path}: {error.strerror}") from error
         return ObjectInfo(
@@ -147,7 +147,7 @@ class FolderStore:
             raise
         self._check(info)
 
-    def _is_inside(self, key: str) -> bool:
+    def is_inside(self, key: str) -> bool:
         """Whether the key is spelled as the folder lists it and leads nowhere else.
 
         Three times a message, and therefore without ``Path``, which takes four times as long.
@@ -179,7 +179,7 @@ class FolderStore:
         """Walk the folder, each folder's files in order; links to folders are not followed."""
         self._check_root()
         above = prefix.rpartition("/")[0]
-        if above and not self._is_inside(above):
+        if above and not self.is_inside(above):
             return
         for folder, folders, files in os.walk(self.root / above, onerror=_unreadable):
             folders.sort()

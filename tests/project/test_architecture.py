@@ -34,6 +34,7 @@ ROOMS = (  # from the ground up: a room imports from those above it in this list
     "workers/indexing",
     "workers/host",
     "workers/service/admission",
+    "workers/service/uploads",
     "workers/service",
     "workers/programs",
     "workers/rollout",
@@ -56,6 +57,7 @@ HOMES = {  # one outside library has few homes
     "fastapi": {
         "core/index",
         "workers/service/admission",
+        "workers/service/uploads",
         "workers/service",
         "workers/intake",
     },

@@ -22,7 +22,13 @@ from audiofuse.workers.queue.broker import connect_redis
 from audiofuse.workers.queue.followers import Followers, follower_name, joined
 from audiofuse.workers.repair.explain import Explainer, open_explainer
 from audiofuse.workers.service import routes as api
-from audiofuse.workers.service.admission.guard import Guard, Keys, Rates, SafeHeaders
+from audiofuse.workers.service.admission.guard import (
+    MAX_BODY_BYTES,
+    Guard,
+    Keys,
+    Rates,
+    SafeHeaders,
+)
 from audiofuse.workers.service.admission.measured import Measured
 from audiofuse.workers.service.admission.problems import explain_errors
 from audiofuse.workers.service.admission.questions import Questions
@@ -34,6 +40,7 @@ from audiofuse.workers.service.maps import map_routes
 from audiofuse.workers.service.page import add_page
 from audiofuse.workers.service.probes import Announcer, add_probes
 from audiofuse.workers.service.repair import Repair, explain_routes, repair_routes
+from audiofuse.workers.service.uploads.routes import open_receiver, upload_routes
 from audiofuse.workers.telemetry.metrics import LOADED, QUERY_BATCH, Process
 
 # Processes that decode the sounds of questions. Higher: more sounds at once, 100 MB each.
@@ -124,12 +131,15 @@ def create_app(
         repair_routes(Repair(settings, links) if settings.bucket else None, questions),
     ):
         app.include_router(router, dependencies=needs_key)
+    receiver = open_receiver(settings, links.store)
+    app.include_router(upload_routes(receiver, has_keys=bool(keys)), dependencies=needs_key)
     app.include_router(audio_routes(links))
     add_probes(app, searcher)
     add_page(app)
     explain_errors(app)
     rates = Rates(settings.rate_limit) if settings.rate_limit else None
-    app.add_middleware(Guard, keys, rates, settings.max_query_bytes)
+    most = receiver.most_bytes if receiver else MAX_BODY_BYTES
+    app.add_middleware(Guard, keys, rates, settings.max_query_bytes, most)
     app.add_middleware(SafeHeaders, links.origin)
     if settings.cors_origins:
         origins = [origin.strip() for origin in settings.cors_origins.split(",")]

@@ -2,8 +2,9 @@
 
 Keys are given as ``name:key`` or ``name:key:scope+scope``, separated by commas, and sent as
 ``Authorization: Bearer KEY``. Scopes: ``search`` asks, ``audio`` gets links to the sounds besides,
-``export`` gets the metadata of all items at once, ``feedback`` may say what fits. Without keys
-everybody may do everything; ``audiofuse serve`` allows that on the loopback only.
+``export`` gets the metadata of all items at once, ``feedback`` may say what fits, ``repair`` sees
+what was rejected, ``upload`` writes to the bucket. A key without scopes has all but the last.
+Without keys everybody may do everything; ``audiofuse serve`` allows that on the loopback only.
 """
 
 import hashlib
@@ -25,6 +26,7 @@ from audiofuse.workers.service.admission.problems import Refusal
 GUARDED = "/v1/"
 SOUND_PATH = "/v1/search/sound"
 AUDIO_PATH = "/v1/audio/"  # links to sounds, which are signed
+READS = {"GET", "HEAD", "OPTIONS"}
 MAX_BODY_BYTES = 64 * 1024  # of a question in JSON
 MIN_KEY_CHARACTERS = 16
 BURST_S = 5  # of its rate may a sender use at once
@@ -39,6 +41,7 @@ class Right(StrEnum):
     EXPORT = "export"
     FEEDBACK = "feedback"
     REPAIR = "repair"
+    UPLOAD = "upload"  # the only one that changes the bucket: a key has it if it says so
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Caller:
 
 
 ANYBODY = Caller("", frozenset(Right))
+UNSAID = frozenset(Right) - {Right.UPLOAD}  # of a key without scopes
 
 
 class Keys:
@@ -88,7 +92,7 @@ def _read_key(entry: str) -> tuple[bytes, Caller]:
             f"and a key has at least {MIN_KEY_CHARACTERS} characters"
         )
     try:
-        given = frozenset(map(Right, rights.split("+"))) if rights else frozenset(Right)
+        given = frozenset(map(Right, rights.split("+"))) if rights else UNSAID
     except ValueError:
         known = ", ".join(Right)
         raise ConfigurationError(
@@ -132,12 +136,16 @@ class Rates:
 class Guard:
     """Middleware: refuses who has no key, asks too often, or sends too much."""
 
-    def __init__(self, app: ASGIApp, keys: Keys, rates: Rates | None, sound_bytes: int) -> None:
-        """Guard what ``app`` has under ``/v1/``."""
+    def __init__(
+        self, app: ASGIApp, keys: Keys, rates: Rates | None, sound_bytes: int,
+        upload_bytes: int = MAX_BODY_BYTES,
+    ) -> None:  # fmt: skip
+        """Guard what ``app`` has under ``/v1/``, with limits to what is sent there."""
         self._app = app
         self._keys = keys
         self._rates = rates
         self._sound_bytes = sound_bytes
+        self._upload_bytes = upload_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, its caller in its state, or answer with a problem."""
@@ -147,7 +155,7 @@ class Guard:
         try:
             headers = Headers(scope=scope)
             scope.setdefault("state", {})["caller"] = self._admit(scope, headers)
-            limit = self._sound_bytes if _path(scope) == SOUND_PATH else MAX_BODY_BYTES
+            limit = self._most_bytes(scope)
             if int(headers.get("content-length", 0)) > limit:
                 raise _too_large(limit)
         except Refusal as refusal:
@@ -155,9 +163,15 @@ class Guard:
         else:
             await self._app(scope, _counted(receive, limit), send)
 
+    def _most_bytes(self, scope: Scope) -> int:
+        if _path(scope) == SOUND_PATH:
+            return self._sound_bytes
+        is_upload = scope["method"] == "PUT" and _path(scope).startswith(AUDIO_PATH)
+        return self._upload_bytes if is_upload else MAX_BODY_BYTES
+
     def _admit(self, scope: Scope, headers: Headers) -> Caller:
         address = scope["client"][0] if scope.get("client") else "unknown"
-        if _path(scope).startswith(AUDIO_PATH):  # its signature is its key
+        if _is_signed(scope):
             caller = ANYBODY
         else:
             try:
@@ -179,6 +193,11 @@ class Guard:
 def _path(scope: Scope) -> str:
     """Return the path within our application, wherever that is mounted."""
     return str(scope["path"]).removeprefix(scope.get("root_path", ""))
+
+
+def _is_signed(scope: Scope) -> bool:
+    """Whether this is the reading of a link, whose signature is its key; writing needs ours."""
+    return scope["method"] in READS and _path(scope).startswith(AUDIO_PATH)
 
 
 def _too_large(limit: int) -> Refusal:

@@ -137,7 +137,7 @@ def _explained(patience_s: float) -> Iterator[None]:
     except ClientDisconnect:
         raise Refusal(400, "cut-off", "the sound did not arrive whole") from None
     except OSError as error:
-        raise Unavailable(f"there is no room for a sound to search by: {error}") from error
+        raise Unavailable(f"there is no room for the sound: {error}") from error
 
 
 def _busy(what: str) -> Refusal:

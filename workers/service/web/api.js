@@ -29,8 +29,10 @@ export async function api(path, { quiet = false, as = "json", ...options } = {})
   }
 }
 
+export const keyHeader = (key = sessionStorage.getItem(KEY)) => (key ? { Authorization: `Bearer ${key}` } : {});
+
 async function send(path, options, key) {
-  const headers = { ...options.headers, ...(key ? { Authorization: `Bearer ${key}` } : {}) };
+  const headers = { ...options.headers, ...keyHeader(key) };
   try {
     return await fetch(path, { ...options, headers });
   } catch (error) {
@@ -62,6 +64,7 @@ async function newKey(refused) {
   const key = await asking;
   if (!key) throw new Problem("A key is needed to search here.", { status: 401 });
   sessionStorage.setItem(KEY, key);
+  dispatchEvent(new Event("key")); // for whoever offers what only some may do
 }
 
-const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+export const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");

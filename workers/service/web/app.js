@@ -1,5 +1,6 @@
 // The search page. It asks only the service's public interface, so it is an example as well.
 
+import { hideAdding, showAdding } from "./adding/adding.js";
 import { api, keysComeFrom } from "./api.js";
 import { filtersOfLists, find, isAsked, NEWEST, NOTHING } from "./asking.js";
 import { hideFacets, showFacets } from "./browsing/facets.js";
@@ -17,7 +18,7 @@ import { keepSelection, toTheBar } from "./taking/taking.js";
 
 const SLOW_MS = 400; // later than this, it is told that something is done
 const COUNT_EVERY_MS = 5000;
-const VIEWS = ["map", "repair"];
+const VIEWS = ["map", "repair", "add"];
 const LIT = 200; // answers that the map lights up
 const IN_ADDRESS = 100; // selected sounds that an address holds: some servers refuse longer ones
 const JSON_TYPE = { "Content-Type": "application/json" };
@@ -43,6 +44,7 @@ async function run(asked, { remember = true, quiet = false } = {}) {
   showView();
   if (view === "map") return lightUp();
   if (view === "repair") return repair();
+  if (view === "add") return showAdding();
   list.setAttribute("aria-busy", "true");
   more.hidden = true;
   browse({ quiet });
@@ -87,6 +89,7 @@ function showView() {
   }
   if (view !== "map") hideMap();
   if (view !== "repair") hideRepair();
+  if (view !== "add") hideAdding();
   if (!view) return;
   empty();
   list.removeAttribute("aria-busy");
@@ -222,7 +225,7 @@ $("#surprise").addEventListener("click", () => {
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  if (view === "repair") view = ""; // there is nothing to ask
+  if (view !== "map") view = ""; // there is nothing to ask
   run({ ...question, q: form.q.value.trim() });
 });
 $("#by button").addEventListener("click", () => { run({ q: form.q.value.trim() }); form.q.focus(); });
