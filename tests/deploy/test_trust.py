@@ -42,6 +42,7 @@ from audiofuse.workers.intake.handover import Handover
 from audiofuse.workers.intake.sqs import SqsIntake
 from audiofuse.workers.queue.broker import Dispatcher, create_celery
 from audiofuse.workers.queue.lanes import Lanes
+from audiofuse.workers.service.uploads.places import open_place
 from audiofuse.workers.telemetry.names import Lane, Source
 
 Eventually = Callable[..., Any]
@@ -327,6 +328,19 @@ def test_who_uploads_may_do_what_it_does_and_no_more(
     calls.clear()
     load_script("upload").upload(tmp_path, aws_settings)
     assert {ACTIONS[name] for name in calls} == _allowed("uploader") - NEVER_SEEN_TO_FAIL - KMS
+
+
+def test_search_writes_sounds_with_the_uploaders_policy_only(
+    aws_settings: Settings, calls: set[str], tmp_path: Path
+) -> None:
+    """A service that takes uploads puts an object, at once however large it is, and no more."""
+    with (tmp_path / "large.wav").open("wb") as file:
+        file.truncate(20 * 1024**2)
+    place = open_place(aws_settings, open_store(aws_settings))
+    calls.clear()
+    place.put(tmp_path / "large.wav", "large.wav", None)
+    assert calls == {"PutObject"}
+    assert ACTIONS["PutObject"] in _allowed("uploader")
 
 
 def test_encrypted_buckets_are_read_and_written() -> None:
