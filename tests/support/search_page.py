@@ -34,7 +34,7 @@ class Bucket:
         self.root = root
         self.index = Index(connect_embedded(), "audiofuse")
         self._generation = self.index.create(VERSION, encoder)
-        limits = Limits(60, 10**7)
+        limits = Limits(120, 10**7)
         self._syncer = Syncer(
             BucketSide(FolderStore(root), limits),
             IndexSide(self.index, self._generation, grid=encoder.config.grid),

@@ -18,7 +18,7 @@ import { keepSelection, toTheBar } from "./taking/taking.js";
 
 const SLOW_MS = 400; // later than this, it is told that something is done
 const COUNT_EVERY_MS = 5000;
-const VIEWS = ["map", "repair", "add"];
+const VIEWS = { map: hideMap, repair: hideRepair, add: hideAdding }; // and how each is hidden
 const LIT = 200; // answers that the map lights up
 const IN_ADDRESS = 100; // selected sounds that an address holds: some servers refuse longer ones
 const JSON_TYPE = { "Content-Type": "application/json" };
@@ -60,14 +60,15 @@ async function run(asked, { remember = true, quiet = false } = {}) {
 async function show({ focus = false, quiet = false } = {}) {
   const { signal } = running, first = following ? list.children.length : 0;
   try {
-    const { hits, encoder, after, nothing } = await find(question, { after: following, sort, signal, quiet });
+    const { hits, encoder, after, nothing, end = "" } = await find(question, { after: following, sort, signal, quiet });
     if (signal.aborted) return; // a newer question was asked meanwhile
     if (!first) empty();
     following = after;
     list.append(...hits.map((hit) => card(hit, { asked: words(), ...does })));
     more.hidden = !following;
+    $("#end").textContent = end;
     tell();
-    $("#encoder").textContent = encoder ? `Encoder ${encoder}` : "";
+    if (encoder || !first) $("#encoder").textContent = encoder ? `Encoder ${encoder}` : "";
     if (!first) say(hits.length ? nothing && NEAREST || "" : nothingFound());
     if (!first || focus) choose(list.children[first], { focus });
     unanswered = false;
@@ -87,9 +88,7 @@ function showView() {
     if (link.dataset.view === view) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  if (view !== "map") hideMap();
-  if (view !== "repair") hideRepair();
-  if (view !== "add") hideAdding();
+  for (const [name, hide] of Object.entries(VIEWS)) if (name !== view) hide();
   if (!view) return;
   empty();
   list.removeAttribute("aria-busy");
@@ -146,7 +145,7 @@ const words = () => ({ q: question.q, without: filters.chosen().get("without"), 
 
 function empty() {
   stop();
-  list.replaceChildren();
+  for (const part of [list, $("#end")]) part.replaceChildren();
 }
 
 function nothingFound() {
@@ -202,7 +201,7 @@ function address() {
 function fromAddress() {
   const given = new URLSearchParams(location.search);
   filters.take(given);
-  view = VIEWS.includes(given.get("view")) ? given.get("view") : "";
+  view = Object.hasOwn(VIEWS, given.get("view")) ? given.get("view") : "";
   const id = given.get("like"), field = $("#browse select");
   field.value = given.get("sort") || NEWEST;
   sort = field.value || NEWEST; // there may be no such order

@@ -7,16 +7,24 @@ export const PAGE = 20;
 export const NOTHING = { q: "", like: null, file: null };
 export const NEWEST = "newest";
 
+const TOO_DEEP = 422; // also what no first page is answered with
 const JSON_TYPE = { "Content-Type": "application/json" };
 const OF_A_QUESTION = ["without", "balance", "min_relevance", "unique"]; // filters that mean nothing without one
 
 export const isAsked = ({ q, like, file }) => Boolean(q || like || file);
 
-// Returns a page of hits, and what the next one is asked for ``after``; empty after the last.
+// Returns a page of hits, and what the next one is asked for ``after``; empty after the last. How
+// deep one may look depends on the question: where that ends, ``end`` says so.
 export async function find(question, { after = "", sort = NEWEST, limit = PAGE, ...options }) {
   if (!isAsked(question)) return list({ after, sort, limit }, options);
-  const offset = Number(after), { hits, ...told } = await search(question, { offset, limit }, options);
-  return { hits, ...told, after: hits.length < limit ? "" : String(offset + hits.length) };
+  const offset = Number(after);
+  try {
+    const { hits, ...told } = await search(question, { offset, limit }, options);
+    return { hits, ...told, after: hits.length < limit ? "" : String(offset + hits.length) };
+  } catch (error) {
+    if (!offset || error.status !== TOO_DEEP) throw error; // the first page was answered
+    return { hits: [], after: "", end: `Only the ${offset} nearest are ranked so: narrow the question to see others.` };
+  }
 }
 
 export function filtersOfLists() {

@@ -15,6 +15,7 @@ from playwright.sync_api import BrowserContext, Locator, Page, expect
 from pydantic import SecretStr
 from search_page import SOUNDS, Bucket, ask, hit, hits
 
+from audiofuse.core import query
 from audiofuse.core.items import is_audio
 
 WORDS_ONLY = "words-only-0123456789"
@@ -186,8 +187,10 @@ def test_the_bar_fits_a_phone(found: Page) -> None:
     assert found.evaluate("document.documentElement.scrollWidth") <= 320
 
 
-def test_pages_come_without_end(page: Page, bucket: Bucket) -> None:
-    """Whoever scrolls sees the next hits before the last, each once and in order."""
+def test_pages_come_without_end(
+    page: Page, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever scrolls sees the next hits before the last; where no more are ranked it is said."""
     files = (path.relative_to(SOUNDS).as_posix() for path in SOUNDS.rglob("*.*"))
     many = {f"many/{key}": key for key in files if is_audio(key)}  # hardly two score alike
     for name, key in many.items():
@@ -200,6 +203,14 @@ def test_pages_come_without_end(page: Page, bucket: Bucket) -> None:
         expect(hits(page).nth(before)).to_be_attached()
     keys = page.evaluate("[...document.querySelectorAll('.hit')].map(({ hit }) => hit.key)")
     assert len(keys) == len({*keys}) == len(many) + 4
+    expect(page.get_by_role("button", name="More", exact=True)).to_be_hidden()
+    monkeypatch.setattr(query, "CANDIDATES", 20)  # as many as the page asks for at first
+    page.get_by_role("button", name="Filters").click()
+    page.get_by_label("Hide copies").check()
+    expect(hits(page)).to_have_count(20)
+    hits(page).last.scroll_into_view_if_needed()
+    expect(page.get_by_text("Only the 20 nearest are ranked so")).to_be_visible()
+    expect(page.locator("#message")).to_be_empty()
     expect(page.get_by_role("button", name="More", exact=True)).to_be_hidden()
     for key in many:
         bucket.remove(key)
