@@ -8,7 +8,7 @@ GET  /v1/items/ID                                        one item
 GET  /v1/items/ID/timeline?q=a dog barking               where in it that is heard
 POST /v1/items         {"ids": [...]}                    several of them
 GET  /v1/items/ID/labels                                 what it may be called
-POST /v1/items/labels  {"ids": [...]}                    likewise of several
+POST /v1/labels        {"ids": [...]}                    likewise of several
 GET  /v1/embed?q=a dog barking                           a text's vector
 POST /v1/feedback      {"q": ..., "verdicts": [...]}     what fits, where the owner wants to know
 GET  /v1/feedback                                        whether the caller may say so
@@ -220,7 +220,7 @@ def item_routes(searcher: Searcher, links: Links, questions: Questions) -> APIRo
         """Return what an item may be called by its sound; whoever asks first waits some seconds."""
         return await questions.answer(partial(answered.labels_of, id), LONG)
 
-    @router.post("/items/labels", response_model=LabelsAnswer)
+    @router.post("/labels", response_model=LabelsAnswer)
     async def several_labels(selection: Labelled) -> Response:
         """Return what several items may be called."""
         return await questions.answer(partial(answered.labels, selection.ids), LONG)

@@ -142,7 +142,7 @@ def test_items_are_told_what_they_may_be_called(
     """One, or several at once: the nearest first, at most five; an unknown one is left out."""
     monkeypatch.setattr(labels, "NEAR", -1.0)  # a tiny encoder has nothing near
     first, second = (hit["id"] for hit in _found(client)[:2])
-    told = client.post("/v1/items/labels", json={"ids": [second, NOBODY, first]}).json()
+    told = client.post("/v1/labels", json={"ids": [second, NOBODY, first]}).json()
     assert [each["id"] for each in told["items"]] == [second, first]
     scores = [label["score"] for label in told["items"][1]["labels"]]
     assert scores == sorted(scores, reverse=True)

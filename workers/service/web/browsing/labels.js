@@ -41,7 +41,7 @@ async function suggest() {
 
 async function labelsOf(found) {
   const body = JSON.stringify({ ids: found.map(({ id }) => id) });
-  const { items } = await api("v1/items/labels", { method: "POST", body, headers: JSON_TYPE, signal });
+  const { items } = await api("v1/labels", { method: "POST", body, headers: JSON_TYPE, signal });
   return new Map(items.map(({ id, labels }) => [id, labels]));
 }
 
