@@ -1,13 +1,13 @@
 # make demo | test | check | soak | chaos | rollout | drill | proof-compose | paper | dashboards | up BUCKET=folder | clean
 #      bench-encoder | bench-query | bench-page | bench-worker | bench-gpu | bench-backlog | bench-recordings
-#      bench-moments | bench-reconcile | bench-relevance | bench-train | audit | sbom | compose-env | docs | pictures
+#      bench-moments | bench-reconcile | bench-relevance | bench-train | bench-improve | audit | sbom | compose-env | docs | pictures
 
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format soak chaos rollout drill proof-compose paper dashboards bench-encoder bench-query bench-page bench-worker bench-gpu bench-backlog bench-recordings bench-moments bench-reconcile bench-relevance bench-train audit sbom compose-env docs pictures up clean setup constraints
+.PHONY: demo test check format soak chaos rollout drill proof-compose paper dashboards bench-encoder bench-query bench-page bench-worker bench-gpu bench-backlog bench-recordings bench-moments bench-reconcile bench-relevance bench-train bench-improve audit sbom compose-env docs pictures up clean setup constraints
 
 setup: $(READY)
 
@@ -100,6 +100,10 @@ dashboards: $(READY)
 
 bench-train: $(READY)
 	$(BIN)/python tests/benchmarks/train.py
+
+# Needs ../shared/data, and AUDIOFUSE_PRETRAINED with the checkpoint and the classes' names.
+bench-improve: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/quality/improve.py $(ARGS)
 
 up: $(READY)
 	@exec $(BIN)/audiofuse up --bucket $(BUCKET)

@@ -111,14 +111,14 @@ def judge(archive: Archive, turns: Sequence[Ranked], tags: Collection[str]) -> J
         kept = [selected(each, chosen) for each in turns]
         return {view: figure(kept, view, resamples) for view in VIEWS} if any(kept) else {}
 
+    aim = ASKED if archive.verdicts else OWN
     slices = {
         ASKED: figures(lambda each: each.kind is Kind.ASKED, RESAMPLES),
-        OWN: figures(lambda each: each.kind is Kind.OWN, RESAMPLES),
+        OWN: figures(lambda each: each.kind is Kind.OWN, 0 if aim is ASKED else RESAMPLES),
         OTHER: figures(lambda each: each.kind is Kind.OWN and each.about not in tags),
         GENERAL: figures(lambda each: each.kind is Kind.GENERAL and each.about not in tags),
     }
     found = {name: each for name, each in slices.items() if each}
-    aim = ASKED if archive.verdicts else OWN
     return Judgement(found, [*_not_better(aim, found.get(aim)), *_forgotten(found)])
 
 

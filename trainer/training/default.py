@@ -114,14 +114,15 @@ def described(clip: Clip, sentences: Mapping[str, Sequence[str]]) -> Clip:
 
     They are its labels, and what describes their AudioSet classes; without labels, its title.
     """
-    classes = _label_classes()
+    classes = label_classes()
     labels = clip.metadata.labels
     known = [name for label in labels for name in classes.get(label, ())]
     written = [sentence for name in known for sentence in (name, *sentences[name])]
     return replace(clip, captions=(*labels, *written) or (clip.metadata.title,))
 
 
-def _label_classes() -> dict[str, list[str]]:
+def label_classes() -> dict[str, list[str]]:
+    """Return the AudioSet classes that each label of ESC-50 means, by label."""
     lines = LABEL_CLASSES.read_text(encoding="utf-8").splitlines()
     return {label: names.split("|") for label, names in (line.split("\t") for line in lines)}
 
