@@ -16,6 +16,8 @@ from mcp.client.stdio import stdio_client
 
 import audiofuse
 from audiofuse.core.errors import ConfigurationError, NotFound, QueryError, Unavailable
+from audiofuse.core.search import labels
+from audiofuse.core.search.labels import MOST_LABELS
 from audiofuse.workers.deployment.local import free_port
 from audiofuse.workers.programs.client import AsyncClient, Client
 from audiofuse.workers.programs.hits import Sound, Sounds
@@ -48,12 +50,16 @@ def test_a_program_finds_and_hears(client: Client, bucket: Path) -> None:
     assert client.facets(facet="labels")["items"] == 4
 
 
-def test_an_event_loop_gets_the_same(client: Client, url: str) -> None:
+def test_an_event_loop_gets_the_same(
+    client: Client, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each call of the one client is a call of the other, awaited."""
+    monkeypatch.setattr(labels, "NEAR", -1.0)  # a tiny encoder has nothing near
     hit, *_ = client.search("a gong", label=["Gong"])
     calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
         ("search", ("a gong",), {"limit": 2}), ("similar", (hit.id,), {"limit": 2}),
         ("items", (), {"limit": 2}), ("facets", (), {}),
+        ("labels", (hit.id,), {}),
     ]  # fmt: skip
 
     async def run() -> list[Any]:
@@ -68,6 +74,7 @@ def test_an_event_loop_gets_the_same(client: Client, url: str) -> None:
 
     asked = [getattr(client, name)(*given, **how) for name, given, how in calls]
     assert list(map(stable, anyio.run(run))) == list(map(stable, asked))
+    assert len(asked[-1]) == MOST_LABELS
 
 
 @pytest.mark.parametrize(
