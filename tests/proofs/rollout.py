@@ -228,7 +228,7 @@ def cut_clips(count: int, chance: random.Random) -> list[bytes]:
     """Cut real sounds into clips, each a WAV file."""
     sounds = []
     for path in sorted(path for path in SOUNDS.rglob("*") if is_audio(path.name)):
-        with open_recording(path, 60) as recording:
+        with open_recording(path, 600) as recording:
             sounds.append(np.concatenate([*recording.windows()]))
     long = [sound for sound in sounds if sound.size > CLIP_S * SAMPLE_RATE]
     return [_wav(chance.choice(long), chance) for _ in range(count)]
