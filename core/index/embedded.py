@@ -215,9 +215,11 @@ def _asked(selector: Any, *, default: bool = False) -> Any:
     return default if selector is None else selector
 
 
-def _packed(record: dict[str, Any]) -> dict[str, Any]:
-    vectors = record["vector"] or {}
-    return record | {"vector": {name: packed(vector) for name, vector in vectors.items()}}
+def _packed(record: Any) -> dict[str, Any]:
+    """Return a point, as the engine has it or as Qdrant's own one in memory does, packed."""
+    point = record if isinstance(record, dict) else record.model_dump()
+    vectors = point["vector"] or {}
+    return {**point, "vector": {name: packed(vector) for name, vector in vectors.items()}}
 
 
 def _result(value: object) -> Response:

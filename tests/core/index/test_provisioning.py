@@ -270,10 +270,10 @@ def test_writes_have_one_order_and_comparisons_ask_most(
     if rest := index._rest:  # these two go the plain way, where there is a server
         ask = rest._ask
 
-        def send(kind: Any, method: str, where: str, body: Any) -> Any:
+        def send(kind: Any, method: str, where: str, body: Any, *more: Any, **how: Any) -> Any:
             query = dict(parse_qsl(urlsplit(where).query))
             asked[{"PUT": "upsert", "POST": "retrieve"}[method]] = query | {"wait": "wait" in query}
-            return ask(kind, method, where, body)
+            return ask(kind, method, where, body, *more, **how)
 
         monkeypatch.setattr(rest, "_ask", send)
     point = Point(str(uuid4()), {"key": "rain.wav"}, (1.0, 0.0, 0.0, 0.0), (1.0, 0.0, 0.0))

@@ -127,14 +127,14 @@ def test_a_dropped_sound_finds_itself(page: Page) -> None:
     expect(page.locator("#by")).to_contain_text("Sounds like my owl.wav")
     expect(page.locator(".hit h2").first).to_have_text("Owl")
     page.evaluate(DROP, [list(b"no sound at all"), "letter.txt"])
-    expect(page.get_by_role("status")).to_contain_text("The sound cannot be searched by")
+    expect(page.locator("#message")).to_contain_text("The sound cannot be searched by")
     expect(hits(page)).to_have_count(0)
 
 
 def test_nothing_found_says_what_to_do(page: Page) -> None:
     """When no sound passes the filters, they can be cleared where that is told."""
     page.goto(page.url + "?q=a+gong&keyword=nosuchthing")
-    expect(page.get_by_role("status")).to_contain_text("No sound passes these filters")
+    expect(page.locator("#message")).to_contain_text("No sound passes these filters")
     page.get_by_role("button", name="Clear the filters").click()
     expect(hits(page)).to_have_count(4)
 
@@ -150,7 +150,7 @@ def test_an_empty_index_says_so(
         page.goto(stack.enter_context(serving(empty.app())))
         expect(page.locator("#count")).to_have_text("0 sounds")
         ask(page, "a gong")
-        expect(page.get_by_role("status")).to_contain_text("Nothing is indexed yet")
+        expect(page.locator("#message")).to_contain_text("Nothing is indexed yet")
         page.close()
 
 
@@ -161,7 +161,7 @@ def test_what_was_asked_of_a_dead_service_is_answered_later(
     expect(page.locator("#count")).to_have_text("4 sounds")
     context.set_offline(True)
     ask(page, "a gong")
-    expect(page.get_by_role("status")).to_contain_text("The service does not answer")
+    expect(page.locator("#message")).to_contain_text("The service does not answer")
     bucket.add("music/gong.ogg", "another.ogg")
     context.set_offline(False)
     expect(hits(page)).to_have_count(5)
@@ -181,7 +181,7 @@ def test_a_key_is_asked_for(context: BrowserContext, bucket: Bucket, serving: Se
         expect(page.locator("#count")).to_have_text("needs a key")
         ask(page, "a gong")
         page.get_by_role("button", name="Cancel").click()
-        expect(page.get_by_role("status")).to_contain_text("A key is needed")
+        expect(page.locator("#message")).to_contain_text("A key is needed")
         page.get_by_role("button", name="Try again").click()
         for key in ("wrong", API_KEY):
             page.get_by_role("textbox", name="API key").fill(key)
