@@ -21,7 +21,7 @@ def prove(name: str, *options: str) -> None:
 @pytest.mark.timeout(240)
 def test_whatever_happens_the_index_equals_the_bucket() -> None:
     """Some of the scenarios, with two workers: index and dead letters are what they must be."""
-    prove("chaos", *[word for name in SCENARIOS for word in ("--scenario", name)], "--scale", "0.2")
+    prove("chaos", *[word for name in SCENARIOS for word in ("--scenario", name)], "--scale", "0.1")
 
 
 @pytest.mark.timeout(180)

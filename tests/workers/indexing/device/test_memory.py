@@ -9,7 +9,7 @@ from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.settings import Settings
 from audiofuse.workers.indexing.device.encoders import Encoders
 
-BATCHES, MOST, SECONDS, SWAPS = 250, 3, 2, 10
+BATCHES, MOST, SECONDS, SWAPS = 120, 3, 2, 10
 MOST_MIB = 8.0  # that either may add; encoders that stay would add 10 each
 
 
