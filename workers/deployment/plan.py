@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from audiofuse.core.errors import ConfigurationError
+from audiofuse.core.model.config import Grid
 
 SHIPPED = Path(__file__).with_name("figures.json")
 
@@ -20,7 +21,7 @@ SHIPPED = Path(__file__).with_name("figures.json")
 ITEM_NUMBERS, AUDIO_NUMBERS = 911, 384
 GRAPH_BYTES, IDS_BYTES = 140, 300  # of a point, in memory
 PAYLOAD_BYTES, MOMENT_PAYLOAD_BYTES = 500, 200  # on disk
-MOMENT_S, SHORTEST_RECORDING_S = 5.0, 7.5
+GRID = Grid()  # of moments
 MOMENTS_TAKE = 0.15  # more than the recording alone: make bench-recordings, 60 minutes
 # A sound and two possible names of its sidecar, looked at before and after; both are got.
 REQUESTS_A_SOUND = 8
@@ -177,9 +178,7 @@ def _requests(wanted: Wanted, prices: Prices) -> Iterator[Line]:
 
 def _moments(wanted: Wanted) -> int:
     """Return how many moments a sound has."""
-    if not wanted.moments or wanted.seconds < SHORTEST_RECORDING_S:
-        return 0
-    return math.ceil(wanted.seconds / MOMENT_S)
+    return GRID.count(wanted.seconds) if wanted.moments else 0
 
 
 def _size(count: float) -> str:

@@ -1,29 +1,19 @@
 """The examples beside the project do what they say."""
 
-import importlib.util
 import json
 import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from scripts import load_script
 
 EXAMPLES = Path(__file__).parents[4] / "examples"
 GONG = EXAMPLES / "sounds" / "music" / "gong.ogg"
-
-
-def _example(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -36,7 +26,7 @@ def _asked(url: str, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_asked")
 def test_an_application_shows_hits() -> None:
     """A page of one's own has players, escapes what was typed, and tells what is asked wrongly."""
-    with TestClient(_example("web_app").app) as browser:
+    with TestClient(load_script("web_app", EXAMPLES).app) as browser:
         page = browser.get("/", params={"q": "a gong <b>"}).text
         assert "music/gong.ogg" in page
         assert re.search(r'<audio [^>]*src="http[^"]+signature=', page)
@@ -65,7 +55,7 @@ def test_what_a_form_uploads_lies_in_the_bucket(
     """A sound and its words come as object and sidecar, names never clash, and no text is taken."""
     monkeypatch.setenv("UPLOADS", str(tmp_path))
     form = {"title": "A gong", "tags": "gong, metal,"}
-    with TestClient(_example("upload_hook").app) as browser:
+    with TestClient(load_script("upload_hook", EXAMPLES).app) as browser:
         names = [
             browser.post(
                 "/sounds", data=form, files={"sound": ("../my gong.OGG", GONG.read_bytes())}
