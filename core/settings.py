@@ -250,6 +250,11 @@ class Settings(BaseSettings):
         "unset: nowhere.",
     )
 
+    @property
+    def registry_place(self) -> str:
+        """Where the registry is, as it was given or by default."""
+        return (self.registry or str(self.home / "encoders")).rstrip("/")
+
     @model_validator(mode="after")
     def _stops_before_redelivery(self) -> Self:
         """Refuse that a stopping worker still works on what others have been given."""

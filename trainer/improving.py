@@ -14,6 +14,7 @@ from audiofuse.core.bundles.bundle import load_bundle, save_bundle
 from audiofuse.core.bundles.document import Phase
 from audiofuse.core.bundles.registry import Registry, locate, open_registry
 from audiofuse.core.errors import AudiofuseError
+from audiofuse.core.evaluation.scorecards import open_scorecards
 from audiofuse.core.model.classes import class_sentences
 from audiofuse.core.settings import Settings
 from audiofuse.trainer.improvement import tables
@@ -61,8 +62,8 @@ def improve(
     Each sound and each question judges one version that has learned from neither. If listeners'
     questions are not certainly answered better, or others are answered worse by more than .01
     mAP@10, or the verdicts do not agree with each other, nothing is published and the exit code is
-    3. Else the bundle is published in AUDIOFUSE_REGISTRY, with its figures in its model card, and
-    its version printed.
+    3. Else the bundle is published in AUDIOFUSE_REGISTRY, with its figures in its model card and in
+    the scorecards of both versions, and its version printed.
 
     For cron: it asks nothing, and the same command begins again, or goes on with its rollout, when
     it was stopped.
@@ -88,6 +89,9 @@ def improve(
     if dry_run:
         return
     version = _published(registry, name, archive, outcome)
+    cards = open_scorecards(settings)
+    cards.add(archive.version, outcome.scores.old)
+    cards.add(version, outcome.scores.new)
     typer.echo(version)
     if rollout:
         _start(version)

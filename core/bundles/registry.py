@@ -2,9 +2,10 @@
 
     <registry>/<version>/...               a bundle; it exists once its manifest.json does
     <registry>/rollout-<index name>.json   see core/bundles/document.py
+    <registry>/scorecards/<version>.json   see core/evaluation/scorecards.py
 
-The registry is a folder or a prefix of an S3 bucket. Nothing in it ever changes, but the document,
-which is written only on the condition that it is still the one that was read.
+The registry is a folder or a prefix of an S3 bucket. No bundle ever changes; what does is written
+only on the condition that it is still what was read.
 """
 
 import logging
@@ -27,8 +28,7 @@ log = logging.getLogger(__name__)
 
 def open_registry(settings: Settings) -> "Registry":
     """Open the registry that the settings name; nothing is asked yet."""
-    place = settings.registry or str(settings.home / "encoders")
-    document = f"rollout-{settings.index_name}.json"
+    place, document = settings.registry_place, f"rollout-{settings.index_name}.json"
     return Registry(open_files(place, settings), place, settings.home / "bundles", document)
 
 

@@ -17,10 +17,12 @@ from audiofuse.core.encoder.embeddings import AudioEmbedding, Floats
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import ConfigurationError, Rejected
 from audiofuse.core.evaluation.clips import Clip, Query
+from audiofuse.core.evaluation.intervals import estimate
+from audiofuse.core.evaluation.scorecards import SYSTEMS, Figure, Score, data_hash
 from audiofuse.core.items import Metadata
 from audiofuse.core.query import normalise
 
-AUDIO, METADATA, HYBRID = "audio only", "metadata only", "hybrid"  # what is ranked
+AUDIO, METADATA, HYBRID = SYSTEMS
 CUTOFF = 10  # mAP@10, and the deepest recall
 RECALLS = (1, 5, 10)
 ROWS_PER_BATCH = 64  # texts or items encoded at once; more needs memory, fewer is slower
@@ -63,6 +65,13 @@ class QueryScores:
             float(self.reciprocal_rank.mean()),
             {k: float(each.mean()) for k, each in self.recall.items()},
             self.cutoff,
+        )
+
+    def by_name(self) -> dict[str, Tensor]:
+        """Return the scores by the usual names of their means."""
+        recalls = {f"R@{k}": values for k, values in self.recall.items()}
+        return (
+            {f"mAP@{self.cutoff}": self.average_precision} | recalls | {"MRR": self.reciprocal_rank}
         )
 
     def select(self, rows: Sequence[int]) -> Self:
@@ -168,6 +177,29 @@ def blank_metadata(gallery: Gallery, share: float, seed: int = 0) -> Gallery:
 def evaluate(encoder: Encoder, gallery: Gallery, queries: Sequence[Query]) -> dict[str, Metrics]:
     """Return the means of what ``judge`` returns."""
     return {name: each.mean() for name, each in judge(encoder, gallery, queries).items()}
+
+
+def score_of(
+    asked: str, scores: dict[str, QueryScores], queries: Sequence[Query], gallery: Gallery
+) -> Score:
+    """Return what ``judge`` returned with intervals over identities, for a scorecard."""
+    identities = [query.identity for query in queries]
+
+    def figure(values: Tensor) -> Figure:
+        found = estimate(identities, values)
+        return Figure(value=found.value, low=found.low, high=found.high)
+
+    clips = ((clip.identity, clip.metadata.text) for clip in gallery.clips)
+    return Score(
+        asked=asked,
+        data=data_hash([*queries, *clips]),
+        queries=len(queries),
+        sounds=len(gallery.clips),
+        figures={
+            ranked: {name: figure(values) for name, values in each.by_name().items()}
+            for ranked, each in scores.items()
+        },
+    )
 
 
 def judge(

@@ -8,25 +8,21 @@ overwrites the other, and a file is whole at any moment.
 """
 
 import logging
-import random
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime
 
 from pydantic import ValidationError
 
-from audiofuse.core.errors import AudiofuseError, ObjectChanged, Unavailable
+from audiofuse.core.errors import AudiofuseError
 from audiofuse.core.feedback.verdicts import Verdict
 from audiofuse.core.settings import Settings
-from audiofuse.core.storage.files import Files, open_files
+from audiofuse.core.storage.files import Files, open_files, replace_file
 
 log = logging.getLogger(__name__)
 
 # Of one day's verdicts, some 300 bytes each. More are written ever more slowly, as each of them
 # replaces the day's file; and no listener says so much.
 MAX_DAY_BYTES = 8 * 1024**2
-TRIES = 20  # to be the faster one; each further try waits longer
-PAUSE_S = 0.05  # after the first try that was not
 SUFFIX = ".jsonl"
 
 
@@ -36,8 +32,8 @@ class BookFull(AudiofuseError):  # noqa: N818 - as the others
 
 def open_book(settings: Settings) -> "Book":
     """Open the book of the settings' index; nothing is asked yet."""
-    registry = (settings.registry or str(settings.home / "encoders")).rstrip("/")
-    return Book(open_files(f"{registry}/feedback-{settings.index_name}", settings))
+    place = f"{settings.registry_place}/feedback-{settings.index_name}"
+    return Book(open_files(place, settings))
 
 
 class Book:
@@ -61,7 +57,7 @@ class Book:
                     raise BookFull(f"more was said on {day} than is kept of a day")
                 return content + lines
 
-            self._replace(f"{day}{SUFFIX}", with_lines)
+            replace_file(self._files, f"{day}{SUFFIX}", with_lines)
 
     def read(self) -> Iterator[Verdict]:
         """Yield all verdicts, day by day; a line that cannot be read is left out, with a warning.
@@ -91,27 +87,12 @@ class Book:
                 before, after = len(lines), len(kept)
                 return b"".join(kept)
 
-            self._replace(name, without)
+            replace_file(self._files, name, without)
             erased += before - after
         return erased
 
     def _names(self) -> Iterable[str]:
         return sorted(name for name, _ in self._files.list() if name.endswith(SUFFIX))
-
-    def _replace(self, name: str, change: Callable[[bytes], bytes]) -> None:
-        """Replace a file by what ``change`` makes of it, however often others are faster."""
-        for number in range(TRIES):
-            content, tag = self._files.get(name) or (b"", None)
-            changed = change(content)
-            if changed == content:
-                return
-            try:
-                self._files.put(name, changed, tag)
-            except ObjectChanged:
-                time.sleep(random.uniform(0, PAUSE_S * 2 ** min(number, 5)))  # noqa: S311 - no secret
-            else:
-                return
-        raise Unavailable(f"{name} is written by too many at once")
 
 
 def _day(verdict: Verdict) -> date:

@@ -6,8 +6,10 @@ A bucket that is indexed is only read, through ``core/storage/store.py``; these 
 import fcntl
 import hashlib
 import os
+import random
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -20,6 +22,8 @@ from audiofuse.core.storage.s3 import S3Bucket
 from audiofuse.core.storage.store import S3_SCHEME, folder_root
 
 LOCK = ".lock"
+TRIES = 20  # to be the faster one of several writers; each further try waits longer
+PAUSE_S = 0.05  # after the first try that was not
 
 
 class Files(Protocol):
@@ -58,6 +62,26 @@ def open_files(place: str, settings: Settings) -> Files:
     if not bucket:
         raise ConfigurationError(f"{place!r} names no bucket (expected s3://bucket/prefix)")
     return S3Files(S3Bucket(bucket, settings), prefix.strip("/"))
+
+
+def replace_file(files: Files, name: str, change: Callable[[bytes], bytes]) -> None:
+    """Replace a file by what ``change`` makes of it, however often others are faster.
+
+    ``change`` gets ``b""`` where there is none, and may be asked several times. Raises
+    ``Unavailable`` when too many write it.
+    """
+    for number in range(TRIES):
+        content, tag = files.get(name) or (b"", None)
+        changed = change(content)
+        if changed == content:
+            return
+        try:
+            files.put(name, changed, tag)
+        except ObjectChanged:
+            time.sleep(random.uniform(0, PAUSE_S * 2 ** min(number, 5)))  # noqa: S311 - no secret
+        else:
+            return
+    raise Unavailable(f"{name} is written by too many at once")
 
 
 class FolderFiles:

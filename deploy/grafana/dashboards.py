@@ -359,6 +359,16 @@ def rollout() -> dashboard.Dashboard:
             ("max by (version) (audiofuse_index_indexed_vectors)", "{{version}}"),
         ),
         lines(
+            "Quality", "mAP@10 by the newest questions that both versions were asked "
+            "(`audiofuse evaluate --version`, `audiofuse-train improve`); without metadata it is "
+            "`audio only`. `audiofuse rollout status` has the intervals.", SHARE,
+            (
+                'max by (version, system) (audiofuse_quality_ratio{bound="value"})',
+                "{{version}}, {{system}}",
+            ),
+            share=True,
+        ),
+        lines(
             "Filled in", "The backfill lane, which fills the candidate.", RATE,
             (
                 f"""{rate('audiofuse_syncs_total', 'outcome', 'lane="backfill"')} > 0""",

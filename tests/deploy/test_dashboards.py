@@ -20,6 +20,7 @@ from bundles import saved_bundle
 from audiofuse.core.bundles.bundle import save_bundle
 from audiofuse.core.bundles.registry import open_registry
 from audiofuse.core.encoder.encoder import Encoder
+from audiofuse.core.evaluation.scorecards import MAP, Figure, Score, open_scorecards
 from audiofuse.core.model.config import TINY
 from audiofuse.core.settings import Settings
 from audiofuse.workers.deployment.local import LocalDeployment, Part, free_port
@@ -211,6 +212,10 @@ def _begin_rollout(settings: Settings) -> None:
     candidate = Encoder.random(TINY, seed=1)
     version = registry.publish(save_bundle(candidate, settings.home, "other", ""))
     operator = Operator(settings)
+    figures = {"hybrid": {MAP: Figure(value=0.5, low=0.4, high=0.6)}}
+    score = Score(asked="val", data="d", queries=9, sounds=8, figures=figures)
+    for each in (version, operator.rollout.live):
+        open_scorecards(settings).add(each, [score])
     operator.start(version, lambda: candidate)
     assert operator.build(lambda *_: None)
 

@@ -99,6 +99,7 @@ LIGHT = (  # what processes reach before a GPU, or a bundle without graphs, asks
     "core/moments",
     "core/search",
     "core/evaluation/clips",
+    "core/evaluation/scorecards",
     "workers/telemetry",
     "workers/queue",
     "workers/repair",

@@ -11,14 +11,24 @@ from audiofuse.core.bundles.bundle import load_bundle, save_bundle
 from audiofuse.core.bundles.document import Phase, Rollout
 from audiofuse.core.bundles.registry import Registry, open_registry
 from audiofuse.core.encoder.encoder import Encoder
+from audiofuse.core.evaluation.scorecards import MAP, Score, open_scorecards
+from audiofuse.core.evaluation.scorecards import Figure as Interval
 from audiofuse.core.settings import Settings
 from audiofuse.trainer import improving
 from audiofuse.trainer.cli import main
 from audiofuse.trainer.improvement.archive import Archive
 from audiofuse.trainer.improvement.improve import Outcome
 from audiofuse.trainer.improvement.judging import ASKED, Figure, Judgement
+from audiofuse.trainer.improvement.scores import Scores
 
 FIGURES = {ASKED: {"hybrid": Figure(40, 40, 0.5, 0.6, 0.05, 0.15)}}
+
+OLD, NEW = (
+    Score(asked="questions", data="d", queries=40, sounds=100, figures={
+        "hybrid": {MAP: Interval(value=value, low=0.1, high=0.9)}
+    })
+    for value in (0.5, 0.6)
+)  # fmt: skip
 
 
 class Done(NamedTuple):
@@ -62,7 +72,8 @@ def train(
 
     def run(*options: str, refusals: tuple[str, ...] = ()) -> Done:
         def improved(encoder: Encoder, *_: object) -> Outcome:
-            return Outcome(encoder, Judgement(FIGURES, refusals), doubt=0.0005)
+            judgement = Judgement(FIGURES, refusals)
+            return Outcome(encoder, judgement, doubt=0.0005, scores=Scores([OLD], [NEW]))
 
         monkeypatch.setattr(improving, "improve_encoder", improved)
         monkeypatch.setattr(sys, "argv", ["audiofuse-train", "improve", *options])
@@ -85,7 +96,8 @@ def starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], list
 def test_what_is_better_is_published_with_its_figures(
     train: Train, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The version is printed; its bundle loads, and its card has the table."""
+    """The version is printed; its bundle loads, its card has the table, both scorecards a score."""
+    (live,) = registry.versions()
     monkeypatch.setattr(improving, "save_bundle", save_bundle)
     done = train()
     assert done.code == 0, done.stderr
@@ -95,6 +107,8 @@ def test_what_is_better_is_published_with_its_figures(
     load_bundle(bundle)
     card = (bundle / "README.md").read_text()
     assert "| listeners' questions | hybrid | 40 | 0.500 | 0.600 | +0.100 |" in card
+    cards = open_scorecards(Settings())
+    assert [cards.of(each).scores for each in (live, version)] == [(OLD,), (NEW,)]
 
 
 def test_what_is_not_better_is_told_and_not_published(train: Train, registry: Registry) -> None:

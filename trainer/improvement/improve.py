@@ -34,6 +34,7 @@ from audiofuse.trainer.improvement.judging import (
     selected,
 )
 from audiofuse.trainer.improvement.meaning import DOUBT, candidates, doubt, tags_meant
+from audiofuse.trainer.improvement.scores import Scores, scores
 from audiofuse.trainer.improvement.teaching import STEPS, lesson, teach
 from audiofuse.trainer.improvement.turns import TURNS, Kind, Part, Question, Questions, Turn
 
@@ -47,7 +48,8 @@ Show = Callable[[int, int], object]
 class Outcome:
     """The encoder after teaching, if it came so far, with what was judged.
 
-    ``ways`` is how far each turn went, ``doubt`` that of the verdicts.
+    ``ways`` is how far each turn went, ``doubt`` that of the verdicts, ``scores`` are for the
+    scorecards of old and new.
     """
 
     encoder: Encoder | None
@@ -56,6 +58,7 @@ class Outcome:
     ways: Sequence[float] = ()
     meant: Mapping[str, str] = field(default_factory=dict)
     doubt: float | None = None
+    scores: Scores = field(default_factory=Scores)
 
 
 def improve(
@@ -102,6 +105,7 @@ def improve(
         [turn.way for turn in turns],
         meant,
         uncertain,
+        scores(archive, ranked, about),
     )
 
 

@@ -105,6 +105,16 @@ ASKED, OWN, OTHER = "listeners' questions", "own words", "other sounds, own word
 GENERAL = "other sounds, general sentences"
 
 
+def slices(tags: Collection[str]) -> dict[str, Choice]:
+    """Return which questions count for what; ``tags`` are those that listeners asked about."""
+    return {
+        ASKED: lambda each: each.kind is Kind.ASKED,
+        OWN: lambda each: each.kind is Kind.OWN,
+        OTHER: lambda each: each.kind is Kind.OWN and each.about not in tags,
+        GENERAL: lambda each: each.kind is Kind.GENERAL and each.about not in tags,
+    }
+
+
 def judge(archive: Archive, turns: Sequence[Ranked], tags: Collection[str]) -> Judgement:
     """Compare old and new on what was sealed; ``tags`` are those that listeners asked about."""
 
@@ -113,13 +123,9 @@ def judge(archive: Archive, turns: Sequence[Ranked], tags: Collection[str]) -> J
         return {view: figure(kept, view, resamples) for view in VIEWS} if any(kept) else {}
 
     aim = ASKED if archive.verdicts else OWN
-    slices = {
-        ASKED: figures(lambda each: each.kind is Kind.ASKED, RESAMPLES),
-        OWN: figures(lambda each: each.kind is Kind.OWN, 0 if aim is ASKED else RESAMPLES),
-        OTHER: figures(lambda each: each.kind is Kind.OWN and each.about not in tags),
-        GENERAL: figures(lambda each: each.kind is Kind.GENERAL and each.about not in tags),
-    }
-    found = {name: each for name, each in slices.items() if each}
+    chosen = slices(tags)
+    figured = {name: figures(own, RESAMPLES if name == aim else 0) for name, own in chosen.items()}
+    found = {name: each for name, each in figured.items() if each}
     return Judgement(found, [*_not_better(aim, found.get(aim)), *_forgotten(found)])
 
 
@@ -128,12 +134,14 @@ def details(archive: Archive, turns: Sequence[Ranked]) -> dict[str, dict[str, Fi
     folders = [sound.clip.collection for sound in archive.sounds]
     asked = [question for each in turns for question in each.questions]
     about = {question.about for question in asked} - {""}
-    slices: dict[str, Choice] = {f"about {tag}": partial(_is_about, tag) for tag in sorted(about)}
-    slices |= {
+    chosen_by: dict[str, Choice] = {
+        f"about {tag}": partial(_is_about, tag) for tag in sorted(about)
+    }
+    chosen_by |= {
         f"in {name}/": partial(_is_in, name, folders) for name in sorted(set(folders) - {""})
     }
     found = {}
-    for name, chosen in slices.items():
+    for name, chosen in chosen_by.items():
         kept = [selected(each, chosen) for each in turns]
         if any(kept):
             found[name] = {view: figure(kept, view) for view in VIEWS}

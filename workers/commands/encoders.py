@@ -6,7 +6,7 @@ As in ``main.py`` they import what they need when they run.
 import json
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -23,8 +23,12 @@ if TYPE_CHECKING:
     from audiofuse.core.encoder.encoder import Encoder
     from audiofuse.core.evaluation.benchmarks import Benchmark
     from audiofuse.core.evaluation.clips import Query
+    from audiofuse.core.evaluation.evaluation import QueryScores
+    from audiofuse.core.evaluation.scorecards import Score
 
-encoder_cli = typer.Typer(no_args_is_help=True, help="Make encoder bundles.")
+encoder_cli = typer.Typer(
+    no_args_is_help=True, help="Make encoder bundles, and list published ones."
+)
 bundle_cli = typer.Typer(no_args_is_help=True, help="Look into encoder bundles.")
 console = Screen()
 
@@ -47,6 +51,13 @@ def evaluate(
     encoder: Annotated[
         Path | None, typer.Option(help="Bundle to score; default: the one that is shipped.")
     ] = None,
+    version: Annotated[
+        str,
+        typer.Option(
+            help="Published version to score instead. Its scorecard in AUDIOFUSE_REGISTRY keeps "
+            "what came of it."
+        ),
+    ] = "",
     moments: Annotated[
         Path | None,
         typer.Option(
@@ -70,7 +81,12 @@ def evaluate(
     caption, if metadata_eval.csv lies there.
 
     With --moments: which recording is found, by items alone and by moments, and where in it.
+
+    With --version the figures are kept: audiofuse encoder list and rollout status show them, and
+    Grafana beside those of the other version in a rollout.
     """
+    if version and (encoder or moments):
+        raise ConfigurationError("--version is scored by clips, and instead of an --encoder")
     if seed and not blank:
         raise ConfigurationError("--seed chooses what --blank takes away: add --blank 0.5")
     if moments:
@@ -92,7 +108,28 @@ def evaluate(
         raise ConfigurationError(f"no row of the split {split!r} has queries of this kind")
     if asked.lacking:
         typer.echo(f"{sources[0]}: {asked.lacking}", err=True)
-    _evaluate_clips(asked, queries, encoder_to_score(encoder), (blank, seed), as_json=as_json)
+    model = _published(version) if version else encoder_to_score(encoder)
+    score = _evaluate_clips(
+        asked, queries, model, (blank, seed), _told(sources, split, kind, blank), as_json=as_json
+    )
+    if version:
+        from audiofuse.core.evaluation.scorecards import open_scorecards
+
+        open_scorecards(Settings()).add(version, [score])
+        typer.echo(f"kept in the scorecard of {version}", err=True)
+
+
+def _told(sources: "Sequence[Path]", split: str, kind: str, blank: float) -> str:
+    """Return in words what is asked."""
+    names = " and ".join(source.name for source in sources)
+    only = f", {kind}" if kind else ""
+    return f"{split} of {names}{only}" + (f", {blank:.0%} without metadata" if blank else "")
+
+
+def _published(version: str) -> "Encoder":
+    from audiofuse.core.bundles.loading import load_version
+
+    return load_version(Settings(), version)
 
 
 def _evaluate_clips(
@@ -100,11 +137,19 @@ def _evaluate_clips(
     queries: "list[Query]",
     model: "Encoder",
     blanking: tuple[float, int],
+    told: str,
     *,
     as_json: bool,
-) -> None:
+) -> "Score":
+    """Ask all queries, show what came of it, and return the score of a scorecard."""
     from audiofuse.core.evaluation.benchmarks import RELEVANCE_CUTOFF
-    from audiofuse.core.evaluation.evaluation import CUTOFF, blank_metadata, encode_clips, judge
+    from audiofuse.core.evaluation.evaluation import (
+        CUTOFF,
+        blank_metadata,
+        encode_clips,
+        judge,
+        score_of,
+    )
     from audiofuse.workers.commands.terminal.display import metrics_table
 
     progress = partial(track, console=Console(stderr=True), description="listening")
@@ -112,21 +157,26 @@ def _evaluate_clips(
     for clip, error in gallery.rejected:
         typer.echo(f"left out: {clip.path}: {error}", err=True)
 
-    def score(queries: "list[Query]", cutoff: int) -> dict[str, dict[str, float]]:
-        scores = judge(model, blank_metadata(gallery, *blanking), queries, cutoff)
+    ranked = blank_metadata(gallery, *blanking)
+
+    def means(scores: "dict[str, QueryScores]") -> dict[str, dict[str, float]]:
         return {name: each.mean().as_dict() for name, each in scores.items()}
 
-    metrics = score(queries, CUTOFF)
-    several = score(asked.relevance, RELEVANCE_CUTOFF) if asked.relevance else {}
+    scores = judge(model, ranked, queries, CUTOFF)
+    several = (
+        means(judge(model, ranked, asked.relevance, RELEVANCE_CUTOFF)) if asked.relevance else {}
+    )
+    metrics, score = means(scores), score_of(told, scores, queries, ranked)
     if as_json:
         facts = {"queries": len(queries), "clips": len(gallery.clips), "metrics": metrics}
         more = {"queries": len(asked.relevance), "metrics": several}
         print_json(facts | ({"several relevant": more} if several else {}))
-        return
+        return score
     console.print(metrics_table(f"{len(queries)} queries, {len(gallery.clips)} clips", metrics))
     if several:
         title = f"DCASE 2025: {len(asked.relevance)} queries, each for several clips"
         console.print(metrics_table(title, several))
+    return score
 
 
 def _read_sources(sources: "Sequence[Path]", split: str) -> "Benchmark":
@@ -188,6 +238,31 @@ def encoder_start(
     if live:
         (out / "live.json").write_text(json.dumps({"version": bundle.name}) + "\n")
     typer.echo(bundle)
+
+
+@encoder_cli.command("list")
+def encoder_list(*, as_json: Json = False) -> None:
+    """Show the versions that are published, what each is to the deployment, and what it scored."""
+    from audiofuse.core.bundles.registry import open_registry
+    from audiofuse.core.evaluation.scorecards import open_scorecards
+    from audiofuse.workers.commands.terminal.display import facts_table, scores_table
+
+    settings = Settings()
+    registry, cards = open_registry(settings), open_scorecards(settings)
+    rollout, _ = registry.rollout()
+    of = {version: cards.of(version) for version in registry.versions()}
+    roles = {rollout.live: "live", rollout.other: "in a rollout"} if rollout else {}
+    if as_json:
+        rows: dict[str, Any] = {
+            version: {"role": roles.get(version, ""), "scores": card.model_dump()["scores"]}
+            for version, card in of.items()
+        }
+        print_json(rows)
+        return
+    console.print(
+        facts_table("encoders", {version: roles.get(version, "") for version in of}),
+        scores_table(of.values()),
+    )
 
 
 @bundle_cli.command("inspect")

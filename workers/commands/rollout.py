@@ -217,13 +217,23 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Show what is live, what is built beside it, how far that is, and the last steps."""
-    from audiofuse.workers.commands.terminal.display import facts_table, moment, steps_table
+    from audiofuse.core.evaluation.scorecards import open_scorecards
+    from audiofuse.workers.commands.terminal.display import (
+        facts_table,
+        moment,
+        scores_table,
+        steps_table,
+    )
 
     operator = _operator()
     rollout = operator.rollout
     points = {version: operator.points(version) for version in rollout.versions}
+    scorecards = open_scorecards(operator.settings)
+    cards = [scorecards.of(version) for version in rollout.versions]
     if as_json:
-        typer.echo(json.dumps(rollout.model_dump() | {"points": points}, indent=2))
+        scores = {card.version: card.model_dump()["scores"] for card in cards}
+        facts_told = rollout.model_dump() | {"points": points, "scores": scores}
+        typer.echo(json.dumps(facts_told, indent=2))
         return
     facts = {"phase": str(rollout.phase), "live": f"{rollout.live}, {points[rollout.live]} points"}
     if rollout.other:
@@ -234,3 +244,5 @@ def status(
     if rollout.dropped:
         facts["dropped"] = ", ".join(rollout.dropped)
     console.print(facts_table("rollout", facts), steps_table(rollout.history[-STEPS_SHOWN:]))
+    if any(card.scores for card in cards):
+        console.print(scores_table(cards))

@@ -23,6 +23,7 @@ from redis import RedisError
 from audiofuse.core.bundles.document import NOT_LIVE_YET, Phase, Rollout
 from audiofuse.core.bundles.registry import open_registry
 from audiofuse.core.errors import AudiofuseError, Reason
+from audiofuse.core.evaluation.scorecards import MAP, SYSTEMS, compared, open_scorecards
 from audiofuse.core.index.index import Generation, GenerationGone, open_index
 from audiofuse.core.query import Filter
 from audiofuse.core.settings import Settings
@@ -59,6 +60,10 @@ GAUGES: Mapping[str, tuple[str, Sequence[str]]] = {
     "version_info": ("Versions that items are written to.", ["version", "role"]),
     "rollout_phase": ("The phase of the rollout.", ["phase"]),
     "rollout_step_timestamp_seconds": ("When the last step was taken.", []),
+    "quality_ratio": (
+        "mAP@10 by the newest scores that compare.",
+        ["version", "role", "system", "bound"],
+    ),
 }
 
 Values = Iterable[tuple[Sequence[str], float]]
@@ -99,6 +104,7 @@ class Deployment:
         self._index = open_index(settings)
         self._store = open_store(settings)
         self._registry = open_registry(settings)
+        self._scorecards = open_scorecards(settings)
         self._letters = DeadLetters(self._redis, settings.index_name)
         self._last_run = LastRun(self._redis, settings.index_name)
         self._brake = Brake(self._redis, settings.index_name)
@@ -167,8 +173,19 @@ class Deployment:
         yield _gauge("rollout_phase", [([phase], phase is now) for phase in Phase])
         if rollout:
             yield _gauge("version_info", [(each, 1) for each in _roles(rollout).items()])
+            yield _gauge("quality_ratio", self._quality(rollout))
             if rollout.history:
                 yield _gauge("rollout_step_timestamp_seconds", [([], rollout.history[-1].at)])
+
+    def _quality(self, rollout: Rollout) -> Values:
+        """Yield mAP@10 of the rollout's versions by questions that all of them were asked."""
+        roles = _roles(rollout)
+        scores = compared(self._scorecards.of(version) for version in roles)
+        for version, score in scores.items():
+            for system in SYSTEMS:
+                if figure := score.figures.get(system, {}).get(MAP):
+                    for bound, value in figure:
+                        yield (version, roles[version], system, bound), value
 
 
 def _roles(rollout: Rollout) -> dict[str, Role]:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from audiofuse.core.errors import ObjectChanged, Unavailable
-from audiofuse.core.feedback import book as module
 from audiofuse.core.feedback.book import Book, BookFull, open_book
 from audiofuse.core.feedback.verdicts import Opinion, Verdict
 from audiofuse.core.settings import Settings
+from audiofuse.core.storage import files
 
 MONDAY = datetime(2026, 11, 30, 12, tzinfo=UTC).timestamp()
 DAY_S = 24 * 3600.0
@@ -70,7 +70,7 @@ def test_a_writer_that_is_always_too_late_says_so(
     book: Book, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that others replace each time is no endless loop, and no verdict is thought kept."""
-    monkeypatch.setattr(module, "PAUSE_S", 0)
+    monkeypatch.setattr(files, "PAUSE_S", 0)
 
     def too_late(*_: object) -> None:
         raise ObjectChanged("somebody was faster")

@@ -8,11 +8,13 @@ import torch
 
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import ConfigurationError
+from audiofuse.core.evaluation.scorecards import MAP
 from audiofuse.core.model.config import TINY
 from audiofuse.trainer.improvement.archive import Archive, Verdicts
 from audiofuse.trainer.improvement.heads import VIEWS, heads
 from audiofuse.trainer.improvement.improve import Outcome, improve, named_here
 from audiofuse.trainer.improvement.judging import ASKED
+from audiofuse.trainer.improvement.scores import SYSTEMS
 
 Listener = Callable[..., Verdicts]
 Improve = Callable[[Verdicts], Outcome]
@@ -22,6 +24,12 @@ def test_verdicts_that_agree_make_it_better(better: Outcome, encoder: Encoder) -
     """What was sealed is answered better; only heads have changed, and what scores mean is lost."""
     assert better.judgement.is_better, better.judgement.refusals
     assert all(better.judgement.figures[ASKED][view].low > 0 for view in VIEWS)
+    for scores, side in ((better.scores.old, "old"), (better.scores.new, "new")):
+        for view, system in SYSTEMS.items():
+            told = scores[-1].figures[system][MAP]
+            figure = better.judgement.figures[ASKED][view]
+            assert told.value == pytest.approx(getattr(figure, side))
+            assert told.low <= told.value <= told.high
     assert better.encoder
     assert encoder.config.relevance
     assert better.encoder.config.relevance is None

@@ -17,7 +17,11 @@ from click.testing import Result
 from redis import Redis
 from typer.testing import CliRunner
 
+from audiofuse.core.bundles.document import Rollout
+from audiofuse.core.bundles.registry import open_registry
 from audiofuse.core.errors import AudiofuseError, Reason, Rejected
+from audiofuse.core.evaluation.scorecards import open_scorecards
+from audiofuse.core.settings import Settings
 from audiofuse.workers.commands.main import cli, main
 from audiofuse.workers.queue.dead_letters import DeadLetters
 
@@ -66,6 +70,7 @@ def _run_apart(*arguments: str, **environment: str) -> subprocess.CompletedProce
         (["evaluate", "/does/not/exist.jsonl"], "/does/not/exist.jsonl"),
         (["evaluate", "/does/not/exist.jsonl", "--seed", "1"], "add --blank"),
         (["evaluate", "a.jsonl", "--moments", "b.jsonl"], "scored alone"),
+        (["evaluate", "a.jsonl", "--version", "v", "--encoder", "."], "instead of an --encoder"),
         (["intake", "sqs"], "AUDIOFUSE_BUCKET"),
         (["serve"], "AUDIOFUSE_ENCODER"),
         (["serve-index"], "AUDIOFUSE_QDRANT_API_KEY"),
@@ -266,6 +271,33 @@ def test_evaluate_prints_every_metric(tmp_path: Path, tiny_encoder: "Encoder") -
     table = CliRunner().invoke(cli, command).stdout
     assert "MRR" in table
     assert "1 queries, 2 clips" in table
+
+
+def test_a_published_version_keeps_what_it_scored(
+    tmp_path: Path, tiny_encoder: "Encoder", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its scorecard has each metric with an interval, and the list of encoders shows it."""
+    monkeypatch.setenv("AUDIOFUSE_REGISTRY", str(tmp_path / "registry"))
+    registry = open_registry(Settings())
+    version = registry.publish(saved_bundle(tiny_encoder, tmp_path, "tiny", "A card."))
+    registry.write(Rollout(live=version), None)
+    manifest = tmp_path / "clips.jsonl"
+    row = {"audio": str(SOUNDS / "animals/owl.wav"), "split": "val", "queries": [{"text": "owl"}]}
+    manifest.write_text(json.dumps(row) + "\n")
+    done = CliRunner().invoke(cli, ["evaluate", str(manifest), "--version", version, "--json"])
+    assert done.exit_code == 0, done.exception
+    told = json.loads(done.stdout)["metrics"]
+    (score,) = open_scorecards(Settings()).of(version).scores
+    assert (score.asked, score.queries, score.sounds) == ("val of clips.jsonl", 1, 1)
+    kept = {
+        system: {name: figure.value for name, figure in metrics.items()}
+        for system, metrics in score.figures.items()
+    }
+    assert kept == told
+    listed = json.loads(CliRunner().invoke(cli, ["encoder", "list", "--json"]).stdout)
+    assert listed[version]["role"] == "live"
+    assert listed[version]["scores"][0]["data"] == score.data
+    assert "val of clips.jsonl" in CliRunner().invoke(cli, ["encoder", "list"]).stdout
 
 
 def test_evaluate_follows_a_benchmark(tmp_path: Path, tiny_encoder: "Encoder") -> None:

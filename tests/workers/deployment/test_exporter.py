@@ -16,6 +16,7 @@ from redis import Redis
 from audiofuse.core.bundles.document import Rollout
 from audiofuse.core.bundles.registry import Registry, open_registry
 from audiofuse.core.errors import Unavailable
+from audiofuse.core.evaluation.scorecards import MAP, Figure, Score, open_scorecards
 from audiofuse.core.index.embedded import create_app
 from audiofuse.core.index.engine import Engine
 from audiofuse.core.index.index import Index, Point, open_index
@@ -106,6 +107,27 @@ def test_the_versions_of_a_rollout_have_their_roles(settings: Settings) -> None:
     assert versions == {("new-2", "live"): 1, ("old-1", "previous"): 1}
     told = _told(deployment.index())
     assert told["audiofuse_coverage_ratio"][("new-2", "live")] == 0.75
+
+
+def test_versions_of_a_rollout_tell_what_both_were_asked(settings: Settings) -> None:
+    """A score of the live one alone says nothing beside the candidate's, and is not told."""
+    cards, registry = open_scorecards(settings), open_registry(settings)
+    _write(registry, lambda _: Rollout(live="old-1").start("new-2", "me"))
+    deployment = Deployment(settings)
+    assert _told(deployment.registry())["audiofuse_quality_ratio"] == {}
+
+    def score(data: str, value: float) -> Score:
+        figures = {"hybrid": {MAP: Figure(value=value, low=0.1, high=0.9)}}
+        return Score(asked="val", data=data, queries=9, sounds=8, figures=figures)
+
+    cards.add("old-1", [score("both", 0.5), score("alone", 0.6)])
+    cards.add("new-2", [score("both", 0.7)])
+    told = _told(deployment.registry())["audiofuse_quality_ratio"]
+    assert {labels: value for labels, value in told.items() if labels[-1] == "value"} == {
+        ("old-1", "live", "hybrid", "value"): 0.5,
+        ("new-2", "candidate", "hybrid", "value"): 0.7,
+    }
+    assert told["new-2", "candidate", "hybrid", "low"] == 0.1
 
 
 def test_the_brokers_memory_is_told_and_its_limit_where_it_has_one(

@@ -24,9 +24,12 @@ from audiofuse.workers.commands.terminal.screen import OneLine
 
 if TYPE_CHECKING:  # what asking a service needs not, and may not have
     from audiofuse.core.evaluation.intervals import Estimate
+    from audiofuse.core.evaluation.scorecards import Figure, Scorecard
     from audiofuse.workers.deployment.doctor import Check
     from audiofuse.workers.deployment.plan import Line
     from audiofuse.workers.queue.dead_letters import DeadLetter
+
+DIGITS = 8  # of a hash, which tell others from it
 
 T = TypeVar("T")
 Cell = str | Text | OneLine
@@ -204,6 +207,22 @@ def intervals_table(title: str, rows: Mapping[str, "Estimate"]) -> Table:
             for name, each in rows.items()
         ),
     )
+
+
+def scores_table(cards: "Iterable[Scorecard]") -> Table:
+    """Show mAP@10 of versions, by what they were asked: rows of one ``data`` compare."""
+    rows = sorted(
+        (score.asked, score.data[:DIGITS], ranked, card.version, *_ends(metrics["mAP@10"]))
+        for card in cards
+        for score in card.scores
+        for ranked, metrics in score.figures.items()
+    )
+    columns = ("asked", "data", "system", "version", ">mAP@10", ">from", ">to")
+    return _table("scores", columns, rows)
+
+
+def _ends(figure: "Figure") -> tuple[str, str, str]:
+    return f"{figure.value:.3f}", f"{figure.low:.3f}", f"{figure.high:.3f}"
 
 
 class Bars(Progress):
