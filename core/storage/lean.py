@@ -21,7 +21,7 @@ from audiofuse.core.storage.connections import Answer, Connections, Refuses, Una
 from audiofuse.core.storage.objects import Page, object_info
 from audiofuse.core.storage.signing import Signer
 
-OK, MISSING = 200, 404
+OK, PART, MISSING = 200, 206, 404
 REFUSES = range(300, 500)
 BUSY = {408, 429}  # among those
 METADATA = "x-amz-meta-"
@@ -64,15 +64,18 @@ class LeanBucket:
 
         Raises ``Unavailable`` if it breaks off: what is there of it is already written.
         """
-        if not (etag.isascii() and etag.isprintable()):
-            raise Unanswered(f"no ETag that a header can hold: {etag!r}")
-        condition = f"if-match: {etag}\r\n" if etag else ""
-        with self._ask("GET", key, more=condition) as answer:
+        with self._ask("GET", key, more=_condition(etag)) as answer:
             found = _header(answer, "etag")
             pieces = answer.pieces()
             while piece := self._next(pieces, key):
                 into.write(piece)
             return found
+
+    def part(self, key: str, etag: str, first: int, count: int) -> bytes:
+        """Return some bytes of the object, if it has this etag; see ``S3Bucket``."""
+        more = f"{_condition(etag)}range: bytes={first}-{first + count - 1}\r\n"
+        with self._ask("GET", key, more=more, expected=(PART,)) as answer:
+            return answer.body(count)
 
     def _next(self, pieces: Iterator[memoryview], key: str) -> memoryview | None:
         try:
@@ -127,6 +130,13 @@ class LeanBucket:
                 address = self._find()
                 self._way = _Way(address.connections(), address.signer, address.path)
             return self._way
+
+
+def _condition(etag: str) -> str:
+    """Return the header that asks for an object of this etag, none if that is empty."""
+    if not (etag.isascii() and etag.isprintable()):
+        raise Unanswered(f"no ETag that a header can hold: {etag!r}")
+    return f"if-match: {etag}\r\n" if etag else ""
 
 
 def _header(answer: Answer, name: str) -> str:

@@ -97,6 +97,10 @@ class S3Bucket:
         """
         return self._ask(lambda bucket: bucket.download(key, etag, into))
 
+    def part(self, key: str, etag: str, first: int, count: int) -> bytes:
+        """Return ``count`` bytes from byte ``first`` on, all of which the object has."""
+        return self._ask(lambda bucket: bucket.part(key, etag, first, count))
+
     def page(self, prefix: str, token: str | None, most: int) -> Page:
         """Return the next objects whose keys begin with ``prefix``."""
         return self._ask(lambda bucket: bucket.page(prefix, token, most))
@@ -181,33 +185,35 @@ class S3Store:
         with self.open(info) as path:
             return path.read_bytes()
 
+    def part(self, info: ObjectInfo, first: int, count: int) -> bytes:
+        """Get these bytes alone, provided that the object is still this one."""
+        return self._get(lambda: self._s3.part(info.key, info.etag, first, count))
+
     @contextmanager
     def open(self, info: ObjectInfo) -> Iterator[Path]:
         """Download to a temporary file that is gone afterwards."""
         with ExitStack() as opened:
             try:
                 file, path = opened.enter_context(scratch_file("audiofuse-"))
-                self._fetch(info, file)
+                self._get(lambda: self._s3.download(info.key, info.etag, file))
                 file.flush()
             except OSError as error:
                 where = f"reading s3://{self.bucket}/{info.key} into {tempfile.gettempdir()}"
                 raise Unavailable(f"{where}: {error}") from error
             yield path
 
-    def _fetch(self, info: ObjectInfo, file: IO[bytes]) -> None:
-        """Get the object; ``Rejected`` if it alone is refused.
+    def _get(self, get: Callable[[], T]) -> T:
+        """Get what is in an object; ``Rejected`` if it alone is refused.
 
         That is so if it is refused again while the bucket answers: wrong credentials, or clocks,
         are refused by the bucket, too.
         """
         try:
-            self._s3.download(info.key, info.etag, file)
+            return get()
         except Refused:
             self._s3.exists()
-        else:
-            return
         try:
-            self._s3.download(info.key, info.etag, file)
+            return get()
         except Refused as refusal:
             raise refusal.verdict from refusal
 

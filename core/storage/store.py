@@ -49,6 +49,9 @@ class Store(Protocol):
     def read(self, info: ObjectInfo) -> bytes:
         """Return the whole of a small object; ``ObjectChanged`` if it is no longer this one."""
 
+    def part(self, info: ObjectInfo, first: int, count: int) -> bytes:
+        """Return ``count`` bytes of the object from byte ``first`` on, which it must have."""
+
     def open(self, info: ObjectInfo) -> AbstractContextManager[Path]:
         """Lend the object as a local file; ``ObjectChanged`` if it is no longer this one."""
 
@@ -127,6 +130,12 @@ class FolderStore:
         """Return the file's bytes."""
         with self.open(info) as path:
             return path.read_bytes()
+
+    def part(self, info: ObjectInfo, first: int, count: int) -> bytes:
+        """Return these bytes of the file."""
+        with self.open(info) as path, path.open("rb") as file:
+            file.seek(first)
+            return file.read(count)
 
     @contextmanager
     def open(self, info: ObjectInfo) -> Iterator[Path]:

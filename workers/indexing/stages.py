@@ -181,6 +181,7 @@ class BoundedStore:
         self.bucket = store.bucket
         self.head = store.head
         self.list = store.list
+        self.part = store.part
         self._store = store
         self._breaker = Breaker(take_back, self._denies_everything)
         self._proof: ObjectInfo | None = None  # the smallest object that could be read so far

@@ -2,10 +2,7 @@
 
 import hashlib
 import hmac
-import os
 import secrets
-import subprocess
-import sys
 import time
 from functools import partial
 from typing import Annotated
@@ -15,8 +12,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 
-from audiofuse.core.audio.excerpt import MOST_S
-from audiofuse.core.cores import thread_limits
+from audiofuse.core.audio.excerpt import MOST_S, NotCut, excerpt
 from audiofuse.core.errors import ObjectChanged
 from audiofuse.core.items import is_audio
 from audiofuse.core.search.search import Searcher
@@ -28,8 +24,6 @@ from audiofuse.workers.service.admission.questions import Questions
 from audiofuse.workers.service.models import Excerpt, Id
 
 LINK_S = 3600  # long enough to look through results, too short to be passed on
-CUT = "audiofuse.core.audio.excerpt"
-PATIENCE_S = 90.0  # to read and cut a sound; lower: long files on slow disks have no excerpts
 GONE = "the sound was replaced or deleted: search again"
 
 
@@ -130,25 +124,16 @@ def _excerpt(searcher: Searcher, store: Store | None, id_: str, options: Excerpt
     info = store.head(payload["key"])
     if info is None or info.etag != payload["etag"]:
         raise Refusal(404, "not-found", GONE)
-    command = [sys.executable, "-m", CUT]
     try:
-        with store.open(info) as path:  # of an S3 bucket a copy on disk, never in memory
-            done = subprocess.run(  # noqa: S603 - ourselves
-                [*command, str(path), str(options.start_s), str(options.end_s)],
-                capture_output=True, timeout=PATIENCE_S, env=os.environ | thread_limits(1),
-                check=False,
-            )  # fmt: skip
+        content = excerpt(partial(store.part, info), info.size, options.start_s, options.end_s)
     except ObjectChanged as error:
         raise Refusal(404, "not-found", GONE) from error
-    except subprocess.TimeoutExpired as error:
-        raise Refusal(422, "not-an-excerpt", "cutting it takes too long") from error
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip()[-200:] or "the file cannot be cut"
-        raise Refusal(422, "not-an-excerpt", said)
+    except NotCut as error:
+        raise Refusal(422, "not-an-excerpt", str(error)) from error
     name = f"{payload['key'].rpartition('/')[2]}-{options.start_s:g}-{options.end_s:g}.wav"
     safe = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in name)
     headers = {"Content-Disposition": f'attachment; filename="{safe}"'}
-    return Response(done.stdout, media_type="audio/wav", headers=headers)
+    return Response(content, media_type="audio/wav", headers=headers)
 
 
 def root_of(request: Request) -> str:

@@ -28,14 +28,15 @@ OBJECT = HEAD + b"\r\n"
 INFO = ObjectInfo("rain.wav", "0123", 5, 1796011544000, {"title": "Rain"})
 MISSING = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 BY_BOTO3 = re.compile(rb"user-agent: Boto3", re.IGNORECASE)
+ASKED = re.compile(rb"(?:if-match|range): (\S+)", re.IGNORECASE)
 Run = Callable[[Say], Wire]
 
 
 def _target(request: bytes) -> tuple[bytes, bytes, list[bytes], list[bytes]]:
-    """Return method, path, parameters and condition."""
+    """Return method, path, parameters, and which object and what of it is meant."""
     method, target, _ = request.split(b"\r\n")[0].split(b" ")
     path, _, query = target.partition(b"?")
-    return method, path, sorted(query.split(b"&")), re.findall(rb"(?i)if-match: (\S+)", request)
+    return method, path, sorted(query.split(b"&")), re.findall(ASKED, request)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +54,7 @@ def test_a_key_is_sent_as_boto3_sends_it(wire: Run, key: str) -> None:
     asks: list[Callable[[Any], object]] = [
         lambda each: each.head(key),
         lambda each: each.download(key, "0123", BytesIO()),
+        lambda each: each.part(key, "0123", 5, 10),
         lambda each: each.page(key, None, 1000),
         lambda each: each.page(key, key, 7),
         lambda each: each.exists(),
@@ -228,6 +230,13 @@ def test_half_a_body_is_no_object(wire: Run, body: bytes) -> None:
     server.hangs_up = True
     with pytest.raises(Unavailable, match=r"sounds/rain\.wav"):
         S3Store(S3Bucket("sounds", server.settings)).read(INFO)
+
+
+def test_a_server_that_gives_no_ranges_is_told(wire: Run) -> None:
+    """A whole object in place of some bytes of it is never taken for them."""
+    server = wire(lambda _: OBJECT + b"sound")
+    with pytest.raises(Unavailable, match=r"sounds/rain\.wav: it gives no ranges"):
+        S3Store(S3Bucket("sounds", server.settings)).part(INFO, 1, 2)
 
 
 def test_an_etag_that_no_header_can_hold_is_not_sent(wire: Run) -> None:

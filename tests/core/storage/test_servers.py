@@ -114,6 +114,12 @@ def test_bytes_arrive_whole(server: Server, size: int) -> None:
     assert info.size == size
     for _ in range(2):
         assert _download(server.lean, "rain.wav", info.etag)[1] == content
+    for first in {0, size // 2, size - 1} if size else ():
+        count = min(1000, size - first)
+        part = server.both(
+            lambda bucket, at=(first, count): bucket.part("rain.wav", info.etag, *at)
+        )
+        assert part == content[first : first + count]
     assert server.both(lambda bucket: bucket.exists()) is None
 
 
@@ -158,6 +164,8 @@ def test_another_object_is_never_read_instead(server: Server) -> None:
     server.put("rain.wav", b"another sound")
     with pytest.raises(ObjectChanged):
         store.read(seen)
+    with pytest.raises(ObjectChanged):
+        store.part(seen, 0, 5)
     server.client.delete_object(Bucket=server.name, Key="rain.wav")
     with pytest.raises(ObjectChanged):
         store.read(seen)

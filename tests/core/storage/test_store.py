@@ -127,6 +127,16 @@ def test_another_object_is_never_read_instead(
         bucket.store.read(seen)
     with pytest.raises(ObjectChanged), bucket.store.open(seen):
         pass
+    with pytest.raises(ObjectChanged):
+        bucket.store.part(seen, 0, 2)
+
+
+@pytest.mark.parametrize(("first", "count"), [(0, 1), (3, 4), (9, 1), (0, 10)])
+def test_a_part_is_those_bytes(bucket: Bucket, first: int, count: int) -> None:
+    """Some bytes of an object are got without the rest, at its beginning, its end, or all."""
+    bucket.put("rain.wav", b"0123456789")
+    part = bucket.store.part(bucket.info("rain.wav"), first, count)
+    assert part == b"0123456789"[first : first + count]
 
 
 def test_other_content_has_another_etag(bucket: Bucket) -> None:

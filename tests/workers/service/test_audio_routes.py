@@ -12,7 +12,11 @@ import httpx
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from made_sounds import encode_as, noise, write_wav
 
+from audiofuse.core.audio.excerpt import NotCut, excerpt
+from audiofuse.core.audio.windows import SAMPLE_RATE
+from audiofuse.core.errors import ObjectChanged
 from audiofuse.core.items import point_id
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.boto import s3_client
@@ -139,6 +143,47 @@ def test_a_sound_that_was_replaced_is_not_cut(
         assert hearing.get(url, params={"start_s": 0, "end_s": 1}).status_code == 404
     finally:
         shutil.copy2(kept, bucket / "animals/owl.wav")
+
+
+def test_a_sound_that_is_replaced_while_it_is_cut_is_told(
+    hearing: TestClient, bucket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What changes between two of its parts is no half of each, but gone."""
+
+    def replaced(*_: object) -> bytes:
+        raise ObjectChanged("animals/owl.wav was replaced")
+
+    monkeypatch.setattr(FolderStore, "part", replaced)
+    answer = hearing.get(_path(bucket, "animals/owl.wav"), params={"start_s": 0, "end_s": 1})
+    assert (answer.status_code, "search again" in answer.text) == (404, True)
+
+
+@pytest.mark.parametrize(("name", "most"), [("long.wav", 0.05), ("long.flac", 0.15)])
+def test_what_lies_before_and_after_is_not_read(tmp_path: Path, name: str, most: float) -> None:
+    """Of a long sound a small part of its bytes is fetched, and it is the very same sound."""
+    path, samples = tmp_path / name, noise(240)
+    if name == "long.wav":
+        write_wav(path, samples)
+    else:
+        encode_as(path, samples, "flac")
+    content, read = path.read_bytes(), []
+
+    def part(first: int, count: int) -> bytes:
+        read.append(count)
+        return content[first : first + count]
+
+    _, heard = _read(excerpt(part, len(content), 200.5, 202))
+    assert sum(read) < most * len(content)
+    expected = samples[int(200.5 * SAMPLE_RATE) : 202 * SAMPLE_RATE] * 32767
+    np.testing.assert_allclose(heard[:, 0], expected, atol=2)
+
+
+def test_what_takes_too_long_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that cuts is ended when patience is, and the file is blamed, not the service."""
+    monkeypatch.setattr("audiofuse.core.audio.excerpt.PATIENCE_S", 0.0)
+    content = write_wav(tmp_path / "a.wav", noise(2)).read_bytes()
+    with pytest.raises(NotCut, match="takes too long"):
+        excerpt(lambda first, count: content[first : first + count], len(content), 0, 1)
 
 
 def test_an_item_that_is_not_there_is_told(hearing: TestClient) -> None:
