@@ -33,13 +33,34 @@ def normalise(text: str) -> str:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where items lie: their keys begin with ``prefix``, in one ``bucket`` or, without, in any."""
+
+    prefix: str
+    bucket: str = ""
+
+    def has(self, key: str, bucket: str) -> bool:
+        """Whether an object lies here."""
+        return key.startswith(self.prefix) and self.bucket in {"", bucket}
+
+
+Places = tuple[Place, ...] | None  # any of them; ``None`` means anywhere, none at all nowhere
+
+
+def lies_within(key: str, bucket: str, within: Places) -> bool:
+    """Whether an object lies in one of some places."""
+    return within is None or any(place.has(key, bucket) for place in within)
+
+
+@dataclass(frozen=True)
 class Filter:
     """Which items may be found: those for which all holds that is given.
 
     ``keywords`` and ``labels`` are compared as they are written, and an item must have each.
     ``since`` and ``until`` bound when the object was modified, the second excluded; they need a
     time zone. ``prefix`` is how the key begins, ``outside`` how it must not begin. ``content_hash``
-    is that of the object's bytes. ``besides`` are ids of items to leave out.
+    is that of the object's bytes. ``besides`` are ids of items to leave out. ``within`` are the
+    places that whoever asks may see at all.
     """
 
     keywords: tuple[str, ...] = ()
@@ -54,6 +75,7 @@ class Filter:
     has_text: bool | None = None
     content_hash: str = ""
     besides: tuple[str, ...] = ()
+    within: Places = None
 
     def __post_init__(self) -> None:
         """Raise ``QueryError`` if this is no condition."""

@@ -156,9 +156,9 @@ class Settings(BaseSettings):
     )
     api_keys: SecretStr | None = Field(
         default=None,
-        description="Who may ask the query service: name:key or name:key:scope+scope, separated "
-        "by commas; scopes: search, audio, export, feedback, repair, upload; without any all but "
-        "the last. Unset: everybody on this machine.",
+        description="Who may ask the query service: name:key, name:key:scope+scope or "
+        "name:key:scope@folder/+folder/, separated by commas; scopes: search, audio, export, "
+        "feedback, repair, upload; without any all but the last. Unset: everybody on this machine.",
     )
     uploads: bool = Field(
         default=False,

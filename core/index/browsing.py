@@ -49,7 +49,7 @@ class BrowsedPoints(Points):
         """
         with self._refusals(generation):
             found = self._client.facet(
-                generation.collection, field, conditions(where), limit=limit, exact=False
+                generation.collection, field, self._passing(where), limit=limit, exact=False
             )
         return {str(hit.value): hit.count for hit in found.hits}
 
@@ -59,7 +59,7 @@ class BrowsedPoints(Points):
         """Return points by chance, each at most once."""
         chance = models.SampleQuery(sample=models.Sample.RANDOM)
         request = models.QueryRequest(
-            query=chance, limit=limit, filter=conditions(where), with_payload=list(fields)
+            query=chance, limit=limit, filter=self._passing(where), with_payload=list(fields)
         )
         with self._refusals(generation):
             (found,) = self._client.query_batch_points(generation.collection, [request])
@@ -76,7 +76,8 @@ class BrowsedPoints(Points):
         value, _, id_ = after.rpartition("~")
         if after:
             check_id(id_)
-        walk = _Walk(self, generation, [*fields, *([order.field] if order else [])], where)
+        asked = [*fields, *([order.field] if order else [])]
+        walk = _Walk(self, generation, asked, self.bounded(where))
         if order:
             found = walk.ordered(order, _number(value) if after else None, id_, limit + 1)
         else:

@@ -8,18 +8,20 @@ any one: what it misses for a moment is no harm.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any
+from copy import copy
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from qdrant_client import QdrantClient, models
 
 from audiofuse.core.index.conditions import conditions
 from audiofuse.core.index.refusals import refusals
 from audiofuse.core.index.rest import Record, rest_of
-from audiofuse.core.query import EVERYTHING, Filter
+from audiofuse.core.query import EVERYTHING, Filter, Places, lies_within
 
 ITEM, AUDIO = "item", "audio"  # the named vectors: what queries search, and what re-fusing needs
 VERSION_KEY = "encoder"  # in the collection's metadata and in every payload
+PLACE = ("bucket", "key")  # the fields that tell where an item, or that of a moment, lies
 ONE_ORDER = models.WriteOrdering.STRONG
 MOST = models.ReadConsistencyType.MAJORITY
 SCROLL_PAGE = 1000  # points an answer: more are fewer requests, and more memory for each
@@ -85,6 +87,23 @@ class Points:
         """Ask by ``client``."""
         self._client = client
         self._rest = rest_of(client)
+        self._within: Places = None
+
+    def within(self, places: Places) -> Self:
+        """Return the same points as whoever may see nothing but these places reads them.
+
+        Whatever is read passes here: by filters, ``bounded``, and by ids, ``get``.
+        """
+        view = copy(self)
+        view._within = places  # noqa: SLF001 - one of ours
+        return view
+
+    def bounded(self, where: Filter) -> Filter:
+        """Return a filter that lets nothing through but what may be seen."""
+        return where if self._within is None else replace(where, within=self._within)
+
+    def _passing(self, where: Filter) -> models.Filter | None:
+        return conditions(self.bounded(where))
 
     def _refusals(self, generation: Generation, things: int = 1) -> AbstractContextManager[None]:
         return refusals(self._client, generation.collection, many=things > 1)
@@ -126,6 +145,18 @@ class Points:
 
         They have their whole payloads, or these ``fields``; and no, all, or these vectors.
         """
+        if self._within is None:
+            return self._get(generation, ids, vectors, fields)
+        found = self._get(generation, ids, vectors, [*fields, *PLACE] if fields else ())
+        return {
+            id_: point
+            for id_, point in found.items()
+            if lies_within(point.payload["key"], point.payload["bucket"], self._within)
+        }
+
+    def _get(
+        self, generation: Generation, ids: Sequence[str], vectors: Any, fields: Sequence[str]
+    ) -> dict[str, Point]:  # fmt: skip
         asked = vectors if isinstance(vectors, bool) else list(vectors)
         payload = list(fields) or True
         with self._refusals(generation, len(ids)):
@@ -151,7 +182,7 @@ class Points:
         requests = [
             models.QueryRequest(
                 query=list(each.vector), using=ITEM, limit=each.limit, offset=each.offset,
-                filter=conditions(each.where), with_payload=list(each.fields),
+                filter=self._passing(each.where), with_payload=list(each.fields),
                 with_vector=list(each.vectors),
             )
             for each in asked
@@ -164,7 +195,7 @@ class Points:
         """Return the exact number of points that pass a filter."""
         with self._refusals(generation):
             return self._client.count(
-                generation.collection, count_filter=conditions(where), exact=True
+                generation.collection, count_filter=self._passing(where), exact=True
             ).count
 
     def scroll(
@@ -178,7 +209,7 @@ class Points:
         while True:
             with self._refusals(generation):
                 records, offset = self._client.scroll(
-                    generation.collection, conditions(where), limit=SCROLL_PAGE, offset=offset,
+                    generation.collection, self._passing(where), limit=SCROLL_PAGE, offset=offset,
                     with_payload=list(fields), with_vectors=False, consistency=MOST,
                 )  # fmt: skip
             yield from map(as_point, records)

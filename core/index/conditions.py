@@ -6,7 +6,7 @@ from datetime import datetime
 
 from qdrant_client import models
 
-from audiofuse.core.query import Filter
+from audiofuse.core.query import Filter, Place, Places
 
 # What a filter compares: an item's payload has these fields, and each of its moments has them, too.
 FILTERED = (
@@ -23,14 +23,9 @@ def conditions(where: Filter) -> models.Filter | None:
         "has_text": [] if where.has_text is None else ["yes" if where.has_text else "no"],
         "content_hash": [where.content_hash] if where.content_hash else [],
     }
-    must: list[models.Condition] = [
-        models.FieldCondition(key=name, match=models.MatchValue(value=value))
-        for name, values in texts.items()
-        for value in values
-    ]
-    if where.prefix:
-        starts = models.MatchPrefix(prefix=where.prefix)
-        must.append(models.FieldCondition(key="key", match=starts))
+    must = [_is(name, value) for name, values in texts.items() for value in values]
+    must += [_begins(where.prefix)] if where.prefix else []
+    must += _inside(where.within)
     ranges = {
         "duration_s": models.Range(gte=where.min_duration_s, lte=where.max_duration_s),
         "modified": models.Range(gte=_ms(where.since), lt=_ms(where.until)),
@@ -40,13 +35,32 @@ def conditions(where: Filter) -> models.Filter | None:
         for name, bounds in ranges.items()
         if bounds != models.Range()
     ]
-    must_not: list[models.Condition] = [
-        models.FieldCondition(key="key", match=models.MatchPrefix(prefix=prefix))
-        for prefix in where.outside
-    ]
+    must_not = [_begins(prefix) for prefix in where.outside]
     if where.besides:
         must_not.append(models.HasIdCondition(has_id=list(where.besides)))
     return models.Filter(must=must, must_not=must_not) if must or must_not else None
+
+
+def _is(name: str, value: str) -> models.Condition:
+    return models.FieldCondition(key=name, match=models.MatchValue(value=value))
+
+
+def _begins(prefix: str) -> models.Condition:
+    return models.FieldCondition(key="key", match=models.MatchPrefix(prefix=prefix))
+
+
+def _inside(within: Places) -> list[models.Condition]:
+    """Return what lets through what lies in one of some places; of no place nothing at all."""
+    if within is None:
+        return []
+    if not within:  # an empty ``should`` would let everything through
+        return [models.HasIdCondition(has_id=[])]
+    return [models.Filter(should=[_in_place(place) for place in within])]
+
+
+def _in_place(place: Place) -> models.Filter:
+    bucket = [_is("bucket", place.bucket)] if place.bucket else []
+    return models.Filter(must=[*bucket, _begins(place.prefix)])
 
 
 def conditions_of_moments(where: Filter, items: Sequence[str] = ()) -> models.Filter | None:
@@ -62,14 +76,15 @@ def _of_any(items: Sequence[str]) -> list[models.Condition]:
     return [models.FieldCondition(key="item", match=matching)] if items else []
 
 
-def of_item(item_id: str, *, beyond: int | None = None, state: str | None = None) -> models.Filter:
+def of_item(
+    item_id: str, *, beyond: int | None = None, state: str | None = None, within: Places = None
+) -> models.Filter:
     """Return which moments are an item's, of numbers from ``beyond`` on, and in a state."""
-    is_its = models.FieldCondition(key="item", match=models.MatchValue(value=item_id))
-    must: list[models.Condition] = [is_its]
+    must = [_is("item", item_id), *_inside(within)]
     if beyond is not None:
         must.append(models.FieldCondition(key="number", range=models.Range(gte=beyond)))
     if state is not None:
-        must.append(models.FieldCondition(key="state", match=models.MatchValue(value=state)))
+        must.append(_is("state", state))
     return models.Filter(must=must)
 
 

@@ -50,8 +50,9 @@ class MomentPoints(Points):
         moments = generation.moments
         with self._refusals(moments):
             return self._client.count(
-                moments.collection, count_filter=of_item(item_id, state=state), exact=True
-            ).count
+                moments.collection, exact=True,
+                count_filter=of_item(item_id, state=state, within=self._within),
+            ).count  # fmt: skip
 
     def nearest_moments(
         self, generation: Generation, asked: Nearest, of_each: int = 1, items: Sequence[str] = ()
@@ -60,7 +61,10 @@ class MomentPoints(Points):
 
         ``asked.limit`` is how many items; an offset it cannot have. ``items``: of these only.
         """
-        moments, passing = generation.moments, conditions_of_moments(asked.where, items)
+        moments, passing = (
+            generation.moments,
+            conditions_of_moments(self.bounded(asked.where), items),
+        )
         fields, vectors = list(MOMENT_FIELDS), list(asked.vectors)
         groups: Sequence[Group | models.PointGroup]
         with self._refusals(moments):
@@ -87,8 +91,8 @@ class MomentPoints(Points):
         """
         moments = generation.moments
         request = models.QueryRequest(
-            query=list(vector), using=ITEM, limit=most, filter=of_item(item_id, state=state),
-            with_payload=list(MOMENT_FIELDS),
+            query=list(vector), using=ITEM, limit=most, with_payload=list(MOMENT_FIELDS),
+            filter=of_item(item_id, state=state, within=self._within),
         )  # fmt: skip
         with self._refusals(moments):
             (found,) = self._client.query_batch_points(moments.collection, [request])

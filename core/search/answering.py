@@ -2,7 +2,9 @@
 
 import threading
 from collections.abc import Iterable
+from copy import copy
 from dataclasses import replace
+from typing import Self
 
 from audiofuse.core.batcher import Batcher
 from audiofuse.core.encoder.embeddings import Floats
@@ -33,6 +35,13 @@ class Answering:
         self._together = Batcher[Asked, list[Point]](self._find, QUERIES_AT_ONCE)
         self._large = threading.Lock()  # one large answer at a time: a thousand hits are 10 MB
 
+    def over(self, index: Index) -> Self:
+        """Return what asks a view of the index, together with all who ask that index."""
+        view = copy(self)
+        view._index = index  # noqa: SLF001 - one of ours
+        view.recordings = self.recordings.over(index)
+        return view
+
     def hits(
         self, generation: Generation, encoder: LoadedEncoder, question: Question, query: Floats
     ) -> list[Hit]:
@@ -49,6 +58,7 @@ class Answering:
 
     def _nearest(self, generation: Generation, asked: Nearest) -> list[Point]:
         """Ask for few hits together with other threads, for many alone and one after the other."""
+        asked = replace(asked, where=self._index.bounded(asked.where))
         if asked.limit <= TOGETHER:
             return self._together((generation, asked))
         with self._large:

@@ -43,15 +43,14 @@ class Suggested:
 class Labels:
     """Suggests labels for items of the live generation. Many threads may ask at once."""
 
-    def __init__(self, searcher: Searcher) -> None:
-        """Suggest for what ``searcher`` searches."""
-        self._with_encoder = searcher.with_encoder
+    def __init__(self) -> None:
+        """Suggest for whatever is searched; nothing is read yet."""
         self._names = tuple(class_sentences())
         self._placing = threading.Lock()  # whoever has it reads all sentences, which takes seconds
         self._placed: tuple[str, Floats] | None = None  # by which version, and where
 
-    def suggest(self, ids: Sequence[str]) -> Suggested:
-        """Return labels, if any are near, for those of the items that there are, in their order.
+    def suggest(self, searcher: Searcher, ids: Sequence[str]) -> Suggested:
+        """Return labels, if any are near, for those items that ``searcher`` has, in their order.
 
         Raises what ``Searcher.search`` does. The first one to ask of a version waits some seconds.
         """
@@ -66,7 +65,7 @@ class Labels:
             near = heard @ self._places(live.version, encoder).T
             return Suggested(live.version, dict(zip(there, map(self._labels, near), strict=True)))
 
-        return self._with_encoder(work) or Suggested()
+        return searcher.with_encoder(work) or Suggested()
 
     def _labels(self, near: Floats) -> list[Label]:
         """Return the nearest of all classes ``(classes,)``; of a sound that gives nothing none."""

@@ -9,8 +9,9 @@ A moment whose item does not name its state is on its way in or out, and is not 
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -58,6 +59,12 @@ class Recordings:
         """Ask ``index``."""
         self._index = index
         self._known: dict[Generation, tuple[float, bool]] = {}  # when it was seen, and what
+
+    def over(self, index: Index) -> Self:
+        """Return what asks a view of the index, which has moments if that index has."""
+        view = copy(self)
+        view._index = index  # noqa: SLF001 - one of ours
+        return view
 
     def exist(self, generation: Generation) -> bool:
         """Whether a generation has any moments, as was seen at most ``LOOK_S`` ago."""

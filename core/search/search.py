@@ -1,17 +1,9 @@
-"""Searching: from a question to ranked hits, each with what audio and metadata contributed.
-
-    alias ──> live generation ──> its version's encoder, if it is loaded; until then what was
-                                  searched before, which is kept until its successor is dropped
-
-So one answer never mixes versions, and no query waits while an encoder is loaded.
-"""
+"""Searching: from a question to ranked hits, each with what audio and metadata contributed."""
 
 import asyncio
 import logging
-import math
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from functools import partial
 from typing import TypeVar
 
@@ -19,30 +11,25 @@ import numpy as np
 
 from audiofuse.core.audio.recording import open_recording
 from audiofuse.core.audio.windows import Opener
-from audiofuse.core.bundles.document import POLL_S
 from audiofuse.core.bundles.loading import load_encoder, load_version
 from audiofuse.core.bundles.registry import Watch, open_registry
 from audiofuse.core.encoder.embeddings import Floats, unit
-from audiofuse.core.errors import AudiofuseError, NotFound, QueryError, Unavailable
-from audiofuse.core.index.index import Generation, GenerationGone, Index, Point, open_index
-from audiofuse.core.query import Question, check_id, check_words
-from audiofuse.core.retrying import BackOff, retry
+from audiofuse.core.errors import NotFound, QueryError, Unavailable
+from audiofuse.core.index.index import Generation, Index, Point, open_index
+from audiofuse.core.query import Places, Question, check_id, check_words
 from audiofuse.core.search.answering import Answering
 from audiofuse.core.search.hits import Found, Timeline
+from audiofuse.core.search.live import Live
 from audiofuse.core.search.loaded import LoadedEncoder, LoadedEncoders
 from audiofuse.core.search.relevance import judged, widened
 from audiofuse.core.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# Pauses between tries to load what cannot be loaded. Longer: less of a burden on a registry that is
-# away; shorter: sooner there again.
-PREPARED_AGAIN = BackOff(first_s=2 * POLL_S, most_s=32)
 MAX_SOUND_S = 60.0  # longest sound to search by: what it costs grows with its length
 ITEMS_AT_ONCE = 100  # that the index is asked for by their ids: a payload may have 256 kB
 AWAY_FROM = 0.5  # how much of what is not wanted is taken from what is
 T = TypeVar("T")
-NEVER = (-math.inf, None)
 
 
 class Searcher:
@@ -61,14 +48,22 @@ class Searcher:
         ``open_sound`` decodes the sounds of questions, which may last ``max_sound_s``.
         """
         self._index = index
-        self._encoders = encoders
-        self._wanted = wanted
+        self._live = Live(index, encoders, wanted)
         self._open_sound = open_sound
         self._max_sound_s = max_sound_s
         self._answering = Answering(index)
-        self._resolving = threading.Lock()  # whoever has it asks for the alias; nobody waits for it
-        self._resolved: tuple[float, Generation | None] = NEVER
-        self._last: tuple[Generation, LoadedEncoder] | None = None  # what was searched last
+
+    def within(self, places: Places) -> "Searcher":
+        """Return a searcher that finds, counts and tells of nothing but what lies in some places.
+
+        It shares everything with this one but what it may see; ``None`` is everything.
+        """
+        if places is None:
+            return self
+        view = copy(self)
+        view._index = self._index.within(places)  # noqa: SLF001 - one of ours
+        view._answering = self._answering.over(view._index)  # noqa: SLF001 - as above
+        return view
 
     def search(self, question: Question | str) -> Found:
         """Return the items that answer a question; a string is asked as words.
@@ -79,7 +74,7 @@ class Searcher:
         nowhere to be had.
         """
         asked = Question(question) if isinstance(question, str) else question
-        found = self._with_live(lambda live, encoder: self._search(live, encoder, asked))
+        found = self._live.ask(lambda live, encoder: self._search(live, encoder, asked))
         return found or Found(None, [])
 
     def timeline(self, id_: str, question: Question | str) -> Timeline:
@@ -97,7 +92,7 @@ class Searcher:
             windows = self._answering.recordings.timeline(live, item, query)
             return Timeline(live.version, windows)
 
-        found = self._with_live(work)
+        found = self._live.ask(work)
         if found is None:
             raise NotFound(f"there is no item {id_}")
         return found
@@ -108,7 +103,7 @@ class Searcher:
         Raises ``NotFound`` before anything is indexed, else what ``search`` does.
         """
         check_words(text)
-        embedded = self._with_live(
+        embedded = self._live.ask(
             lambda live, encoder: (live.version, encoder.encode_text(text).tolist())
         )
         if embedded is None:
@@ -118,7 +113,7 @@ class Searcher:
     def item(self, id_: str) -> Point:
         """Return an item of the live generation; ``NotFound`` if there is none."""
         check_id(id_)
-        found = self._with_live(lambda live, _: self._get(live, id_))
+        found = self._live.ask(lambda live, _: self._get(live, id_))
         if found is None:
             raise NotFound(f"there is no item {id_}")
         return found
@@ -130,29 +125,21 @@ class Searcher:
             yield from self._items(wanted[at : at + ITEMS_AT_ONCE])
 
     def _items(self, ids: Sequence[str]) -> list[Point]:
-        found = self._with_live(lambda live, _: self._index.get(live, ids)) or {}
+        found = self._live.ask(lambda live, _: self._index.get(live, ids)) or {}
         return [found[id_] for id_ in ids if id_ in found]
 
     def count(self) -> tuple[str | None, int]:
         """Return the live version and how many items it has."""
-        counted = self._with_live(lambda live, _: (live.version, self._index.count(live)))
+        counted = self._live.ask(lambda live, _: (live.version, self._index.count(live)))
         return counted or (None, 0)
 
     def with_index(self, work: Callable[[Index, Generation], T]) -> T | None:
         """Return what ``work`` makes of the live generation; ``None`` before the first item."""
-        return self._with_live(lambda live, _: work(self._index, live))
+        return self._live.ask(lambda live, _: work(self._index, live))
 
     def with_encoder(self, work: Callable[[Index, Generation, LoadedEncoder], T]) -> T | None:
         """Likewise, with the encoder that made that generation."""
-        return self._with_live(lambda live, encoder: work(self._index, live, encoder))
-
-    def _with_live(self, work: Callable[[Generation, LoadedEncoder], T]) -> T | None:
-        """Work with what is live; once more if that was dropped; ``None`` if nothing is."""
-        try:
-            return work(*chosen) if (chosen := self._choose()) else None
-        except GenerationGone:
-            self._forget()
-            return work(*chosen) if (chosen := self._choose()) else None
+        return self._live.ask(lambda live, encoder: work(self._index, live, encoder))
 
     def _search(self, generation: Generation, encoder: LoadedEncoder, question: Question) -> Found:
         asked = widened(question, encoder.relevance)
@@ -192,40 +179,6 @@ class Searcher:
             raise NotFound(f"there is no item {id_}")
         return point
 
-    def _choose(self) -> tuple[Generation, LoadedEncoder] | None:
-        """Choose the live generation, or the one before while the live one's encoder is loaded."""
-        live = self._live()
-        if live is None:
-            return None
-        encoder = self._encoders.get(live.version)
-        if encoder is None and self._last:
-            return self._last
-        self._last = live, encoder or self._encoders.load(live.version)
-        return self._last
-
-    def _live(self) -> Generation | None:
-        """Resolve the alias, at most once in a while.
-
-        One thread asks; the others go on with what was live a moment ago, however long that takes.
-        """
-        known = self._resolved
-        at, live = known
-        if time.monotonic() - at <= POLL_S:
-            return live
-        mine = self._resolving.acquire(blocking=False)
-        try:
-            if mine or known is NEVER:
-                live = self._index.live()
-                if self._resolved is known:  # else it was forgotten, or is known better, meanwhile
-                    self._resolved = time.monotonic(), live
-        finally:
-            if mine:
-                self._resolving.release()
-        return live
-
-    def _forget(self) -> None:
-        self._resolved, self._last = NEVER, None
-
     def check(self) -> None:
         """Raise ``Unavailable`` if the index is away."""
         self._index.live()
@@ -233,24 +186,15 @@ class Searcher:
     @property
     def loaded(self) -> frozenset[str]:
         """The versions whose encoders are loaded."""
-        return self._encoders.versions
+        return self._live.loaded
 
     def run_on(self) -> dict[str, str]:
         """Return on what the encoders run that are loaded, by version."""
-        return self._encoders.run_on()
+        return self._live.run_on()
 
     def prepare(self) -> None:
         """Load the encoders that are or may soon be needed, and let go of all others."""
-        needed = {self._last[0].version} if self._last else set[str]()
-        for version in self._needed():
-            self._encoders.load(version)
-            needed.add(version)
-        self._encoders.keep(needed)
-
-    def _needed(self) -> Iterator[str]:
-        if live := self._live():
-            yield live.version
-        yield from self._wanted()
+        self._live.prepare()
 
     def follow(self, prepared: Callable[[], object] = int) -> None:
         """Prepare again and again, for ever; run this in a thread. Whatever fails, search goes on.
@@ -258,20 +202,7 @@ class Searcher:
         ``prepared`` is called after each time that all could be loaded. What cannot be loaded is
         tried more and more seldom.
         """
-
-        def work() -> None:
-            self.prepare()
-            prepared()
-
-        while True:
-            time.sleep(POLL_S)
-            retry(work, (Exception,), PREPARED_AGAIN, _tell_not_prepared, time.sleep)
-
-
-def _tell_not_prepared(error: Exception, _pause_s: float) -> None:
-    """Log what keeps versions from being loaded, with its traceback where it is a bug."""
-    trace = None if isinstance(error, AudiofuseError) else error
-    log.warning("searching goes on with what is loaded: %s", error, exc_info=trace)
+        self._live.follow(prepared)
 
 
 def open_searcher(

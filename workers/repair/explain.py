@@ -63,7 +63,7 @@ class Explanation:
     """All that is known of one object: ``why`` it is found or not, in a sentence.
 
     ``held`` by which versions, ``letters`` of itself and its sidecars, ``waiting`` messages in the
-    queue, of which one may be its own.
+    queue, of which one may be its own; ``None`` where that is not told.
     """
 
     key: str
@@ -75,7 +75,7 @@ class Explanation:
     unreadable: str
     held: list[Held]
     letters: list[DeadLetter]
-    waiting: int
+    waiting: int | None
 
 
 @dataclass(frozen=True)
@@ -114,18 +114,21 @@ class Explainer:
         self._lanes = lanes
         self._letters = DeadLetters(redis, name)
 
-    def explain(self, key: str) -> Explanation:
+    def explain(self, key: str, *, tells_waiting: bool = True) -> Explanation:
         """Tell what is known of a key, whether there is such an object or not."""
         found, sidecar, unreadable = self._look(key)
         held = list(self._held(key, found, sidecar))
         letters = [*self._letters.get([key, *sidecar_keys(key)]).values()]
-        waiting = sum(each.ready + each.unacknowledged for each in self._lanes.backlogs().values())
+        waiting = self._waiting() if tells_waiting else None
         own = next((each for each in letters if each.key == key), None)
         state = _state(key, found, next((each for each in held if each.is_live), None), own)
         return Explanation(
             key, str(point_id(self._store.bucket, key)), state, _why(state, own, waiting),
             found, sidecar, unreadable, held, letters, waiting,
         )  # fmt: skip
+
+    def _waiting(self) -> int:
+        return sum(each.ready + each.unacknowledged for each in self._lanes.backlogs().values())
 
     def _look(self, key: str) -> tuple[ObjectInfo | None, ObjectInfo | None, str]:
         """Return an object, its sidecar, and why they cannot be looked at."""
@@ -227,8 +230,9 @@ def _state(
     return State.OUTDATED if live else State.MISSING
 
 
-def _why(state: State, letter: DeadLetter | None, waiting: int) -> str:
+def _why(state: State, letter: DeadLetter | None, waiting: int | None) -> str:
     queued = f"{waiting} messages wait, perhaps its own" if waiting else "nothing waits"
+    queued = "perhaps its message waits" if waiting is None else queued
     rejected = f"it was rejected as it is: {letter.reason}, {letter.detail}" if letter else ""
     return {
         State.INDEXED: "it is in the live index, as the bucket has it",

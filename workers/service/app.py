@@ -25,13 +25,14 @@ from audiofuse.workers.service import routes as api
 from audiofuse.workers.service.admission.guard import (
     MAX_BODY_BYTES,
     Guard,
-    Keys,
     Rates,
     SafeHeaders,
 )
+from audiofuse.workers.service.admission.keys import Keys
 from audiofuse.workers.service.admission.measured import Measured
 from audiofuse.workers.service.admission.problems import explain_errors
 from audiofuse.workers.service.admission.questions import Questions
+from audiofuse.workers.service.admission.seen import Seen
 from audiofuse.workers.service.archive import archive_routes
 from audiofuse.workers.service.audio import Links, audio_routes, excerpt_routes
 from audiofuse.workers.service.catalogue import catalogue_routes
@@ -114,19 +115,20 @@ def create_app(
         title="audiofuse", version="1", docs_url=None, redoc_url=None, servers=[{"url": "/"}],
         generate_unique_id_function=lambda route: route.name,  # as generated clients call them
     )  # fmt: skip
-    links, keys = Links(open_store(settings) if settings.bucket else None), Keys(settings.api_keys)
+    links = Links(open_store(settings) if settings.bucket else None)
+    keys, seen = Keys(settings.api_keys, links.bucket), Seen(searcher)
     questions, towers = Questions(), towers or PackedTowers(partial(locate, settings))
     needs_key = [Security(HTTPBearer(auto_error=False))] if keys else []  # said in OpenAPI
     book = cache(partial(open_book, settings)) if settings.feedback else None
     for router in (
-        api.search_routes(searcher, links, questions),
-        api.item_routes(searcher, links, questions),
-        catalogue_routes(searcher, links, questions),
+        api.search_routes(seen, links, questions),
+        api.item_routes(seen, links, questions),
+        catalogue_routes(seen, links, questions),
         encoder_routes(towers, lambda: searcher.loaded),
-        archive_routes(searcher, links.store),
-        excerpt_routes(searcher, links.store, questions),
-        api.feedback_routes(searcher, book, questions),
-        map_routes(searcher, questions),
+        archive_routes(seen, links.store),
+        excerpt_routes(seen, links.store, questions),
+        api.feedback_routes(seen, book, questions),
+        map_routes(seen, questions),
         *([explain_routes(explainer, questions)] if explainer else []),
         repair_routes(Repair(settings, links) if settings.bucket else None, questions),
     ):

@@ -18,8 +18,9 @@ from audiofuse.core.errors import ObjectChanged, Rejected, Unavailable
 from audiofuse.core.items import MAX_SIDECAR_BYTES, ObjectInfo, is_audio, sidecar_keys
 from audiofuse.core.search.search import Searcher
 from audiofuse.core.storage.store import Store
-from audiofuse.workers.service.admission.guard import Right
+from audiofuse.workers.service.admission.keys import Right
 from audiofuse.workers.service.admission.problems import ANY, Refusal, answers
+from audiofuse.workers.service.admission.seen import Seen
 from audiofuse.workers.service.admission.streams import Streams
 from audiofuse.workers.service.models import Id, Selection, Tags
 
@@ -63,7 +64,7 @@ class Chosen(BaseModel):
     items: list[ChosenLabels] = Field(min_length=1, max_length=MOST_SIDECARS)
 
 
-def archive_routes(searcher: Searcher, store: Store | None) -> APIRouter:
+def archive_routes(seen: Seen, store: Store | None) -> APIRouter:
     """Return the route that gives sounds of ``store`` as a ZIP file."""
     router = APIRouter(tags=["audio"], prefix="/v1", responses=ANY | answers(403, 404))
     streams = Streams()
@@ -73,7 +74,7 @@ def archive_routes(searcher: Searcher, store: Store | None) -> APIRouter:
         """Return the sounds of items and their sidecars, as they are now, in one ZIP file."""
         if Right.AUDIO not in request.state.caller.rights:
             raise Refusal(403, "not-allowed", "this key may search, but not hear: scope audio")
-        taken = await run_in_threadpool(partial(_taken, searcher, selection.ids, store))
+        taken = await run_in_threadpool(partial(_taken, seen.by(request), selection.ids, store))
         if store is None or not taken:
             raise Refusal(404, "not-found", "none of these items is in a bucket of this service")
         size = sum(each.size for each in taken)
@@ -84,9 +85,9 @@ def archive_routes(searcher: Searcher, store: Store | None) -> APIRouter:
         return streams.answer(zipped(store, taken), headers=headers, media_type="application/zip")
 
     @router.post("/sidecars", response_class=Response, responses=ZIP)
-    async def sidecars(chosen: Chosen) -> Response:
+    async def sidecars(request: Request, chosen: Chosen) -> Response:
         """Return sidecars that give items these labels and lose nothing, in one ZIP file."""
-        file = await run_in_threadpool(partial(_sidecars, searcher, chosen))
+        file = await run_in_threadpool(partial(_sidecars, seen.by(request), chosen))
         headers = {"Content-Disposition": f'attachment; filename="{SIDECARS}"'}
         return Response(file, headers=headers, media_type="application/zip")
 

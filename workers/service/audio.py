@@ -15,12 +15,13 @@ from fastapi.responses import FileResponse
 from audiofuse.core.audio.excerpt import MOST_S, NotCut, excerpt
 from audiofuse.core.errors import ObjectChanged
 from audiofuse.core.items import is_audio
-from audiofuse.core.search.search import Searcher
 from audiofuse.core.storage.s3 import S3Store
 from audiofuse.core.storage.store import FolderStore, Store
-from audiofuse.workers.service.admission.guard import AUDIO_PATH, Right
+from audiofuse.workers.service.admission.guard import AUDIO_PATH
+from audiofuse.workers.service.admission.keys import Right
 from audiofuse.workers.service.admission.problems import ANY, Refusal, answers
 from audiofuse.workers.service.admission.questions import Questions
+from audiofuse.workers.service.admission.seen import Seen
 from audiofuse.workers.service.models import Excerpt, Id
 
 LINK_S = 3600  # long enough to look through results, too short to be passed on
@@ -34,6 +35,11 @@ class Links:
         """Link to what is in ``store``; links of a folder end with this process."""
         self.store = store
         self._secret = secrets.token_bytes(32)
+
+    @property
+    def bucket(self) -> str:
+        """Name of the bucket; empty where there is none."""
+        return self.store.bucket if self.store else ""
 
     @property
     def origin(self) -> str:
@@ -94,7 +100,7 @@ def audio_routes(links: Links) -> APIRouter:
     return router
 
 
-def excerpt_routes(searcher: Searcher, store: Store | None, questions: Questions) -> APIRouter:
+def excerpt_routes(seen: Seen, store: Store | None, questions: Questions) -> APIRouter:
     """Return the route that cuts sounds of ``store``."""
     router = APIRouter(tags=["audio"], prefix="/v1", responses=ANY | answers(403, 404))
 
@@ -112,13 +118,15 @@ def excerpt_routes(searcher: Searcher, store: Store | None, questions: Questions
             raise Refusal(403, "not-allowed", "this key may search, but not hear: scope audio")
         if not 0 < options.end_s - options.start_s <= MOST_S:
             raise Refusal(422, "not-an-excerpt", f"it must have up to {MOST_S:g} s, and not none")
-        return await questions.cut(partial(_excerpt, searcher, store, id, options))
+        return await questions.cut(partial(_excerpt, seen, request, store, id, options))
 
     return router
 
 
-def _excerpt(searcher: Searcher, store: Store | None, id_: str, options: Excerpt) -> Response:
-    payload = searcher.item(id_).payload
+def _excerpt(
+    seen: Seen, request: Request, store: Store | None, id_: str, options: Excerpt
+) -> Response:
+    payload = seen.by(request).item(id_).payload
     if store is None or payload["bucket"] != store.bucket:
         raise Refusal(404, "not-found", "the item is in no bucket of this service")
     info = store.head(payload["key"])

@@ -21,10 +21,10 @@ from starlette.types import Send
 from audiofuse.core.index.index import Point
 from audiofuse.core.query import MAX_LIMIT, Sort
 from audiofuse.core.search.catalogue import Catalogue, Facets, Groups, Listed
-from audiofuse.core.search.search import Searcher
-from audiofuse.workers.service.admission.guard import Right
+from audiofuse.workers.service.admission.keys import Right
 from audiofuse.workers.service.admission.problems import ANY, Refusal, answers
 from audiofuse.workers.service.admission.questions import Questions
+from audiofuse.workers.service.admission.seen import Seen
 from audiofuse.workers.service.audio import Links
 from audiofuse.workers.service.models import Id, ItemAnswer, Payload, Where, shown
 from audiofuse.workers.service.routes import Answers
@@ -160,14 +160,17 @@ class DuplicatesAnswer(BaseModel):
 
 
 class _Told:
-    """Answers from the catalogue."""
+    """Answers from the catalogue of what a request's caller may see."""
 
-    def __init__(self, searcher: Searcher, links: Links) -> None:
-        self._catalogue = Catalogue(searcher)
-        self._answers = Answers(searcher, links)
+    def __init__(self, seen: Seen, links: Links) -> None:
+        self._seen = seen
+        self._answers = Answers(seen, links)
+
+    def _catalogue(self, request: Request) -> Catalogue:
+        return Catalogue(self._seen.by(request))
 
     def items(self, asked: ItemsQuery, request: Request) -> ItemsAnswer:
-        listed: Listed = self._catalogue.page(
+        listed: Listed = self._catalogue(request).page(
             asked.where(), asked.sort, asked.limit, asked.after, extra=asked.extra
         )
         found = [self._answers.told(each, request) for each in listed.points]
@@ -175,17 +178,18 @@ class _Told:
             items=listed.count, encoder=listed.encoder, found=found, next=listed.following
         )
 
-    def facets(self, asked: FacetsQuery) -> FacetsAnswer:
+    def facets(self, asked: FacetsQuery, request: Request) -> FacetsAnswer:
         wanted = set(asked.facet or Catalogue.FACETS)
-        found = self._catalogue.facets(asked.where(), wanted, asked.limit)
+        found = self._catalogue(request).facets(asked.where(), wanted, asked.limit)
         answer = _facets(found)
         return answer.model_copy(update=dict.fromkeys(set(Catalogue.FACETS) - wanted))
 
     def duplicates(self, asked: DuplicatesQuery, request: Request) -> DuplicatesAnswer:
+        catalogue = self._catalogue(request)
         found: Groups = (
-            self._catalogue.same(asked.where(), asked.limit, asked.after)
+            catalogue.same(asked.where(), asked.limit, asked.after)
             if asked.alike is None
-            else self._catalogue.alike(asked.where(), asked.alike, asked.after)
+            else catalogue.alike(asked.where(), asked.alike, asked.after)
         )
         groups = [
             GroupAnswer(
@@ -203,9 +207,9 @@ class _Told:
         told = self._answers.told(point, request)
         return AlikeAnswer(**dict(told), likeness=round(likeness, 4))
 
-    def lines(self, asked: ExportQuery) -> Iterator[bytes]:
+    def lines(self, asked: ExportQuery, request: Request) -> Iterator[bytes]:
         """Yield the lines of an export, many at a time."""
-        for points in self._catalogue.walk(asked.where(), asked.after or ""):
+        for points in self._catalogue(request).walk(asked.where(), asked.after or ""):
             yield b"".join(map(_line, points))
 
 
@@ -297,10 +301,10 @@ class _Export(StreamingResponse):
             self._ended()
 
 
-def catalogue_routes(searcher: Searcher, links: Links, questions: Questions) -> APIRouter:
+def catalogue_routes(seen: Seen, links: Links, questions: Questions) -> APIRouter:
     """Return the routes that tell what there is."""
     router = APIRouter(tags=["catalogue"], prefix="/v1", responses=ANY)
-    told, exports = _Told(searcher, links), Exports()
+    told, exports = _Told(seen, links), Exports()
 
     @router.get("/items", response_model=ItemsAnswer)
     async def items(request: Request, asked: Annotated[ItemsQuery, Query()]) -> Response:
@@ -308,9 +312,9 @@ def catalogue_routes(searcher: Searcher, links: Links, questions: Questions) -> 
         return await questions.answer(partial(told.items, asked, request), asked.limit)
 
     @router.get("/facets", response_model=FacetsAnswer)
-    async def facets(asked: Annotated[FacetsQuery, Query()]) -> Response:
+    async def facets(request: Request, asked: Annotated[FacetsQuery, Query()]) -> Response:
         """Return what items have in common, and how many have it: the commonest first."""
-        return await questions.answer(partial(told.facets, asked), LARGE)
+        return await questions.answer(partial(told.facets, asked, request), LARGE)
 
     @router.get("/duplicates", response_model=DuplicatesAnswer)
     async def duplicates(request: Request, asked: Annotated[DuplicatesQuery, Query()]) -> Response:
@@ -331,6 +335,6 @@ def catalogue_routes(searcher: Searcher, links: Links, questions: Questions) -> 
         """
         if Right.EXPORT not in request.state.caller.rights:
             raise Refusal(403, "not-allowed", f"this key lacks the scope {Right.EXPORT}")
-        return await exports.answer(told.lines(asked))
+        return await exports.answer(told.lines(asked, request))
 
     return router

@@ -4,17 +4,17 @@ GET /v1/map                   as far as it is drawn
 GET /v1/map?known=NUMBER      likewise, without its items if it still is the map of that number
 """
 
-from functools import partial
+from functools import cache, partial
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from audiofuse.core.query import MAX_LIMIT
 from audiofuse.core.search.maps import Map, Maps
-from audiofuse.core.search.search import Searcher
 from audiofuse.workers.service.admission.problems import ANY
 from audiofuse.workers.service.admission.questions import Questions
+from audiofuse.workers.service.admission.seen import Seen
 
 LARGE = MAX_LIMIT  # thousands of items go where large questions go
 DIGITS = 4  # of a place: a screen has no more points
@@ -47,17 +47,18 @@ class MapAnswer(BaseModel):
     places: list[PlaceAnswer] | None
 
 
-def map_routes(searcher: Searcher, questions: Questions) -> APIRouter:
+def map_routes(seen: Seen, questions: Questions) -> APIRouter:
     """Return the route that tells the map of what is searched."""
     router = APIRouter(tags=["catalogue"], prefix="/v1", responses=ANY)
-    maps = Maps(searcher)
+    maps = cache(Maps)  # one of all, and one for each part that a key is limited to
 
     @router.get("/map", response_model=MapAnswer, name="map")
     async def look(
+        request: Request,
         known: Annotated[int, Query(ge=0, description="Number of the map that is known.")] = 0,
     ) -> Response:
         """Return items on a plane, near to each other if they are alike; who looks first waits."""
-        return await questions.answer(partial(_told, maps, known), LARGE)
+        return await questions.answer(partial(_told, maps(seen.by(request)), known), LARGE)
 
     return router
 

@@ -6,7 +6,7 @@ GET  /v1/explain?key=field/rain.wav          why an object is found or not
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from itertools import islice
 from typing import Annotated, TypeVar
@@ -23,7 +23,7 @@ from audiofuse.workers.intake.events import key_to_sync
 from audiofuse.workers.queue.broker import Dispatcher, connect_redis, create_celery, open_lanes
 from audiofuse.workers.queue.dead_letters import DeadLetter, DeadLetters
 from audiofuse.workers.repair.explain import Explainer, Explanation
-from audiofuse.workers.service.admission.guard import Right
+from audiofuse.workers.service.admission.keys import Caller, Right
 from audiofuse.workers.service.admission.problems import ANY, Refusal, answers
 from audiofuse.workers.service.admission.questions import Questions
 from audiofuse.workers.service.audio import Links, root_of
@@ -102,15 +102,27 @@ class Repair:
 
     def look(self, asked: RejectedQuery, request: Request) -> RejectedAnswer:
         """Tell what was rejected."""
+        caller: Caller = request.state.caller
         before = math.inf if asked.before is None else asked.before
         keys = islice(self._letters.keys(asked.reason, "", before), LOOKED_AT)
-        chosen = islice((key for key in keys if key.startswith(asked.prefix)), asked.limit)
-        letters = self._letters.get(chosen).values()
+        known = (key for key in keys if caller.reaches(key) and key.startswith(asked.prefix))
+        letters = self._letters.get(islice(known, asked.limit)).values()
+        reasons = self._reasons(caller)
         return RejectedAnswer(
-            rejected=self._letters.count(),
-            reasons={str(reason): count for reason, count in self._letters.reasons().items()},
+            rejected=sum(reasons.values()),
+            reasons={str(reason): count for reason, count in reasons.items()},
             found=[self._told(letter, request) for letter in letters],
         )
+
+    def _reasons(self, caller: Caller) -> Mapping[Reason, int]:
+        """Count the letters of each reason; to whom not all are known, among the latest only."""
+        if caller.places is None:
+            return self._letters.reasons()
+        counts = {
+            reason: sum(map(caller.reaches, islice(self._letters.keys(reason), LOOKED_AT)))
+            for reason in self._letters.reasons()
+        }
+        return {reason: count for reason, count in counts.items() if count}
 
     def _told(self, letter: DeadLetter, request: Request) -> LetterAnswer:
         url = location = None
@@ -123,12 +135,12 @@ class Repair:
             count=letter.count, audio_url=url, location=location,
         )  # fmt: skip
 
-    def retry(self, keys: list[str]) -> RetryAnswer:
+    def retry(self, keys: list[str], caller: Caller) -> RetryAnswer:
         """Queue those of the keys that are rejected; a letter stays until the next verdict."""
         if self._lanes.waiting(Lane.LIVE) >= MOST_WAITING:
             detail = "the workers have more to do than they should: try again later"
             raise Refusal(503, "busy", detail, Retry_After=str(RETRY_AFTER_S))
-        rejected = self._letters.get(dict.fromkeys(keys))
+        rejected = self._letters.get(dict.fromkeys(filter(caller.reaches, keys)))
         for key in rejected:
             self._dispatcher().sync(key_to_sync(key) or key, Lane.LIVE)
         return RetryAnswer(queued=len(rejected))
@@ -153,7 +165,7 @@ def repair_routes(repair: Repair | None, questions: Questions) -> APIRouter:
     @router.post("/retry", response_model=RetryAnswer)
     async def retry(request: Request, wanted: Retry) -> Response:
         """Have workers try rejected objects again, at once."""
-        work = partial(allowed(request).retry, wanted.keys)
+        work = partial(allowed(request).retry, wanted.keys, request.state.caller)
         return await questions.answer(partial(_reached, work), len(wanted.keys))
 
     return router
@@ -173,8 +185,11 @@ def explain_routes(explainer: Explainer, questions: Questions) -> APIRouter:
     ) -> Response:
         """Say why an object of the bucket is found or not, also if there is no such object."""
         _check_scope(request)
-        work = partial(_reached, lambda: ExplanationAnswer(explainer.explain(key)))
-        return await questions.answer(work)
+        caller: Caller = request.state.caller
+        if not caller.reaches(key):
+            raise Refusal(403, "not-allowed", "this key may know nothing of such a name")
+        work = partial(explainer.explain, key, tells_waiting=caller.places is None)
+        return await questions.answer(partial(_reached, lambda: ExplanationAnswer(work())))
 
     return router
 

@@ -27,11 +27,11 @@ from audiofuse.core.feedback.verdicts import Verdict
 from audiofuse.core.index.index import Point
 from audiofuse.core.query import Question, check_words
 from audiofuse.core.search.labels import Labels, Suggested
-from audiofuse.core.search.search import Searcher
 from audiofuse.workers.service import models
-from audiofuse.workers.service.admission.guard import Caller, Right
+from audiofuse.workers.service.admission.keys import Caller, Right
 from audiofuse.workers.service.admission.problems import ANY, Refusal, answers
 from audiofuse.workers.service.admission.questions import LARGE_HITS, Questions, Uploads
+from audiofuse.workers.service.admission.seen import Seen
 from audiofuse.workers.service.audio import Links, root_of
 
 SOUND_BODY = {
@@ -90,17 +90,17 @@ class LabelsAnswer(BaseModel):
 
 
 class Answers:
-    """Asks the searcher, and tells what it found with links."""
+    """Asks what a request's caller may see, and tells what it found with links."""
 
-    def __init__(self, searcher: Searcher, links: Links) -> None:
-        """Answer from ``searcher``, with ``links`` to the sounds."""
-        self._searcher = searcher
+    def __init__(self, seen: Seen, links: Links) -> None:
+        """Answer from what is ``seen``, with ``links`` to the sounds."""
+        self._seen = seen
         self._links = links
-        self._labels = Labels(searcher)
+        self._labels = Labels()
 
     def search(self, question: Question, request: Request) -> models.FoundAnswer:
         """Answer a question."""
-        found = self._searcher.search(question)
+        found = self._seen.by(request).search(question)
         hits = [
             models.HitAnswer.of(hit, *self._where(hit.payload["bucket"], hit.key, request))
             for hit in found.hits
@@ -109,11 +109,11 @@ class Answers:
 
     def item(self, id_: str, request: Request) -> models.ItemAnswer:
         """Tell of one item."""
-        return self.told(self._searcher.item(id_), request)
+        return self.told(self._seen.by(request).item(id_), request)
 
     def items(self, ids: Sequence[str], request: Request) -> models.SelectionAnswer:
         """Tell of several items, without what else their sidecars say."""
-        told = [self.told(point, request) for point in self._searcher.items(ids)]
+        told = [self.told(point, request) for point in self._seen.by(request).items(ids)]
         for each in told:
             each.payload.pop("extra", None)
         return models.SelectionAnswer(items=told)
@@ -127,24 +127,24 @@ class Answers:
             id=point.id, key=key, audio_url=url, location=location, payload=payload
         )
 
-    def timeline(self, id_: str, question: Question) -> models.TimelineAnswer:
+    def timeline(self, id_: str, question: Question, request: Request) -> models.TimelineAnswer:
         """Tell where in an item a question is heard."""
-        return models.TimelineAnswer.of(self._searcher.timeline(id_, question))
+        return models.TimelineAnswer.of(self._seen.by(request).timeline(id_, question))
 
-    def labels(self, ids: Sequence[str]) -> LabelsAnswer:
+    def labels(self, ids: Sequence[str], request: Request) -> LabelsAnswer:
         """Tell what items may be called."""
-        return LabelsAnswer.of(self._labels.suggest(ids))
+        return LabelsAnswer.of(self._labels.suggest(self._seen.by(request), ids))
 
-    def labels_of(self, id_: str) -> LabelsAnswer:
+    def labels_of(self, id_: str, request: Request) -> LabelsAnswer:
         """Tell what one item may be called; ``NotFound`` if there is none."""
-        told = self.labels([id_])
+        told = self.labels([id_], request)
         if not told.items:
             raise NotFound(f"there is no item {id_}")
         return told
 
-    def embed(self, text: str) -> models.EmbedAnswer:
+    def embed(self, text: str, request: Request) -> models.EmbedAnswer:
         """Tell a text's vector."""
-        version, vector = self._searcher.embed(text)
+        version, vector = self._seen.by(request).embed(text)
         return models.EmbedAnswer(encoder=version, vector=vector)
 
     def _where(self, bucket: str, key: str, request: Request) -> tuple[str | None, str | None]:
@@ -154,10 +154,10 @@ class Answers:
         return self._links.link(bucket, key, root_of(request)), self._links.location(bucket, key)
 
 
-def search_routes(searcher: Searcher, links: Links, questions: Questions) -> APIRouter:
+def search_routes(seen: Seen, links: Links, questions: Questions) -> APIRouter:
     """Return the routes that search."""
     router = APIRouter(tags=["search"], prefix="/v1", responses=ANY)
-    answered, uploads = Answers(searcher, links), Uploads()
+    answered, uploads = Answers(seen, links), Uploads()
 
     async def answer(question: Question, request: Request) -> Response:
         return await questions.answer(partial(answered.search, question, request), question.limit)
@@ -191,10 +191,10 @@ def search_routes(searcher: Searcher, links: Links, questions: Questions) -> API
     return router
 
 
-def item_routes(searcher: Searcher, links: Links, questions: Questions) -> APIRouter:
+def item_routes(seen: Seen, links: Links, questions: Questions) -> APIRouter:
     """Return the routes that tell of items, and of vectors."""
     router = APIRouter(tags=["items"], prefix="/v1", responses=ANY)
-    answered = Answers(searcher, links)
+    answered = Answers(seen, links)
 
     @router.post("/items", response_model=models.SelectionAnswer)
     async def several(request: Request, selection: models.Selection) -> Response:
@@ -210,31 +210,33 @@ def item_routes(searcher: Searcher, links: Links, questions: Questions) -> APIRo
     @router.get(
         "/items/{id}/timeline", response_model=models.TimelineAnswer, responses=answers(404)
     )
-    async def timeline(id: models.Id, options: Heard) -> Response:  # noqa: A002 - its name in the URL
+    async def timeline(request: Request, id: models.Id, options: Heard) -> Response:  # noqa: A002 - its name in the URL
         """Return how near each window of a recording is to a sentence, in the order of time."""
         question = Question(options.q, without=options.without)
-        return await questions.answer(partial(answered.timeline, id, question), LONG)
+        return await questions.answer(partial(answered.timeline, id, question, request), LONG)
 
     @router.get("/items/{id}/labels", response_model=LabelsAnswer, responses=answers(404))
-    async def labels(id: models.Id) -> Response:  # noqa: A002 - its name in the URL
+    async def labels(request: Request, id: models.Id) -> Response:  # noqa: A002 - its name in the URL
         """Return what an item may be called by its sound; whoever asks first waits some seconds."""
-        return await questions.answer(partial(answered.labels_of, id), LONG)
+        return await questions.answer(partial(answered.labels_of, id, request), LONG)
 
     @router.post("/labels", response_model=LabelsAnswer)
-    async def several_labels(selection: Labelled) -> Response:
+    async def several_labels(request: Request, selection: Labelled) -> Response:
         """Return what several items may be called."""
-        return await questions.answer(partial(answered.labels, selection.ids), LONG)
+        return await questions.answer(partial(answered.labels, selection.ids, request), LONG)
 
     @router.get("/embed", response_model=models.EmbedAnswer, responses=answers(404))
-    async def embed(q: Annotated[models.Words, Query(examples=["a dog barking"])]) -> Response:
+    async def embed(
+        request: Request, q: Annotated[models.Words, Query(examples=["a dog barking"])]
+    ) -> Response:
         """Return a text's vector, to ask Qdrant with."""
-        return await questions.answer(partial(answered.embed, q))
+        return await questions.answer(partial(answered.embed, q, request))
 
     return router
 
 
 def feedback_routes(
-    searcher: Searcher, open_book: Callable[[], Book] | None, questions: Questions
+    seen: Seen, open_book: Callable[[], Book] | None, questions: Questions
 ) -> APIRouter:
     """Return the route; without a book it refuses, and says what switches it on."""
     router = APIRouter(tags=["feedback"], prefix="/v1", responses=ANY)
@@ -254,15 +256,16 @@ def feedback_routes(
             raise Refusal(404, "feedback-off", detail)
         if Right.FEEDBACK not in caller.rights:
             raise Refusal(403, "no-right", "this API key lacks the scope feedback")
-        return await questions.answer(partial(_keep, searcher, open_book(), caller, body))
+        return await questions.answer(partial(_keep, seen, open_book(), request, body))
 
     return router
 
 
-def _keep(searcher: Searcher, book: Book, caller: Caller, body: models.Feedback) -> models.Kept:
+def _keep(seen: Seen, book: Book, request: Request, body: models.Feedback) -> models.Kept:
     """Write verdicts down, each of the item as it is now; ``NotFound`` for one that is not."""
     check_words(body.q)
-    points = [searcher.item(said.item) for said in body.verdicts]
+    caller: Caller = request.state.caller
+    points = [seen.by(request).item(said.item) for said in body.verdicts]
     verdicts = [
         Verdict(
             caller=caller.name, text=body.q, item=point.id, key=point.payload["key"],

@@ -378,7 +378,7 @@ def test_the_example_keeps_in_step_with_the_alias(
             assert program.stdout
             for bundle in (default_bundle, other):
                 index.promote(index.generation(bundle.name))
-                searcher._forget()
+                searcher._live._forget()
                 print(QUESTIONS[0], file=program.stdin, flush=True)
                 version, hits = json.loads(program.stdout.readline())
                 expected = searcher.search(Question(QUESTIONS[0], limit=5)).hits

@@ -69,4 +69,4 @@ def encoders(tiny_encoder: Encoder, other_encoder: Encoder) -> dict[str, Encoder
 @pytest.fixture
 def no_caching(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have every query resolve the alias."""
-    monkeypatch.setattr("audiofuse.core.search.search.POLL_S", 0)
+    monkeypatch.setattr("audiofuse.core.search.live.POLL_S", 0)

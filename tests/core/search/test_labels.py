@@ -1,6 +1,7 @@
 """Labels that a sound may have: classes that the live encoder has near to what it sounds like."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
@@ -11,11 +12,12 @@ import pytest
 from audiofuse.core.encoder.embeddings import Floats
 from audiofuse.core.index.index import Index, Point, connect_embedded
 from audiofuse.core.model.classes import class_sentences
-from audiofuse.core.search.labels import MOST_LABELS, SENTENCES, Labels
+from audiofuse.core.search.labels import MOST_LABELS, SENTENCES, Labels, Suggested
 from audiofuse.core.search.loaded import LoadedEncoder
 
 NAMES = list(class_sentences())
 DIM = len(NAMES)
+Suggest = Callable[[Sequence[str]], Suggested]
 MIXED = UUID(int=1)  # 0.8 of the first class, 0.6 of the second, and 0.1 of the third
 
 
@@ -63,21 +65,21 @@ def live() -> tuple[Index, Any]:
 
 
 @pytest.fixture
-def labels(live: tuple[Index, Any]) -> Callable[[Apart], Labels]:
+def labels(live: tuple[Index, Any]) -> Callable[[Apart], Suggest]:
     """Return what suggests labels by an encoder."""
 
-    def by(encoder: Apart) -> Labels:
+    def by(encoder: Apart) -> Suggest:
         loaded = LoadedEncoder(encoder)  # type: ignore[arg-type]
         searcher: Any = SimpleNamespace(with_encoder=lambda work: work(*live, loaded))
-        return Labels(searcher)
+        return partial(Labels().suggest, searcher)
 
     return by
 
 
-def test_labels_are_classes_near_to_the_sound(labels: Callable[[Apart], Labels]) -> None:
+def test_labels_are_classes_near_to_the_sound(labels: Callable[[Apart], Suggest]) -> None:
     """The nearest first, those that are near only, whatever words say; unknown ids are left out."""
     ids = [str(UUID(int=7)), str(UUID(int=2)), str(MIXED)]
-    found = labels(Apart()).suggest(ids)
+    found = labels(Apart())(ids)
     assert found.encoder == "late-aaa"
     assert list(found.labels) == ids[1:]
     assert [each.name for each in found.labels[str(MIXED)]] == NAMES[:2]
@@ -87,17 +89,19 @@ def test_labels_are_classes_near_to_the_sound(labels: Callable[[Apart], Labels])
     assert not found.labels[str(UUID(int=2))]  # it is as far from 400 classes as from any
 
 
-def test_classes_are_read_once_for_a_version(labels: Callable[[Apart], Labels]) -> None:
+def test_classes_are_read_once_for_a_version(labels: Callable[[Apart], Suggest]) -> None:
     """That takes seconds: whoever asks next does not wait for it."""
     encoder = Apart()
     asked = labels(encoder)
     for _ in range(2):
-        asked.suggest([str(MIXED)])
+        asked([str(MIXED)])
     assert encoder.read == DIM * (1 + SENTENCES)
 
 
-def test_where_fusion_is_no_sum_the_item_itself_is_named(labels: Callable[[Apart], Labels]) -> None:
+def test_where_fusion_is_no_sum_the_item_itself_is_named(
+    labels: Callable[[Apart], Suggest],
+) -> None:
     """There what its sound gave to it is not to be told from the rest."""
-    found = labels(Apart(is_sum=False)).suggest([str(MIXED)]).labels[str(MIXED)]
+    found = labels(Apart(is_sum=False))([str(MIXED)]).labels[str(MIXED)]
     assert [each.name for each in found] == [NAMES[9]]
     assert len(found) <= MOST_LABELS

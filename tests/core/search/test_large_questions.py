@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from audiofuse.core.index.index import Generation, Health, Nearest, Point
-from audiofuse.core.query import MAX_LIMIT, Question
+from audiofuse.core.query import MAX_LIMIT, Filter, Question
 from audiofuse.core.search.answering import TOGETHER
 from audiofuse.core.search.search import Searcher
 
@@ -27,6 +27,10 @@ class SlowIndex:
     def live(self) -> Generation:
         """Tell what is live."""
         return LIVE
+
+    def bounded(self, where: Filter) -> Filter:
+        """Let everything be seen."""
+        return where
 
     def health(self, _: Generation) -> Health:
         """Tell that there are no moments."""

@@ -129,8 +129,8 @@ def test_a_candidate_that_cannot_be_loaded_disturbs_nobody(
         if len(pauses) == 4:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(searcher, "_wanted", wanted)
-    monkeypatch.setattr("audiofuse.core.search.search.time.sleep", sleep)
+    monkeypatch.setattr(searcher._live, "_wanted", wanted)
+    monkeypatch.setattr("audiofuse.core.search.live.time.sleep", sleep)
     with pytest.raises(KeyboardInterrupt):
         searcher.follow()
     assert pauses == [1, 2, 4, 1]

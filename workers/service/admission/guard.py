@@ -1,26 +1,14 @@
-"""Who may ask, how often and how much; and the headers that every answer has.
+"""How often and how much may be asked, by whom; and the headers that every answer has."""
 
-Keys are given as ``name:key`` or ``name:key:scope+scope``, separated by commas, and sent as
-``Authorization: Bearer KEY``. Scopes: ``search`` asks, ``audio`` gets links to the sounds besides,
-``export`` gets the metadata of all items at once, ``feedback`` may say what fits, ``repair`` sees
-what was rejected, ``upload`` writes to the bucket. A key without scopes has all but the last.
-Without keys everybody may do everything; ``audiofuse serve`` allows that on the loopback only.
-"""
-
-import hashlib
-import hmac
 import threading
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
-from enum import StrEnum
 from math import ceil
 
-from pydantic import SecretStr
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from audiofuse.core.errors import ConfigurationError
+from audiofuse.workers.service.admission.keys import ANYBODY, Caller, Keys
 from audiofuse.workers.service.admission.problems import Refusal
 
 GUARDED = "/v1/"
@@ -28,81 +16,8 @@ SOUND_PATH = "/v1/search/sound"
 AUDIO_PATH = "/v1/audio/"  # links to sounds, which are signed
 READS = {"GET", "HEAD", "OPTIONS"}
 MAX_BODY_BYTES = 64 * 1024  # of a question in JSON
-MIN_KEY_CHARACTERS = 16
 BURST_S = 5  # of its rate may a sender use at once
 SENDERS_REMEMBERED = 10_000
-
-
-class Right(StrEnum):
-    """What a key allows."""
-
-    SEARCH = "search"
-    AUDIO = "audio"
-    EXPORT = "export"
-    FEEDBACK = "feedback"
-    REPAIR = "repair"
-    UPLOAD = "upload"  # the only one that changes the bucket: a key has it if it says so
-
-
-@dataclass(frozen=True)
-class Caller:
-    """Whose key it is, and what it allows."""
-
-    name: str
-    rights: frozenset[Right]
-
-
-ANYBODY = Caller("", frozenset(Right))
-UNSAID = frozenset(Right) - {Right.UPLOAD}  # of a key without scopes
-
-
-class Keys:
-    """The keys that are valid; only their hashes are kept."""
-
-    def __init__(self, listed: SecretStr | None) -> None:
-        """Read the setting; ``ConfigurationError`` names what is wrong with it, but no key."""
-        entries = listed.get_secret_value().split(",") if listed else []
-        self._callers = dict(_read_key(entry.strip()) for entry in entries if entry.strip())
-
-    def __bool__(self) -> bool:
-        """Whether a key is needed."""
-        return bool(self._callers)
-
-    def caller(self, authorization: str) -> Caller:
-        """Return who sends this header; ``Refusal`` if it is nobody that we know."""
-        if not self._callers:
-            return ANYBODY
-        scheme, _, key = authorization.partition(" ")
-        digest, found = _digest(key.strip()), None
-        for known, caller in self._callers.items():
-            if hmac.compare_digest(known, digest):
-                found = caller
-        if scheme.lower() != "bearer" or found is None:
-            detail = "this service needs a valid API key: send Authorization: Bearer KEY"
-            raise Refusal(401, "no-key", detail, WWW_Authenticate="Bearer")
-        return found
-
-
-def _read_key(entry: str) -> tuple[bytes, Caller]:
-    name, _, rest = entry.partition(":")
-    key, _, rights = rest.partition(":")
-    if not name or len(key) < MIN_KEY_CHARACTERS:
-        raise ConfigurationError(
-            "AUDIOFUSE_API_KEYS: each is name:key or name:key:scope+scope, "
-            f"and a key has at least {MIN_KEY_CHARACTERS} characters"
-        )
-    try:
-        given = frozenset(map(Right, rights.split("+"))) if rights else UNSAID
-    except ValueError:
-        known = ", ".join(Right)
-        raise ConfigurationError(
-            f"AUDIOFUSE_API_KEYS: {name} has other scopes than {known}"
-        ) from None
-    return _digest(key), Caller(name, given)
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
 
 
 class Rates:

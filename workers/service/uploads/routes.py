@@ -18,7 +18,8 @@ from audiofuse.core.items import MAX_SIDECAR_BYTES, Metadata, ObjectInfo, is_sid
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.refusals import Refused
 from audiofuse.core.storage.store import Store
-from audiofuse.workers.service.admission.guard import AUDIO_PATH, Caller, Right
+from audiofuse.workers.service.admission.guard import AUDIO_PATH
+from audiofuse.workers.service.admission.keys import Caller, Right
 from audiofuse.workers.service.admission.problems import ANY, Refusal, answers
 from audiofuse.workers.service.admission.questions import Lane, Uploads
 from audiofuse.workers.service.uploads.keys import flaw
@@ -166,6 +167,8 @@ def upload_routes(receiver: Receiver | None, *, has_keys: bool) -> APIRouter:
             raise Refusal(403, "not-allowed", f"this key lacks the scope {Right.UPLOAD}")
         if problem := flaw(key):
             raise Refusal(422, "bad-key", problem)
+        if not request.state.caller.reaches(key):
+            raise Refusal(403, "not-allowed", "this API key may not write there")
         written, is_new = await receiver.take(request, key, if_match)
         response.status_code = 201 if is_new else 200
         return written
