@@ -97,6 +97,13 @@ class Settings(BaseSettings):
         description="How a new collection keeps item vectors; int8: those in memory, with the "
         "originals on disk.",
     )
+    qdrant_oversampling: float | None = Field(
+        default=None,
+        ge=1,
+        le=10,
+        description="How many times as many hits are looked up by int8 vectors as are ranked by "
+        "the originals: 2 finds all that they would; unset: Qdrant decides.",
+    )
     ca_file: Annotated[HomePath, AfterValidator(_is_file)] | None = Field(
         default=None,
         description="Certificates (PEM) by which broker, Qdrant and S3 are known over TLS, if they "

@@ -83,9 +83,10 @@ class Points:
     Qdrant cannot answer now. What is refused because of what was sent raises what the client does.
     """
 
-    def __init__(self, client: QdrantClient) -> None:
-        """Ask by ``client``."""
+    def __init__(self, client: QdrantClient, params: models.SearchParams | None = None) -> None:
+        """Ask by ``client``, and have hits looked up by ``params``."""
         self._client = client
+        self._params = params
         self._rest = rest_of(client)
         self._within: Places = None
 
@@ -183,7 +184,7 @@ class Points:
             models.QueryRequest(
                 query=list(each.vector), using=ITEM, limit=each.limit, offset=each.offset,
                 filter=self._passing(each.where), with_payload=list(each.fields),
-                with_vector=list(each.vectors),
+                with_vector=list(each.vectors), params=self._params,
             )
             for each in asked
         ]  # fmt: skip

@@ -91,7 +91,10 @@ def open_index(settings: Settings) -> "Index":
     key = settings.qdrant_api_key
     secret = key.get_secret_value() if key else None
     client = connect(settings.qdrant_url, secret, settings.ca_file)
-    layout = Layout(settings.qdrant_shards, settings.qdrant_replicas, settings.qdrant_vectors)
+    layout = Layout(
+        settings.qdrant_shards, settings.qdrant_replicas, settings.qdrant_vectors,
+        settings.qdrant_oversampling,
+    )  # fmt: skip
     return Index(client, settings.index_name, layout)
 
 
@@ -152,8 +155,8 @@ class Index(BrowsedPoints, MomentPoints):
     """All generations under one alias. Every method raises ``Unavailable`` if Qdrant is away."""
 
     def __init__(self, client: QdrantClient, alias: str, layout: Layout = AS_IT_LIKES) -> None:
-        """Use the generations whose live one is named by ``alias``; make new ones by ``layout``."""
-        super().__init__(client)
+        """Use the generations whose live one is named by ``alias``; make and ask by ``layout``."""
+        super().__init__(client, layout.search_params())
         self._alias = alias
         self._layout = layout
 

@@ -72,13 +72,14 @@ class MomentPoints(Points):
                 wanted = models.QueryGroupsRequest(
                     group_by="item", query=list(asked.vector), using=ITEM, limit=asked.limit,
                     group_size=of_each, filter=passing, with_payload=fields, with_vector=vectors,
+                    params=self._params,
                 )  # fmt: skip
                 groups = self._rest.groups(moments.collection, wanted)
             else:
                 groups = self._client.query_points_groups(
                     moments.collection, "item", list(asked.vector), using=ITEM, limit=asked.limit,
                     group_size=of_each, query_filter=passing, with_payload=fields,
-                    with_vectors=vectors,
+                    with_vectors=vectors, search_params=self._params,
                 ).groups  # fmt: skip
         return {str(group.id): [as_point(hit) for hit in group.hits] for group in groups}
 
@@ -92,7 +93,7 @@ class MomentPoints(Points):
         moments = generation.moments
         request = models.QueryRequest(
             query=list(vector), using=ITEM, limit=most, with_payload=list(MOMENT_FIELDS),
-            filter=of_item(item_id, state=state, within=self._within),
+            filter=of_item(item_id, state=state, within=self._within), params=self._params,
         )  # fmt: skip
         with self._refusals(moments):
             (found,) = self._client.query_batch_points(moments.collection, [request])

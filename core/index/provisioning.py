@@ -62,12 +62,14 @@ class Layout:
     """How a server is to keep a collection; what is ``None`` it decides by itself.
 
     ``vectors`` are the item vectors: float16 are half as large; of int8 there are quantised ones in
-    memory, and the originals, by which hits are ranked in the end, on disk.
+    memory, and the originals, by which hits are ranked in the end, on disk. ``oversampling`` times
+    as many as are asked for are found by the quantised ones and ranked by the originals.
     """
 
     shards: int | None = None
     replicas: int | None = None
     vectors: Literal["float32", "float16", "int8"] = "float32"
+    oversampling: float | None = None
 
     def item_options(self) -> dict[str, Any]:
         """Return what the parameters of item vectors are besides size and distance."""
@@ -81,6 +83,13 @@ class Layout:
                 "quantization_config": models.ScalarQuantization(scalar=int8),
             }
         return {}
+
+    def search_params(self) -> models.SearchParams | None:
+        """Return how hits are to be looked up; ``None``: as the server does by itself."""
+        if self.oversampling is None:
+            return None
+        again = models.QuantizationSearchParams(rescore=True, oversampling=self.oversampling)
+        return models.SearchParams(quantization=again)
 
 
 def provision(

@@ -27,6 +27,7 @@ class Asked:
     def __init__(self, url: str) -> None:
         self.url = url
         self.bodies: list[dict[str, Any]] = []
+        self.questions: list[dict[str, Any]] = []
 
     def open(self, **settings: Any) -> Index:
         """Open it with settings."""
@@ -48,6 +49,9 @@ def asked(
     async def remember(request: Request, call_next: Any) -> Any:
         if request.method == "PUT" and request.url.path.endswith("/audiofuse-v-1"):
             asked.bodies.append(await request.json())
+        if "/points/query" in request.url.path:
+            body = await request.json()
+            asked.questions += body.get("searches", [body])
         return await call_next(request)
 
     with serving(app) as url:
@@ -112,3 +116,22 @@ def test_item_vectors_may_be_smaller(asked: Asked, vectors: str, expected: dict[
     ((hit, *_),) = index.search(generation, [Nearest([0.0, 1.0, 0.0, 0.0], 2)])
     assert hit.id == ids[2]
     assert list(hit.audio) == pytest.approx([1.0, 2.0, 2.0])
+
+
+@pytest.mark.parametrize("oversampling", [None, 2.0])
+def test_more_are_looked_up_than_ranked(asked: Asked, oversampling: float | None) -> None:
+    """Every question of nearest items or moments has the setting, or leaves it to the server."""
+    index = asked.open(qdrant_vectors="int8", qdrant_oversampling=oversampling)
+    generation = index.create("v-1", Sizes())
+    vector = [0.0, 1.0, 0.0, 0.0]
+    index.search(generation, [Nearest(vector, 2)])
+    index.nearest_moments(generation, Nearest(vector, 2))
+    index.scored_moments(generation, "an item", "a state", vector, 2)
+    assert len(asked.questions) == 3
+    wanted = {"rescore": True, "oversampling": oversampling}
+    for question in asked.questions:
+        params = question.get("params")
+        if oversampling is None:
+            assert params is None
+        else:
+            assert params["quantization"].items() >= wanted.items()
