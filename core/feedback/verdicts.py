@@ -1,12 +1,14 @@
 """A verdict: what a listener says of one hit, for one question."""
 
 import time
+from collections.abc import Iterable
 from enum import StrEnum
+from operator import attrgetter
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from audiofuse.core.query import MAX_QUERY_CHARACTERS
+from audiofuse.core.query import MAX_QUERY_CHARACTERS, normalise
 
 MAX_CALLER_CHARACTERS = 200
 
@@ -17,6 +19,9 @@ class Opinion(StrEnum):
     FITS = "fits"
     MISSES = "misses"
     SOUGHT = "sought"  # it fits, and is the very sound that was looked for
+    WITHDRAWN = (
+        "withdrawn"  # nothing any more: what the same caller said of it before is taken back
+    )
 
 
 class Verdict(BaseModel):
@@ -36,3 +41,16 @@ class Verdict(BaseModel):
     etag: str
     encoder: str
     opinion: Opinion
+
+
+def standing(verdicts: Iterable[Verdict]) -> list[Verdict]:
+    """Return what holds, oldest first: of a caller, a question and an item what was said last.
+
+    What was taken back does not hold, nor does anything that the caller had said before.
+    """
+    in_order = sorted(verdicts, key=attrgetter("at"))
+    last = {(each.caller, normalise(each.text), each.item): each for each in in_order}
+    return sorted(
+        (each for each in last.values() if each.opinion is not Opinion.WITHDRAWN),
+        key=attrgetter("at"),
+    )

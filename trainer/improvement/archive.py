@@ -17,7 +17,7 @@ from audiofuse.core.encoder.embeddings import Floats
 from audiofuse.core.errors import ConfigurationError, Rejected
 from audiofuse.core.evaluation.clips import Clip, clip_of
 from audiofuse.core.feedback.book import open_book
-from audiofuse.core.feedback.verdicts import Opinion, Verdict
+from audiofuse.core.feedback.verdicts import Opinion, Verdict, standing
 from audiofuse.core.index.index import AUDIO, Generation, Index, open_index
 from audiofuse.core.items import Metadata
 from audiofuse.core.query import normalise
@@ -84,17 +84,20 @@ def read_archive(settings: Settings, most: int) -> Archive:
     live = index.live()
     if live is None:
         raise ConfigurationError("nothing is live yet: index sounds first")
-    verdicts = list(open_book(settings).read())
+    verdicts = standing(open_book(settings).read())
     chosen = _chosen(index, live, {each.item for each in verdicts}, most)
     sounds = [sound for sound in _sounds(index, live, chosen) if sound.audio.any()]
     return Archive(live.version, sounds, joined(sounds, verdicts))
 
 
 def joined(sounds: Sequence[Sound], verdicts: Iterable[Verdict]) -> Verdicts:
-    """Return what was last said of these sounds, as they are now, by question."""
+    """Return by question what is said of these sounds, as they are now, by verdicts that hold.
+
+    The newest one counts, which is the last.
+    """
     rows = {(sound.id, sound.etag): row for row, sound in enumerate(sounds)}
     found: Verdicts = {}
-    for verdict in sorted(verdicts, key=lambda each: each.at):
+    for verdict in verdicts:
         row, words = rows.get((verdict.item, verdict.etag)), normalise(verdict.text)
         if row is not None and words:
             found.setdefault(words, {})[row] = verdict.opinion is not Opinion.MISSES

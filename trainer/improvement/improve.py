@@ -8,11 +8,14 @@ from statistics import fmean
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from audiofuse.core.encoder.encoder import Encoder
+from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.model.hybrid import HybridEncoder
 from audiofuse.core.query import normalise
 from audiofuse.trainer.improvement.archive import Archive
+from audiofuse.trainer.improvement.calibrating import CHECKED_ON, FITTED_ON, calibration_of
 from audiofuse.trainer.improvement.heads import (
     VIEWS,
     Reader,
@@ -37,6 +40,7 @@ from audiofuse.trainer.improvement.meaning import DOUBT, candidates, doubt, tags
 from audiofuse.trainer.improvement.scores import Scores, scores
 from audiofuse.trainer.improvement.teaching import STEPS, lesson, teach
 from audiofuse.trainer.improvement.turns import TURNS, Kind, Part, Question, Questions, Turn
+from audiofuse.trainer.training.calibration import HEADING
 
 WAYS = (1.0, 0.8, 0.6, 0.4)  # shares of the way from old to new that are tried
 LEAST_SOUNDS = 50  # different ones: a fifth of them is ranked at a time
@@ -49,7 +53,7 @@ class Outcome:
     """The encoder after teaching, if it came so far, with what was judged.
 
     ``ways`` is how far each turn went, ``doubt`` that of the verdicts, ``scores`` are for the
-    scorecards of old and new.
+    scorecards of old and new, ``told`` is the model card's section on what scores mean.
     """
 
     encoder: Encoder | None
@@ -59,6 +63,7 @@ class Outcome:
     meant: Mapping[str, str] = field(default_factory=dict)
     doubt: float | None = None
     scores: Scores = field(default_factory=Scores)
+    told: str = ""
 
 
 def improve(
@@ -94,10 +99,10 @@ def improve(
               lambda: show(next(steps), TURNS * STEPS))
         for number in range(TURNS)
     ]  # fmt: skip
-    # What its scores mean is not known: they are others now.
-    improved = copy.deepcopy(encoder).with_relevance(None)
+    improved = copy.deepcopy(encoder)
     set_to_mean(improved.model, [turn.model for turn in turns])
     ranked = [turn.ranked for turn in turns]
+    improved, told = _calibrated(improved, turns, sounds.present)
     return Outcome(
         improved,
         judge(archive, ranked, about),
@@ -106,6 +111,7 @@ def improve(
         meant,
         uncertain,
         scores(archive, ranked, about),
+        told,
     )
 
 
@@ -124,9 +130,10 @@ def named_here(archive: Archive, general: Mapping[str, Sequence[str]]) -> dict[s
 
 
 class _Taken(NamedTuple):
-    """What one turn gave: what the judge sees, how far it went, and where it arrived."""
+    """What one turn gave: what the judge sees, what chose, how far it went, where it arrived."""
 
     ranked: Ranked
+    choosing: Ranked
     way: float
     model: HybridEncoder
 
@@ -145,7 +152,21 @@ def _take(  # noqa: PLR0913, PLR0917 - a turn, and what all turns share
 
     way = max(WAYS, key=worth)
     set_between(model, start, taught, way)
-    return _Taken(rank(turn.share(Part.SEALED), reader, sounds, start, model), way, model)
+    sealed, chosen = (
+        rank(share, reader, sounds, start, model) for share in (turn.share(Part.SEALED), choosing)
+    )
+    return _Taken(sealed, chosen, way, model)
+
+
+def _calibrated(improved: Encoder, turns: Sequence[_Taken], present: Tensor) -> tuple[Encoder, str]:
+    """Return the encoder with what its scores mean now, and the card's section; or why without."""
+    try:
+        found = calibration_of(
+            [turn.choosing for turn in turns], [turn.ranked for turn in turns], present
+        )
+    except ConfigurationError as error:
+        return improved.with_relevance(None), f"{HEADING}\n\nNot known: {error}.\n"
+    return improved.with_relevance(found.relevance), found.card(FITTED_ON, CHECKED_ON)
 
 
 def _worth(ranked: Ranked, about: Collection[str]) -> tuple[bool, float]:

@@ -38,7 +38,7 @@ def card(name: str, archive: Archive, outcome: Outcome) -> str:
         "mAP@10 of before (old) and after (new). Each sound and each question was sealed in one of "
         "five turns, whose weights learned from neither; this encoder is the mean of the five. "
         "Intervals: over questions or sounds, whichever is wider; over questions alone for tags, "
-        "folders and other sounds.\n\n" + "\n".join(lines) + "\n"
+        "folders and other sounds.\n\n" + "\n".join(lines) + f"\n\n{outcome.told}"
     )
 
 

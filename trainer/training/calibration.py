@@ -9,13 +9,14 @@ metadata, with that of half the sounds, and with none: archives differ in that.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
+from torch import Tensor
 
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import ConfigurationError
@@ -75,13 +76,44 @@ class Hits:
     @classmethod
     def of(cls, encoder: Encoder, judged: Judged) -> Self:
         """Ask all questions, in each way."""
-        parts = [part for share in BLANKED for part in _asked(encoder, judged, share)]
-        return cls(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+        return cls.joined([part for share in BLANKED for part in _asked(encoder, judged, share)])
+
+    @classmethod
+    def shown(cls, scores: Tensor, worded: Truths, meant: Tensor, *, plain: bool) -> Self:
+        """Return the nearest hits by ``scores``, ``(questions, sounds)`` as is ``meant``.
+
+        First with the answers there, then with them taken away. What scores ``-inf`` is not there.
+        """
+        parts = []
+        for answered in (True, False):
+            left = scores if answered else scores.masked_fill(meant, -torch.inf)
+            best = left.topk(min(SHOWN, left.shape[1]), dim=1)
+            there = best.values.isfinite()
+            count = int(there.sum())
+            parts.append(cls(
+                best.values[there].double().numpy(),
+                worded[best.indices[there].numpy()],
+                meant.gather(1, best.indices)[there].numpy(),
+                torch.arange(len(left))[:, None].expand_as(there)[there].numpy(),
+                np.full(count, plain),
+                np.full(count, answered),
+            ))  # fmt: skip
+        return cls.joined(parts)
 
     @property
     def weight(self) -> Values:
         """What each hit counts."""
         return np.where(self.answered, 1.0, UNANSWERED)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Hits"]) -> Self:
+        """Join hits of the same questions."""
+        names = [each.name for each in fields(cls)]
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+    def numbered_from(self, first: int) -> Self:
+        """Return the hits, of other questions: their numbers begin later."""
+        return replace(self, question=self.question + first)
 
     def told(self, relevance: Relevance) -> Values:
         """Return how probably each is meant, as a calibration tells it."""
@@ -125,7 +157,9 @@ def calibrated(encoder: Encoder, fit: Judged, check: Judged) -> tuple[Encoder, C
     Raises ``ConfigurationError`` when the questions to fit on have too few hits to tell.
     """
     relevance = fit_relevance(Hits.of(encoder, fit))
-    return encoder.with_relevance(relevance), _checked(relevance, encoder, check)
+    hits = Hits.of(encoder, check)
+    told, below = hits.told(relevance), np.full(len(hits.score), relevance.nothing_below)
+    return encoder.with_relevance(relevance), checked(relevance, hits, told, below)
 
 
 def calibrated_on(
@@ -172,6 +206,26 @@ def expected_error(told: Values, meant: Truths, weight: Values) -> float:
     return float(np.abs(off).sum() / weight.sum())
 
 
+def checked(relevance: Relevance, hits: Hits, told: Values, below: Values) -> Calibration:
+    """Return what is seen of a calibration on hits that it was not fitted on.
+
+    ``told`` is how probable they are told, ``below`` what a best hit must reach, both ``(hits,)``.
+    """
+    answered = hits.answered
+
+    def nothing(chosen: Truths) -> float:
+        return float((_best(hits, 1 + told - below, hits.plain & chosen) < 1).mean())
+
+    return Calibration(
+        relevance,
+        questions=len(np.unique(hits.question)),
+        error=expected_error(told, hits.meant, hits.weight),
+        error_answered=expected_error(told[answered], hits.meant[answered], hits.weight[answered]),
+        told_nothing=nothing(~answered),
+        missed=nothing(answered),
+    )
+
+
 def _judged(encoder: Encoder, corpus: Corpus, split: str) -> Judged:
     others = {TRAIN, VAL, TEST} - {split}
     queries = select_queries(corpus.clips, split)
@@ -183,31 +237,18 @@ def _half(query: Query) -> int:
     return hashlib.sha256(query.identity.encode()).digest()[0] % 2
 
 
-def _asked(encoder: Encoder, judged: Judged, blanked: float) -> list[tuple[NDArray[Any], ...]]:
-    """Return the columns of ``Hits``, with a share of the metadata taken away, in parts."""
+def _asked(encoder: Encoder, judged: Judged, blanked: float) -> list[Hits]:
+    """Return the hits with a share of the metadata taken away, in parts."""
     gallery = blank_metadata(judged.gallery, blanked)
     texts = [clip.metadata.text for clip in gallery.clips]
     items, asked = item_vectors(encoder, gallery, texts), encode_queries(encoder, judged.queries)
     worded = np.array([bool(normalise(text)) for text in texts])
     relevant = Meant.of(judged.queries, gallery.clips)
-    parts: list[tuple[NDArray[Any], ...]] = []
+    parts = []
     for start in range(0, len(asked), QUERIES_PER_BATCH):
         rows = slice(start, start + QUERIES_PER_BATCH)
-        scores, meant = asked[rows] @ items.T, relevant.rows(rows)
-        for answered in (True, False):
-            left = scores if answered else scores.masked_fill(meant, -torch.inf)
-            best = left.topk(min(SHOWN, len(texts)), dim=1)
-            there = best.values.isfinite()
-            numbers = (torch.arange(len(left)) + start)[:, None].expand_as(there)[there].numpy()
-            count = len(numbers)
-            parts.append((
-                best.values[there].double().numpy(),
-                worded[best.indices[there].numpy()],
-                meant.gather(1, best.indices)[there].numpy(),
-                numbers,
-                np.full(count, blanked == 0.0),
-                np.full(count, answered),
-            ))  # fmt: skip
+        hits = Hits.shown(asked[rows] @ items.T, worded, relevant.rows(rows), plain=blanked == 0.0)
+        parts.append(hits.numbered_from(start))
     return parts
 
 
@@ -233,20 +274,3 @@ def _best(hits: Hits, told: Values, chosen: Truths) -> Values:
     best: Values = np.zeros(int(hits.question.max()) + 1)
     np.maximum.at(best, hits.question[chosen], told[chosen])
     return best[np.unique(hits.question)]
-
-
-def _checked(relevance: Relevance, encoder: Encoder, check: Judged) -> Calibration:
-    hits = Hits.of(encoder, check)
-    told, answered = hits.told(relevance), hits.answered
-
-    def nothing(chosen: Truths) -> float:
-        return float((_best(hits, told, hits.plain & chosen) < relevance.nothing_below).mean())
-
-    return Calibration(
-        relevance,
-        questions=len(check.queries),
-        error=expected_error(told, hits.meant, hits.weight),
-        error_answered=expected_error(told[answered], hits.meant[answered], hits.weight[answered]),
-        told_nothing=nothing(~answered),
-        missed=nothing(answered),
-    )

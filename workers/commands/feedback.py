@@ -32,22 +32,26 @@ def say(
     fits: Keys = None,
     misses: Keys = None,
     sought: Keys = None,
+    withdraw: Keys = None,
 ) -> None:
-    """Say which items answer a question, which do not, and which was the one looked for."""
+    """Say which items answer a question, which do not, and which was the one looked for.
+
+    What is said of the same question and item later replaces it; --withdraw takes it back.
+    """
     from audiofuse.core.storage.store import bucket_name
     from audiofuse.workers.service.client import Access, tell
 
     check_words(query)
     current = Settings()
     bucket = bucket_name(current)
-    said = {"fits": fits or [], "misses": misses or [], "sought": sought or []}
+    said = {"fits": fits, "misses": misses, "sought": sought, "withdrawn": withdraw}
     verdicts = [
         {"item": str(point_id(bucket, key)), "opinion": opinion}
         for opinion, keys in said.items()
-        for key in keys
+        for key in keys or []
     ]
     if not verdicts:
-        raise QueryError("nothing is said: give --fits, --misses or --sought with a key")
+        raise QueryError("nothing is said: give --fits, --misses, --sought or --withdraw a key")
     kept = tell(current.search_url, {"q": query, "verdicts": verdicts}, Access.of(current))
     console.print(f"{kept} verdicts are kept")
 

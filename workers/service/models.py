@@ -311,7 +311,10 @@ class EmbedAnswer(BaseModel):
 
 
 class Said(BaseModel):
-    """What is said of one item: that it fits, misses, or is the very sound that was sought."""
+    """What is said of one item: that it fits, misses, or is the very sound that was sought.
+
+    Of the same caller, question and item what is said last counts; ``withdrawn`` takes it back.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     item: Id

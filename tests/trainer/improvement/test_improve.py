@@ -21,7 +21,7 @@ Improve = Callable[[Verdicts], Outcome]
 
 
 def test_verdicts_that_agree_make_it_better(better: Outcome, encoder: Encoder) -> None:
-    """What was sealed is answered better; only heads have changed, and what scores mean is lost."""
+    """What was sealed is answered better; only heads have changed, and scores mean other things."""
     assert better.judgement.is_better, better.judgement.refusals
     assert all(better.judgement.figures[ASKED][view].low > 0 for view in VIEWS)
     for scores, side in ((better.scores.old, "old"), (better.scores.new, "new")):
@@ -32,7 +32,8 @@ def test_verdicts_that_agree_make_it_better(better: Outcome, encoder: Encoder) -
             assert told.low <= told.value <= told.high
     assert better.encoder
     assert encoder.config.relevance
-    assert better.encoder.config.relevance is None
+    assert better.encoder.config.relevance not in {None, encoder.config.relevance}
+    assert "questions of those that were sealed" in better.told
     before, after = (each.model.state_dict() for each in (encoder, better.encoder))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {
@@ -99,3 +100,14 @@ def test_general_sentences_are_about_the_tag_that_names_their_kind(
     general = {"Sirens, horn": ["toot"], "Rain": ["drip"], "Zebra": ["hee"], "Cow": ["moo"]}
     found = named_here(archive_with({}), general)
     assert found == {"horn": ["toot"], "rain": ["drip"], "": ["hee", "moo"]}
+
+
+def test_without_listeners_questions_no_calibration_is_claimed(
+    improved: Improve, encoder: Encoder
+) -> None:
+    """What an encoder's scores meant before is not claimed of the new one; the card says why."""
+    outcome = improved({})
+    assert encoder.config.relevance
+    assert outcome.encoder
+    assert outcome.encoder.config.relevance is None
+    assert "Not known: no listeners' questions" in outcome.told

@@ -11,13 +11,15 @@ from fastapi import FastAPI
 
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import ConfigurationError
+from audiofuse.core.evaluation.clips import Clip
 from audiofuse.core.feedback.book import open_book
-from audiofuse.core.feedback.verdicts import Opinion, Verdict
+from audiofuse.core.feedback.verdicts import Opinion, Verdict, standing
 from audiofuse.core.index import embedded
 from audiofuse.core.index.engine import Engine
 from audiofuse.core.index.index import Point, open_index
+from audiofuse.core.items import Metadata
 from audiofuse.core.settings import Settings
-from audiofuse.trainer.improvement.archive import read_archive
+from audiofuse.trainer.improvement.archive import Sound, joined, read_archive
 
 Serving = Callable[[FastAPI], AbstractContextManager[str]]
 
@@ -37,11 +39,20 @@ def point(number: int, encoder: Encoder, **payload: object) -> Point:
     return Point(str(UUID(int=number)), known | payload, item, audio)
 
 
-def said(number: int, etag: str, opinion: str, at: float, text: str = "A dog!") -> Verdict:
+def said(  # noqa: PLR0913, PLR0917 - what a verdict consists of
+    number: int, etag: str, opinion: str, at: float, text: str = "A dog!", caller: str = ""
+) -> Verdict:
     """Return what somebody says of a point."""
     id_ = str(UUID(int=number))
     return Verdict(
-        at=at, text=text, item=id_, key="", etag=etag, encoder="v", opinion=Opinion(opinion)
+        at=at,
+        caller=caller,
+        text=text,
+        item=id_,
+        key="",
+        etag=etag,
+        encoder="v",
+        opinion=Opinion(opinion),
     )
 
 
@@ -72,6 +83,21 @@ def test_an_archive_is_its_points_and_what_was_last_said_of_them(
     assert (first.clip.collection, first.clip.identity) == ("field", "c0")
     assert (second.clip.collection, second.clip.captions) == ("", ())
     assert archive.verdicts == {"a dog": {0: False}, "a cat": {1: True}}
+
+
+def test_what_was_taken_back_teaches_nothing() -> None:
+    """Only what its own caller said is taken back, and may be said anew."""
+    sound = Sound(str(UUID(int=0)), "e0", Clip(Path("a"), "c", "", Metadata()), np.ones(2))
+    lines = [
+        said(0, "e0", "misses", 1, caller="you"),
+        said(0, "e0", "fits", 2, caller="me"),
+        said(0, "e0", "withdrawn", 3, "a DOG", caller="me"),
+        said(0, "e0", "fits", 4, "a cat", caller="me"),
+        said(0, "e0", "withdrawn", 5, "a cat", caller="me"),
+        said(0, "e0", "withdrawn", 6, "an owl", caller="me"),
+        said(0, "e0", "sought", 7, "an owl", caller="me"),
+    ]
+    assert joined([sound], standing(lines)) == {"a dog": {0: False}, "an owl": {0: True}}
 
 
 def test_of_many_sounds_those_with_verdicts_come_first(

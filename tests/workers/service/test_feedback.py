@@ -122,15 +122,17 @@ def test_the_command_says_exports_and_erases(
             monkeypatch.setenv(f"AUDIOFUSE_{name}", value)
         monkeypatch.setenv("AUDIOFUSE_REGISTRY", settings.registry)
         say = ["feedback", "say", "a gong", "--fits", "music/gong.ogg"]
-        said = CliRunner().invoke(cli, [*say, "--misses", "animals/owl.wav"])
-        assert "2 verdicts are kept" in said.output, said.output
+        owl = ["--misses", "animals/owl.wav", "--withdraw", "animals/owl.wav"]
+        said = CliRunner().invoke(cli, [*say, *owl])
+        assert "3 verdicts are kept" in said.output, said.output
         with pytest.raises(QueryError, match="there is no item"):
             CliRunner().invoke(cli, ["feedback", "say", "a", "--fits", "x"], catch_exceptions=False)
     exported = CliRunner().invoke(cli, ["feedback", "export"])
-    assert len(exported.output.splitlines()) == 2
+    assert len(exported.output.splitlines()) == 3
     erased = CliRunner().invoke(cli, ["feedback", "erase", "--key", "music/gong.ogg", "--yes"])
     assert "1 verdicts are forgotten" in erased.output
-    assert [verdict.key for verdict in open_book(settings).read()] == ["animals/owl.wav"]
+    left = [(verdict.key, verdict.opinion) for verdict in open_book(settings).read()]
+    assert left == [("animals/owl.wav", "misses"), ("animals/owl.wav", "withdrawn")]
 
 
 def test_the_wrong_service_is_told_apart(

@@ -48,7 +48,10 @@ def _button(of: Locator, name: str) -> Locator:
 def test_what_fits_is_said_by_click_and_by_key(
     listening: Page, settings: dict[str, str], bucket: Bucket
 ) -> None:
-    """Each hit shows what was last said of it, also when the question is asked again."""
+    """Each hit shows what was last said of it, also when the question is asked again.
+
+    Saying the same again takes it back.
+    """
     gong, owl = hit(listening, "Gong"), hit(listening, "Owl")
     _button(gong, "This is the one").click()
     expect(_button(gong, "This is the one")).to_have_attribute("aria-pressed", "true")
@@ -58,11 +61,15 @@ def test_what_fits_is_said_by_click_and_by_key(
     listening.keyboard.press("n")
     expect(_button(owl, "Does not fit")).to_have_attribute("aria-pressed", "true")
     expect(_button(owl, "Fits")).to_have_attribute("aria-pressed", "false")
+    _button(gong, "This is the one").click()
+    expect(_button(gong, "This is the one")).to_have_attribute("aria-pressed", "false")
+    expect(gong).to_contain_text("Taken back.")
     kept = open_book(Settings(bucket=str(bucket.root), **settings)).read()
     assert [(said.text, said.key, said.opinion) for said in kept] == [
         ("a gong", "music/gong.ogg", "sought"),
         ("a gong", "animals/owl.wav", "fits"),
         ("a gong", "animals/owl.wav", "misses"),
+        ("a gong", "music/gong.ogg", "withdrawn"),
     ]
     ask(listening, "an owl")
     expect(_button(hit(listening, "Owl"), "Fits")).to_have_attribute("aria-pressed", "false")

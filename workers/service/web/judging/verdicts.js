@@ -1,10 +1,11 @@
 // Saying what fits a question, where the service takes that: by click and by key. What was said last
-// of a hit counts, so whoever is mistaken says something else.
+// of a hit counts, so whoever is mistaken says something else, or takes it back by saying it again.
 
 import { api } from "../api.js";
 import { $ } from "../dom.js";
 
 const JSON_TYPE = { "Content-Type": "application/json" };
+const WITHDRAWN = "withdrawn";
 const KEYS = { y: "fits", n: "misses", s: "sought" };
 
 const said = new Map(); // question and item → what was said of it, until the page is closed
@@ -34,12 +35,13 @@ export async function prepareVerdicts(node, { asked: { q, without, alone }, onEr
   show(node, q);
 }
 
-async function say(node, q, opinion) {
+async function say(node, q, pressed) {
+  const opinion = said.get(about(node, q)) === pressed ? WITHDRAWN : pressed;
   const body = JSON.stringify({ q, verdicts: [{ item: node.hit.id, opinion }] });
   await api("v1/feedback", { method: "POST", body, headers: JSON_TYPE });
   said.set(about(node, q), opinion);
   show(node, q);
-  $(".verdicts .said", node).textContent = "Thank you.";
+  $(".verdicts .said", node).textContent = opinion === WITHDRAWN ? "Taken back." : "Thank you.";
 }
 
 function show(node, q) {
