@@ -32,6 +32,8 @@ WORKER_CPUS=$(at_most "$cpus" 8)
 SERVICE_CPUS=$(at_most "$cpus" 2)
 # How many processes of a worker take messages; empty: one for each four CPUs, with a GPU for each two.
 WORKER_PROCESSES=
+# true: search puts sounds into the bucket, for keys in .secrets/search_api_keys with the scope upload.
+UPLOADS=
 # The folder with one password a file: each service is shown those that it needs.
 SECRETS=$secrets
 END
@@ -39,6 +41,7 @@ mkdir "$secrets"
 put s3_owner "$(secret)"  # storage's owner (access key: owner), who makes buckets and publishes encoders
 put s3_uploader "$(secret)"  # who uploads (access key: uploader)
 put s3_reader "$(secret)"  # audiofuse itself (access key: audiofuse), which only reads
+put s3_search "$(secret)"  # search (access key: search), which reads, and writes sounds with UPLOADS=true
 put webhook_token "$(secret)"
 put qdrant_api_key "$(secret)"
 put qdrant_read_key "$(secret)"  # who searches, and Prometheus

@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 OWL = ROOT / "examples" / "sounds" / "animals" / "owl.wav"
 HEALTH_TIMEOUT_S = 180
+UPLOAD_KEY = "a-long-key-that-uploads"
 OURS = ("intake", "exporter", "reconcile", "search", "worker")
 WEED_PORTS = ("master.port", "volume.port", "filer.port")
 
@@ -97,10 +98,14 @@ class Containers:
     """
 
     def __init__(self, root: Path) -> None:
-        """Read the file, with an .env as `make compose-env` writes it."""
+        """Read the file, with an .env as `make compose-env` writes it, and uploads taken."""
         self.root = root
         env = root / ".env"
         subprocess.run(["sh", str(ROOT / "deploy/compose-env.sh"), str(env)], check=True)
+        env.write_text(env.read_text().replace("UPLOADS=", "UPLOADS=true"))
+        keys = root / ".secrets" / "search_api_keys"
+        keys.chmod(0o600)
+        keys.write_text(f"{keys.read_text()},ann:{UPLOAD_KEY}:upload")
         program = Path(compose.__file__).with_name("docker-compose")
         done = subprocess.run(
             [program, "--env-file", env, "--profile", "*", "config", "--format", "json"],
@@ -337,6 +342,35 @@ def test_who_uploads_may_write_sounds_only(containers: Containers) -> None:
         uploader.put_object(Bucket="encoders", Key="rollout-audiofuse.json", Body=b"{}")
     with pytest.raises(ClientError, match="AccessDenied"):
         uploader.create_bucket(Bucket="other")
+
+
+def test_search_writes_sounds_only(containers: Containers) -> None:
+    """With uploads it puts what a key of that scope sends, with a key that changes nothing else."""
+    address = f"{containers.url('search')}/v1/audio/u/d.wav"
+    key = {"Authorization": f"Bearer {UPLOAD_KEY}"}
+    answer = httpx.put(address, content=OWL.read_bytes(), headers=key, timeout=30)
+    assert answer.status_code == 201, answer.text
+    owner = containers.owner()
+    assert owner.get_object(Bucket="sounds", Key="u/d.wav")["Body"].read() == OWL.read_bytes()
+    search = _client(containers.url("s3"), "search", containers.secrets["s3_search"])
+    with pytest.raises(ClientError, match="AccessDenied"):
+        search.put_object(Bucket="encoders", Key="rollout-audiofuse.json", Body=b"{}")
+    with pytest.raises(ClientError, match="AccessDenied"):
+        search.create_bucket(Bucket="other")
+
+
+@pytest.mark.parametrize("wanted", ["", "true"])
+def test_search_may_write_only_where_uploads_are_wanted(
+    containers: Containers, tmp_path: Path, wanted: str
+) -> None:
+    """A line of .env, empty at first, gives search's own key a right, and nobody else's."""
+    assert "\nUPLOADS=\n" in (ROOT / "deploy/compose-env.sh").read_text()
+    whole = containers._local("s3", containers.services["s3"]["command"][-1])
+    script = whole.partition("cat > notification.toml")[0]
+    subprocess.run(["sh", "-ec", script], cwd=tmp_path, env={"UPLOADS": wanted}, check=True)
+    identities = json.loads((tmp_path / "s3.json").read_text())["identities"]
+    may = {each["name"]: each["actions"] for each in identities}
+    assert {*may["search"]} - {*may["audiofuse"]} == ({"Write:sounds"} if wanted else set())
 
 
 def test_whatever_storages_metrics_are_asked_they_are_all_it_tells(containers: Containers) -> None:

@@ -102,7 +102,7 @@ def test_secrets_are_random_private_and_never_overwritten(env_file: Path, tmp_pa
     secrets = [
         {each for text in some for each in re.findall(r"[0-9a-f]{48}", text)} for some in texts
     ]
-    assert len(secrets[0]) == len(secrets[1]) == 9
+    assert len(secrets[0]) == len(secrets[1]) == 10
     assert not secrets[0] & secrets[1]
     before = other.read_text()
     assert subprocess.run([*script, str(other)], check=False, capture_output=True).returncode
@@ -129,6 +129,8 @@ def test_each_service_is_shown_the_secrets_that_it_reads(
     )
     assert shown_to["intake"] == {"broker_url", "webhook_token"}
     assert shown_to["uploader"] == {"s3_uploader"}
+    assert {name for name in shown_to if "s3_search" in shown_to[name]} == {"s3", "search"}
+    assert "s3_reader" not in shown_to["search"]
     changing = {name for name in shown_to if "qdrant_api_key" in shown_to[name]} - {"qdrant"}
     assert changing == {"worker", "worker-gpu", "operator"}
 

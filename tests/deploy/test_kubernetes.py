@@ -31,9 +31,16 @@ SECRETS = {  # who gets which: only who needs it
     "audiofuse-storage": READERS,
     "audiofuse-owner": {"operator"},
     "audiofuse-search": {"search"},
+    "audiofuse-uploads": {"search"},
     "audiofuse-webhook": {"intake"},
 }
-ACCOUNTS = {"audiofuse": READERS, "audiofuse-intake": {"intake"}, "audiofuse-owner": {"operator"}}
+IF_WANTED = {"audiofuse-uploads"}  # there is no such secret unless somebody makes it
+ACCOUNTS = {
+    "audiofuse": READERS - {"search"},
+    "audiofuse-search": {"search"},
+    "audiofuse-intake": {"intake"},
+    "audiofuse-owner": {"operator"},
+}
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 NEWER_THAN_ITS_MODEL = {"behavior"}  # KEDA 2.17 has it; the model is of 2.16
 IMMUTABLE = {"Job", "StatefulSet"}  # of which Kubernetes refuses to change most
@@ -227,7 +234,7 @@ def test_replicas_are_spread_and_slow_starts_are_waited_for(ours: list[Manifest]
 
 
 def test_each_account_has_the_rights_of_one_kind(ours: list[Manifest]) -> None:
-    """Who reads, who receives events and who owns are three accounts; nobody is the default."""
+    """Who reads, who answers, who receives events and who owns are four; nobody is the default."""
     users: dict[str, set[str]] = {}
     for name, pod in pods(ours).items():
         users.setdefault(pod["spec"]["serviceAccountName"], set()).add(name)
@@ -258,23 +265,36 @@ def test_secrets_are_named_and_never_held(ours: list[Manifest], overlay: str) ->
     if overlay != "demo":  # which makes its own
         assert not of_kind(ours, "Secret")
     users: dict[str, set[str]] = {}
+    optional = set()
     for name, container in containers(ours):
         for each in container["envFrom"]:
             if "secretRef" in each:
                 secret = re.sub(r"-[a-z0-9]{10}$", "", each["secretRef"]["name"])
                 users.setdefault(secret, set()).add(name)
+                optional |= {secret} if each["secretRef"].get("optional") else set()
         assert not [
             each for each in container["env"] if "secretKeyRef" in each.get("valueFrom", {})
         ]
     assert users == SECRETS
+    assert optional == IF_WANTED
+
+
+def test_whose_key_may_write_is_said_last(ours: list[Manifest]) -> None:
+    """Search's key of storage, where it takes uploads, wins over the one that all readers have."""
+    (search,) = (each for name, each in containers(ours) if name == "search")
+    secrets = [each["secretRef"]["name"] for each in search["envFrom"] if "secretRef" in each]
+    assert secrets[-1] == "audiofuse-uploads"
+    assert any(each.startswith("audiofuse-storage") for each in secrets)
 
 
 def test_operations_tells_how_to_make_every_secret() -> None:
-    """The page has a command for each secret that a pod names, none with a secret typed in it."""
+    """There is a command for each secret that a pod names, none with a secret typed in it."""
     page = (DEPLOY / "operations.md").read_text()
     listed = re.search(r"for name in ([\w -]+); do", page)
     assert listed
-    assert {f"audiofuse-{name}" for name in listed[1].split()} == SECRETS.keys()
+    assert {f"audiofuse-{name}" for name in listed[1].split()} == SECRETS.keys() - IF_WANTED
+    others = (DEPLOY / "connect.md").read_text()
+    assert all(f"secret generic {name} --from-env-file" in others for name in IF_WANTED)
     assert "from-literal" not in page
 
 
