@@ -68,6 +68,8 @@ def _show(explanation: "Explanation") -> None:
             others = f"{held.moments_there} are there, not just those that it is to have"
             there = "all there" if held.moments_agree else others
             facts[f"moments in {held.version}"] = f"{held.moments}: {there}"
+    if explanation.moments_left:
+        facts["moments without a point"] = f"{explanation.moments_left}: they are not shown"
     facts["id"] = explanation.id
     console.print(f"{explanation.key}: {explanation.state}", highlight=False, markup=False)
     console.print(explanation.why, highlight=False, markup=False)

@@ -62,8 +62,9 @@ class Held:
 class Explanation:
     """All that is known of one object: ``why`` it is found or not, in a sentence.
 
-    ``held`` by which versions, ``letters`` of itself and its sidecars, ``waiting`` messages in the
-    queue, of which one may be its own; ``None`` where that is not told.
+    ``held`` by which versions, ``moments_left`` without a point of the live one, which are never
+    shown, ``letters`` of itself and its sidecars, ``waiting`` messages in the queue, of which one
+    may be its own; ``None`` where that is not told.
     """
 
     key: str
@@ -74,6 +75,7 @@ class Explanation:
     sidecar: ObjectInfo | None
     unreadable: str
     held: list[Held]
+    moments_left: int
     letters: list[DeadLetter]
     waiting: int | None
 
@@ -121,10 +123,12 @@ class Explainer:
         letters = [*self._letters.get([key, *sidecar_keys(key)]).values()]
         waiting = self._waiting() if tells_waiting else None
         own = next((each for each in letters if each.key == key), None)
-        state = _state(key, found, next((each for each in held if each.is_live), None), own)
+        live = next((each for each in held if each.is_live), None)
+        left = 0 if live else self._left(key)
+        state = _state(key, found, live, own, left)
         return Explanation(
-            key, str(point_id(self._store.bucket, key)), state, _why(state, own, waiting),
-            found, sidecar, unreadable, held, letters, waiting,
+            key, str(point_id(self._store.bucket, key)), state, _why(state, own, waiting, left),
+            found, sidecar, unreadable, held, left, letters, waiting,
         )  # fmt: skip
 
     def _waiting(self) -> int:
@@ -168,6 +172,15 @@ class Explainer:
         except GenerationGone:  # an older release made it
             there = own = 0
         return count, there, names_moments(point.payload, named) and there == own == count
+
+    def _left(self, key: str) -> int:
+        """Return how many moments the live index has of an object of which it has no point."""
+        live = self._index.live()
+        try:
+            id_ = str(point_id(self._store.bucket, key))
+            return self._index.count_moments(live, id_) if live else 0
+        except GenerationGone:  # an older release made it
+            return 0
 
     def audit(self, prefix: str = "", track: Track = unseen) -> Audit:
         """Compare everything, and count it."""
@@ -217,12 +230,16 @@ def _agrees(payload: Any, found: ObjectInfo, sidecar: ObjectInfo | None) -> bool
 
 
 def _state(
-    key: str, found: ObjectInfo | None, live: Held | None, letter: DeadLetter | None
+    key: str,
+    found: ObjectInfo | None,
+    live: Held | None,
+    letter: DeadLetter | None,
+    moments_left: int,
 ) -> State:
     if not is_audio(key):
         return State.NO_SOUND
     if found is None:
-        return State.ORPHANED if live else State.ABSENT
+        return State.ORPHANED if live or moments_left else State.ABSENT
     if live and live.agrees:
         return State.INDEXED
     if letter and letter.etag == found.etag:
@@ -230,16 +247,17 @@ def _state(
     return State.OUTDATED if live else State.MISSING
 
 
-def _why(state: State, letter: DeadLetter | None, waiting: int | None) -> str:
+def _why(state: State, letter: DeadLetter | None, waiting: int | None, moments_left: int) -> str:
     queued = f"{waiting} messages wait, perhaps its own" if waiting else "nothing waits"
     queued = "perhaps its message waits" if waiting is None else queued
+    left = f"{moments_left} moments of it are" if moments_left else "its point is"
     rejected = f"it was rejected as it is: {letter.reason}, {letter.detail}" if letter else ""
     return {
         State.INDEXED: "it is in the live index, as the bucket has it",
         State.OUTDATED: f"the live index has another state of it; {queued}; {RECONCILE}",
         State.MISSING: f"nobody has indexed or rejected it yet; {queued}; {RECONCILE}",
         State.REJECTED: rejected,
-        State.ORPHANED: f"its object is gone, its point is not; {queued}; {RECONCILE}",
+        State.ORPHANED: f"its object is gone, {left} not; {queued}; {RECONCILE}",
         State.ABSENT: "there is no such object, and none is in the index",
         State.NO_SOUND: "by its name it is no sound, so that nothing is expected of it",
     }[state]

@@ -70,6 +70,16 @@ def test_moments_are_told_and_whether_they_are_all_there(world: Any, explainer: 
     assert (held.moments, held.moments_there, held.agrees) == (4, 4, False)
 
 
+def test_moments_that_were_left_behind_are_told(world: Any, explainer: Explainer) -> None:
+    """Without object and point they are not nothing: reconcile removes them, and it says so."""
+    world.write_moments("gone.wav", [0, 1], "a state")
+    told = explainer.explain("gone.wav")
+    assert (told.state, told.moments_left, told.held) == (State.ORPHANED, 2, [])
+    assert "its object is gone, 2 moments of it are not" in told.why
+    assert world.differences() == ["gone.wav"]
+    assert explainer.explain("owl.wav").moments_left == 0
+
+
 def test_the_sums_of_an_audit_agree(world: Any, explainer: Explainer) -> None:
     """Each sound of the bucket is counted once, and so is each point of the index."""
     world.put("new.wav", "a/bad.wav", "a/mute.wav", "old.wav", "gone.wav", "never.wav")
