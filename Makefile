@@ -1,4 +1,4 @@
-# make demo | test | check | soak | chaos | rollout | drill | proof-compose | paper | dashboards | up BUCKET=folder | clean
+# make demo | test | check | soak | chaos | rollout | proof-learning | drill | proof-compose | paper | dashboards | up BUCKET=folder | clean
 #      bench-encoder | bench-query | bench-page | bench-worker | bench-gpu | bench-backlog | bench-recordings
 #      bench-moments | bench-reconcile | bench-relevance | bench-train | bench-improve | audit | sbom | compose-env | docs | pictures
 
@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format soak chaos rollout drill proof-compose paper dashboards bench-encoder bench-query bench-page bench-worker bench-gpu bench-backlog bench-recordings bench-moments bench-reconcile bench-relevance bench-train bench-improve audit sbom compose-env docs pictures up clean setup constraints
+.PHONY: demo test check format soak chaos rollout proof-learning drill proof-compose paper dashboards bench-encoder bench-query bench-page bench-worker bench-gpu bench-backlog bench-recordings bench-moments bench-reconcile bench-relevance bench-train bench-improve audit sbom compose-env docs pictures up clean setup constraints
 
 setup: $(READY)
 
@@ -82,6 +82,9 @@ chaos: $(READY)
 
 rollout: $(READY)
 	$(BIN)/python tests/proofs/rollout.py
+
+proof-learning: $(READY)
+	$(BIN)/python tests/proofs/learning.py $(ARGS)
 
 drill: $(READY)
 	$(BIN)/python tests/proofs/drill.py

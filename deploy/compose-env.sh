@@ -21,7 +21,8 @@ cpus=$(docker info --format '{{.NCPU}}' 2>/dev/null | tail -n 1) || true
 case $cpus in '' | 0 | *[!0-9]*) cpus=$(getconf _NPROCESSORS_ONLN) ;; esac
 
 cat > "$file" <<END
-# cpu or gpu; with gpu also: TORCH= and IMAGE_TAG=cuda. And cpu,alerts: somebody is told of alerts.
+# cpu or gpu; with gpu also: TORCH= and IMAGE_TAG=cuda. And cpu,alerts: somebody is told of alerts;
+# cpu,learn: the archive teaches its encoder, every IMPROVE_EVERY (7d).
 COMPOSE_PROFILES=cpu
 # Where packages come from an index of your own: INDEX=URL, and for PyTorch without CUDA, with TORCH=
 # left empty, TORCH_INDEX=URL.

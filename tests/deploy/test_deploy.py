@@ -23,6 +23,7 @@ BIN = Path(sys.executable).parent
 # Ports that are their defaults.
 WORLD = {"qdrant": 6333, "prometheus": 9090, "grafana": 3000, "alertmanager": 9093}
 ROOT_FOR_A_MOMENT = "volumes"
+OWNERS = {"operator", "improve"}  # who publishes encoders and takes steps of rollouts
 METRICS_PORT = 9464
 Config = dict[str, Any]
 
@@ -125,14 +126,14 @@ def test_each_service_is_shown_the_secrets_that_it_reads(
         assert set(read) == shown_to[name], name
         assert not [x for x in files.values() if x.read_text() in json.dumps(each)], name
     assert "s3_owner" not in set().union(
-        *(shown_to[name] for name in shown_to if name not in {"s3", "begin", "operator"})
+        *(shown_to[name] for name in shown_to if name not in {"s3", "begin", *OWNERS})
     )
     assert shown_to["intake"] == {"broker_url", "webhook_token"}
     assert shown_to["uploader"] == {"s3_uploader"}
     assert {name for name in shown_to if "s3_search" in shown_to[name]} == {"s3", "search"}
     assert "s3_reader" not in shown_to["search"]
     changing = {name for name in shown_to if "qdrant_api_key" in shown_to[name]} - {"qdrant"}
-    assert changing == {"worker", "worker-gpu", "operator"}
+    assert changing == {"worker", "worker-gpu", *OWNERS}
 
 
 def test_every_service_has_the_least_rights(services: dict[str, Config]) -> None:
@@ -367,7 +368,7 @@ def test_health_is_asked_where_the_command_listens(services: dict[str, Config]) 
         check = " ".join(each.get("healthcheck", {}).get("test", ()))
         for port in re.findall(r"127\.0\.0\.1[:/](\d+)|-p (\d+)", check):
             assert int(next(filter(None, port))) in _listens(name, each), name
-        assert check or name in {ROOT_FOR_A_MOMENT, "begin", "operator", "uploader"}, name
+        assert check or name in {ROOT_FOR_A_MOMENT, "begin", *OWNERS, "uploader"}, name
 
 
 def test_prometheus_asks_every_process_that_tells(services: dict[str, Config]) -> None:
@@ -375,7 +376,7 @@ def test_prometheus_asks_every_process_that_tells(services: dict[str, Config]) -
     prometheus = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
     (discovery,) = prometheus["scrape_configs"][0]["dns_sd_configs"]
     tell = {name for name, each in _ours(services).items() if METRICS_PORT in _listens(name, each)}
-    assert set(discovery["names"]) == tell - {"operator"}
+    assert set(discovery["names"]) == tell - OWNERS
     assert discovery["port"] == METRICS_PORT
 
 

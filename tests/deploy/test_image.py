@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from scripts import load_script
 
 from audiofuse.core.errors import Unavailable
@@ -183,3 +184,21 @@ def test_a_bot_raises_what_is_pulled() -> None:
     ]
     assert naming
     assert all(any(re.search(each, path) for each in patterns) for path in naming)
+
+
+def test_compose_has_the_archive_teach_only_where_that_is_wanted(tmp_path: Path) -> None:
+    """The profile learn has the operator's rights, and looks again whatever came of it."""
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    improve, operator = services["improve"], services["operator"]
+    assert improve["profiles"] == ["learn"]
+    for name in ("environment", "secrets", "volumes"):
+        assert improve[name] == operator[name]
+    (script,) = improve["command"]
+    for name, end in (("audiofuse-train", "exit 3"), ("sleep", "kill $PPID")):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho "$*"\n{end}\n')
+        (tmp_path / name).chmod(0o755)
+    said = subprocess.run(
+        [*improve["entrypoint"], script], env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert said.stdout.split() == ["improve", "--rollout", "7d"]

@@ -56,6 +56,8 @@ def until(look: Callable[[], object], what: str, seconds: float = QUIET_S) -> No
 class Deployment:
     """All processes, and the bucket: on S3, whose events go to SQS, or a folder that is watched."""
 
+    shape = TINY  # of the encoder
+
     def __init__(self, root: Path, s3: bool) -> None:  # noqa: FBT001
         """Start everything; return once all answer."""
         self.encoder: Encoder
@@ -64,7 +66,7 @@ class Deployment:
         self.parts: dict[str, Part] = {}
         root.mkdir()
         self._ports = {name: free_port() for name in ("valkey", "index", "store")}
-        bundle = save_bundle(Encoder.random(TINY, seed=0), root, "tiny", "")
+        bundle = save_bundle(Encoder.random(self.shape, seed=0), root, "tiny", "")
         self.settings = Settings(
             home=root, encoder=bundle, redelivery_s=REDELIVERY_S, decoders=1, batch_s=40,
             broker_url=f"redis://127.0.0.1:{self._ports['valkey']}/0",

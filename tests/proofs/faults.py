@@ -22,14 +22,16 @@ from fastapi.responses import JSONResponse
 
 from audiofuse.core.bundles.registry import Registry
 from audiofuse.core.encoder.encoder import Encoder
+from audiofuse.core.evaluation.scorecards import Scorecards
 from audiofuse.core.index import embedded
 from audiofuse.core.index.index import Index
+from audiofuse.core.storage.files import S3Files
 from audiofuse.workers.queue.broker import Dispatcher
 
 DEADLY = 0.125  # of full scale: the first sample of a sound at which the device ends
 STEPS: tuple[tuple[type, str], ...] = (
     (Registry, "write"), (Index, "create"), (Index, "promote"), (Index, "drop"),
-    (Dispatcher, "sync"),
+    (Dispatcher, "sync"), (S3Files, "upload"), (Registry, "_publish_manifest"), (Scorecards, "add"),
 )  # fmt: skip
 
 

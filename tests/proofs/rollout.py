@@ -8,7 +8,6 @@ bucket is. Everything is real: Valkey, S3 and SQS over HTTP, workers, service, e
 """
 
 import argparse
-import io
 import os
 import random
 import statistics
@@ -17,7 +16,6 @@ import sys
 import tempfile
 import threading
 import time
-import wave
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +28,7 @@ import numpy as np
 from deployment import BUCKET, SOUNDS, WORKERS, Deployment, until
 from rich.console import Console
 from rich.table import Table
+from stage import wave_file
 from typer.testing import CliRunner
 
 from audiofuse.core.audio.recording import open_recording
@@ -112,9 +111,10 @@ class Traffic:
             self._put(f"{number:05}.wav")
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """Change and ask all the while."""
-        jobs = [self._change, self._watch, *[self._ask] * CLIENTS]
+    def running(self, *, changing: bool = True) -> Iterator[None]:
+        """Ask all the while, and change."""
+        changes = [self._change, self._watch] if changing else []
+        jobs = [*changes, *[self._ask] * CLIENTS]
         threads = [threading.Thread(target=job) for job in jobs]
         for thread in threads:
             thread.start()
@@ -237,16 +237,7 @@ def cut_clips(count: int, chance: random.Random) -> list[bytes]:
 def _wav(sound: np.ndarray[Any, Any], chance: random.Random) -> bytes:
     length = int(CLIP_S * SAMPLE_RATE)
     start = chance.randrange(sound.size - length)
-    cut = sound[start : start + length]
-    samples = (cut / max(1e-3, float(np.abs(cut).max())) * 20_000).astype("<i2")
-    samples[0] += 1  # digital silence would be rejected
-    file = io.BytesIO()
-    with wave.open(file, "wb") as out:
-        out.setnchannels(1)
-        out.setsampwidth(2)
-        out.setframerate(SAMPLE_RATE)
-        out.writeframes(samples.tobytes())
-    return file.getvalue()
+    return wave_file(sound[start : start + length])
 
 
 def play(proof: Proof, traffic: Traffic, versions: tuple[str, str], *, kill: bool) -> Play:

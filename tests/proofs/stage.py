@@ -1,11 +1,13 @@
 """What a scenario plays on: it changes the bucket, and knows the truth about it."""
 
 import contextlib
+import io
 import json
 import os
 import random
 import tempfile
 import time
+import wave
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +19,7 @@ import numpy as np
 from deployment import BUCKET, SOUNDS, Deployment, until
 
 from audiofuse.core.audio.recording import open_recording
+from audiofuse.core.audio.windows import SAMPLE_RATE
 from audiofuse.core.encoder.embeddings import AudioEmbedding, Floats, unit
 from audiofuse.core.errors import Reason, Rejected
 from audiofuse.core.index.index import Point
@@ -333,3 +336,16 @@ class Stage:
                 ) as recording:
                     cache[data] = self.deployment.encoder.encode_audio(recording.windows())
         return cache[data]
+
+
+def wave_file(cut: Floats) -> bytes:
+    """Return samples as a WAV file, as loud as can be."""
+    samples = (cut / max(1e-3, float(np.abs(cut).max())) * 20_000).astype("<i2")
+    samples[0] += 1  # digital silence would be rejected
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(SAMPLE_RATE)
+        out.writeframes(samples.tobytes())
+    return file.getvalue()

@@ -11,7 +11,7 @@ from audiofuse.core.bundles.bundle import load_bundle, save_bundle
 from audiofuse.core.bundles.document import Phase, Rollout
 from audiofuse.core.bundles.registry import Registry, open_registry
 from audiofuse.core.encoder.encoder import Encoder
-from audiofuse.core.evaluation.scorecards import MAP, Score, open_scorecards
+from audiofuse.core.evaluation.scorecards import MAP, Score, Scorecards, open_scorecards
 from audiofuse.core.evaluation.scorecards import Figure as Interval
 from audiofuse.core.settings import Settings
 from audiofuse.trainer import improving
@@ -136,12 +136,13 @@ def test_a_rollout_that_does_not_start_fails(train: Train, monkeypatch: pytest.M
     assert "is published, but its rollout did not start" in done.stderr
 
 
-@pytest.mark.parametrize("killed", ["publish", "_start"])
+@pytest.mark.parametrize("killed", ["publish", "scorecards", "_start"])
 def test_the_command_that_was_killed_is_given_again(
     killed: str, train: Train, registry: Registry, starts: Callable[[], list[str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Stopped while it publishes or before its rollout starts, it ends as if it had not been."""
+    (live,) = registry.versions()
 
     def kill(*_: object) -> None:
         raise KeyboardInterrupt
@@ -149,6 +150,8 @@ def test_the_command_that_was_killed_is_given_again(
     with monkeypatch.context() as patch:
         if killed == "publish":  # all files are there, but the manifest, which makes it a version
             patch.setattr(Registry, "_publish_manifest", kill)
+        elif killed == "scorecards":
+            patch.setattr(Scorecards, "add", kill)
         else:
             patch.setattr(improving, "_start", kill)
         train("--rollout")
@@ -156,6 +159,8 @@ def test_the_command_that_was_killed_is_given_again(
     version = train("--rollout").stdout.split()[-1]
     assert len(registry.versions()) == 2
     assert starts() == [version]
+    cards = open_scorecards(Settings())
+    assert [cards.of(each).scores for each in (live, version)] == [(OLD,), (NEW,)]
 
 
 def test_a_rollout_that_was_begun_goes_on(

@@ -62,7 +62,8 @@ class Reader:
 
     def questions(self, texts: Sequence[str]) -> Tensor:
         """Return pooled questions: ``(texts, hidden)``."""
-        unread = sorted({text for text in texts if text not in self._read}, key=len)
+        # In an order of their own: others would pad others' batches, and give another version.
+        unread = sorted(set(texts) - self._read.keys(), key=lambda text: (len(text), text))
         tower, processor = self._encoder.model.text_tower, self._encoder.text_processor
         self._read |= zip(unread, _pooled(tower, processor, unread), strict=True)
         known = [self._read[text] for text in texts]

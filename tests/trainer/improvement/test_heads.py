@@ -9,6 +9,7 @@ import torch
 from audiofuse.core.encoder.embeddings import AudioEmbedding, unit
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.model.config import TINY
+from audiofuse.trainer.improvement import heads as module
 from audiofuse.trainer.improvement.archive import Sound
 from audiofuse.trainer.improvement.heads import (
     Reader,
@@ -60,3 +61,19 @@ def test_heads_are_set_between_and_to_a_mean(encoder: Encoder) -> None:
     assert all(torch.allclose(w, s + 0.25) for w, s in zip(heads(model), heads(start), strict=True))
     set_to_mean(model, [start, end])
     assert all(torch.allclose(w, s + 0.5) for w, s in zip(heads(model), heads(start), strict=True))
+
+
+def test_texts_are_read_in_an_order_of_their_own(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sets have another order in each process: it makes no other batches, and no other weights."""
+    read: list[list[str]] = []
+
+    def pooled(_tower: object, _processor: object, texts: list[str]) -> torch.Tensor:
+        read.append(texts)
+        return torch.zeros(len(texts), 1)
+
+    monkeypatch.setattr(module, "_pooled", pooled)
+    texts = [f"question {letter}" for letter in "hgfedcba"]
+    Reader(encoder).questions([*texts, "owl"])
+    assert read == [["owl", *sorted(texts)]]
