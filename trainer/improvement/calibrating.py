@@ -22,6 +22,9 @@ from audiofuse.trainer.training.calibration import (
     fit_relevance,
 )
 
+# Expected calibration error on what was sealed beyond which nothing is claimed. More claims more
+# often, and less truly.
+MOST_OFF = 0.05
 FITTED_ON = "listeners' questions that chose how far to learn"
 CHECKED_ON = "those that were sealed, by curves fitted without them"
 
@@ -33,7 +36,7 @@ def calibration_of(
 
     ``present`` tells which sounds of the archive have words. Only listeners' questions count: the
     archive's own words are in its items, and general sentences taught the encoder to begin with.
-    Raises ``ConfigurationError`` where they are too few.
+    Raises ``ConfigurationError`` where they are too few, or it is off by more than ``MOST_OFF``.
     """
     fitting, checking = (_asked(turns) for turns in (choosing, sealed))
     if not checking:
@@ -47,7 +50,13 @@ def calibration_of(
         hits.append(_hits(each, present))
         told.append(hits[-1].told(fold))
         below.append(np.full(len(told[-1]), fold.nothing_below))
-    return checked(relevance, _together(hits), np.concatenate(told), np.concatenate(below))
+    found = checked(relevance, _together(hits), np.concatenate(told), np.concatenate(below))
+    if found.error > MOST_OFF:
+        raise ConfigurationError(
+            f"on {found.questions} sealed questions it would be off by {found.error:.3f}, more "
+            f"than {MOST_OFF:g}: more listeners' questions tell more"
+        )
+    return found
 
 
 def _asked(turns: Sequence[Ranked]) -> list[Ranked]:
