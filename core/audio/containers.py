@@ -7,12 +7,24 @@ end of its sound. An archive wants to know of an upload that was cut off.
 import struct
 from enum import Enum, auto
 from pathlib import Path
+from typing import Protocol
 
 OGG_LAST_PAGE = 0x04  # bit of the page header's type field
 ID3_HEADER_BYTES = 10
+MP3_TAG_BYTES = 64  # of the first frame, in which that tag begins
 MP3_FIRST_FRAME_BYTES = 4096  # the Xing/Info/VBRI tag is in the first frame
 OGG_PAGE_HEADER_BYTES = 27
 RIFF_UNKNOWN_SIZES = (0, 0xFFFFFFFF)  # written by programs that stream
+
+
+class Readable(Protocol):
+    """A file as far as it is looked into here."""
+
+    def seek(self, offset: int, /) -> int:
+        """Go on at a byte."""
+
+    def read(self, most: int, /) -> bytes:
+        """Return the next bytes."""
 
 
 class Length(Enum):
@@ -36,14 +48,23 @@ def length_of(path: Path, container_format: str) -> Length:
 
 def _has_mp3_length(path: Path) -> bool:
     with path.open("rb") as file:
-        head = file.read(ID3_HEADER_BYTES)
-        if head[:3] == b"ID3":
-            size = sum(byte << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
-            file.seek(ID3_HEADER_BYTES + size)
-        else:
-            file.seek(0)
-        first = file.read(MP3_FIRST_FRAME_BYTES)
+        first = _after_id3(file, MP3_FIRST_FRAME_BYTES)
     return any(tag in first for tag in (b"Xing", b"Info", b"VBRI"))
+
+
+def is_constant_mp3(file: Readable) -> bool:
+    """Whether a file is MP3 and says that its bytes are spread evenly over its time."""
+    first = _after_id3(file, MP3_TAG_BYTES)
+    return first[:1] == b"\xff" and b"Info" in first
+
+
+def _after_id3(file: Readable, count: int) -> bytes:
+    file.seek(0)
+    head = file.read(ID3_HEADER_BYTES)
+    is_tag = head[:3] == b"ID3" and len(head) == ID3_HEADER_BYTES
+    shifts = zip(head[6:], (21, 14, 7, 0), strict=True) if is_tag else ()
+    file.seek(ID3_HEADER_BYTES + sum(byte << shift for byte, shift in shifts) if is_tag else 0)
+    return file.read(count)
 
 
 def ends_early(path: Path, container_format: str) -> bool:

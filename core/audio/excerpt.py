@@ -26,6 +26,7 @@ from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from numpy.typing import NDArray
 
+from audiofuse.core.audio.containers import is_constant_mp3
 from audiofuse.core.audio.recording import FORMATS, QUICK
 from audiofuse.core.cores import thread_limits
 
@@ -38,6 +39,7 @@ PATIENCE_S = 90.0  # to read and cut a sound; lower: long files on slow disks ha
 BLOCK = 2**17  # bytes
 MOST_BLOCKS = 8  # at once
 KEPT_BLOCKS = 32  # a search comes back to where it was
+EARLIER_S = 0.5  # decoding begins earlier: a frame may need what is in those before it
 LINE_BYTES = 1000  # of what the process says
 ASKED = re.compile(rb"part (\d{1,18}) (\d{1,18})\n")
 SAMPLE_BYTES = 2
@@ -147,12 +149,15 @@ def cut(file: io.RawIOBase, start_s: float, end_s: float) -> bytes:
     Mono stays mono, all else is mixed to stereo. Raises ``av.FFmpegError`` or ``ValueError`` where
     nothing can be decoded there.
     """
-    with av.open(file, "r", options={"format_whitelist": FORMATS} | QUICK) as source:
+    # Else FFmpeg reads all of an MP3 file that lies before. In an even one it misses by a frame.
+    options = QUICK | ({"fflags": "+fastseek"} if is_constant_mp3(file) else {})
+    file.seek(0)
+    with av.open(file, "r", options={"format_whitelist": FORMATS} | options) as source:
         if not source.streams.audio:
             raise ValueError("no audio")
         stream = source.streams.audio[0]
         if stream.time_base and start_s:
-            source.seek(_ticks(stream, start_s), stream=stream)
+            source.seek(_ticks(stream, max(0.0, start_s - EARLIER_S)), stream=stream)
         channels = min(stream.channels, 2)
         content = io.BytesIO()
         with wave.open(content, "wb") as target:

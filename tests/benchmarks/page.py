@@ -19,7 +19,7 @@ from statistics import median
 import numpy as np
 from playwright.sync_api import Page, sync_playwright
 from query import PATIENCE_S, SERVE, process, question
-from query import _point as point_of
+from query import point as point_of
 from rich.console import Console
 from rich.table import Table
 
