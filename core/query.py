@@ -106,10 +106,19 @@ class Sort(StrEnum):
 
 
 @dataclass(frozen=True)
+class Vector:
+    """A vector ``(dim,)`` that another deployment told, and the encoder version that made it."""
+
+    encoder: str
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Question:
     """What to find: by ``text``, by a ``sound`` file, ``like`` the item with this id, or by all.
 
-    ``at_s`` means the item's moment at that second, from its beginning. With ``moments`` moments
+    ``at_s`` means the item's moment at that second, from its beginning. ``vector`` is that of the
+    item or of its moment, where another deployment has the item. With ``moments`` moments
     are found and no recordings, a sound of one window being one itself.
     ``without`` are words for what the hits shall not be like. ``balance`` shifts what counts, from
     0, audio alone, to 1, metadata alone; without one a sound alone is compared with sounds alone,
@@ -124,6 +133,7 @@ class Question:
     sound: Path | None = None
     like: str = ""
     at_s: float | None = None
+    vector: Vector | None = None
     without: str = ""
     balance: float | None = None
     where: Filter = EVERYTHING
@@ -144,6 +154,8 @@ class Question:
             check_id(self.like)
         if self.at_s is not None and not (self.like and self.at_s >= 0):
             raise QueryError("at_s is a second of the item that hits are like, from 0 on")
+        if self.vector and (not self.like or self.at_s is not None):
+            raise QueryError("vector is that of the item that hits are like, or of its moment")
         if self.balance is not None and not 0 <= self.balance <= 1:
             raise QueryError(f"balance must be from 0 to 1, not {self.balance}")
         self._check_relevance()

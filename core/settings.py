@@ -158,6 +158,18 @@ class Settings(BaseSettings):
         description="Query services, separated by commas: `audiofuse search` asks the first that "
         "answers.",
     )
+    ask: str = Field(
+        default="",
+        description="Deployments that `audiofuse serve` asks instead of an index of its own: "
+        "name=URL or URL, separated by commas.",
+    )
+    ask_keys: SecretStr | None = Field(
+        default=None,
+        description="API keys with which these are asked: name:key, separated by commas.",
+    )
+    ask_s: float = Field(
+        default=5, gt=0, description="Seconds that an answer waits for each of them."
+    )
     search_key: SecretStr | None = Field(
         default=None, description="API key with which `audiofuse search` asks, if one is needed."
     )

@@ -59,6 +59,11 @@ class LoadedEncoder:
         return vector
 
     @property
+    def dim(self) -> int:
+        """How many numbers a vector of a question has."""
+        return self._encoder.dim
+
+    @property
     def runs_on(self) -> str:
         """What computes; see ``Encoder``."""
         return self._encoder.runs_on

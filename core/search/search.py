@@ -16,7 +16,7 @@ from audiofuse.core.bundles.registry import Watch, open_registry
 from audiofuse.core.encoder.embeddings import Floats, unit
 from audiofuse.core.errors import NotFound, QueryError, Unavailable
 from audiofuse.core.index.index import Generation, Index, Point, open_index
-from audiofuse.core.query import Places, Question, check_id, check_words
+from audiofuse.core.query import Places, Question, Vector, check_id, check_words
 from audiofuse.core.search.answering import Answering
 from audiofuse.core.search.hits import Found, Timeline
 from audiofuse.core.search.live import Live
@@ -110,6 +110,18 @@ class Searcher:
             raise NotFound("nothing is indexed yet, so that no encoder is live")
         return embedded
 
+    def vector(self, id_: str, at_s: float | None = None) -> tuple[str, list[float]]:
+        """Return the live version and an item's vector, or that of its moment at a second.
+
+        Raises ``NotFound`` if there is no such item, and ``QueryError`` if it is shorter than that.
+        """
+        check_id(id_)
+        found = self._live.ask(lambda live, _: (live.version, self._like(live, id_, at_s)))
+        if found is None:
+            raise NotFound(f"there is no item {id_}")
+        version, vector = found
+        return version, vector.tolist()
+
     def item(self, id_: str) -> Point:
         """Return an item of the live generation; ``NotFound`` if there is none."""
         check_id(id_)
@@ -155,7 +167,9 @@ class Searcher:
         if question.sound:
             with self._open_sound(question.sound, self._max_sound_s) as recording:
                 vectors.append(encoder.encode_audio(recording.windows()))
-        if question.like:
+        if question.vector:
+            vectors.append(_given(question.vector, generation, encoder))
+        elif question.like:
             vectors.append(self._like(generation, question.like, question.at_s))
         query = unit(np.sum(vectors, axis=0))
         if question.without:
@@ -203,6 +217,15 @@ class Searcher:
         tried more and more seldom.
         """
         self._live.follow(prepared)
+
+
+def _given(vector: Vector, generation: Generation, encoder: LoadedEncoder) -> Floats:
+    """Return a question's own vector ``(dim,)``; ``QueryError`` if it is none of this version."""
+    if vector.encoder != generation.version:
+        raise QueryError(f"the vector is of {vector.encoder}, and {generation.version} is live")
+    if len(vector.values) != encoder.dim:
+        raise QueryError(f"the vector has {len(vector.values)} numbers instead of {encoder.dim}")
+    return np.array(vector.values, np.float32)
 
 
 def open_searcher(

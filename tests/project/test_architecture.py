@@ -36,6 +36,7 @@ ROOMS = (  # from the ground up: a room imports from those above it in this list
     "workers/service/admission",
     "workers/service/uploads",
     "workers/service",
+    "workers/federation",
     "workers/programs",
     "workers/rollout",
     "workers/deployment",
@@ -59,6 +60,7 @@ HOMES = {  # one outside library has few homes
         "workers/service/admission",
         "workers/service/uploads",
         "workers/service",
+        "workers/federation",
         "workers/intake",
     },
     "watchfiles": {"workers/intake"},
@@ -69,6 +71,7 @@ HOMES = {  # one outside library has few homes
     "httpx": {
         "core/index",
         "workers/service",
+        "workers/federation",
         "workers/deployment",
         "workers/programs",
     },  # qdrant_client is made of it
@@ -112,6 +115,7 @@ LIGHT = (  # what processes reach before a GPU, or a bundle without graphs, asks
     "workers/host",
     "workers/service/admission",
     "workers/service",
+    "workers/federation",
     "workers/programs",
     "workers/rollout/operator",
     "workers/deployment",

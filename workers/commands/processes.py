@@ -3,6 +3,7 @@
 As in ``main.py`` they import what they need when they run.
 """
 
+import os
 import signal
 import threading
 from contextlib import closing
@@ -99,15 +100,31 @@ def serve(
         str, typer.Option(help="Address to listen at; 0.0.0.0 for other machines.")
     ] = "127.0.0.1",
     *,
+    ask: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="A deployment to ask, as URL or name=URL; several times."),
+    ] = None,
     is_open: Annotated[
         bool, typer.Option("--open", help="Let other machines ask without a key.")
     ] = False,
 ) -> None:
-    """Run the query service, until SIGTERM."""
-    from audiofuse.workers.service.app import check_exposure, running
+    """Run the query service, until SIGTERM.
 
+    With --ask it has no index of its own, and asks other deployments: docs/asking.md
+    """
+    from audiofuse.workers.service.admission.entrance import check_exposure
+
+    if ask:
+        os.environ[PREFIX + "ASK"] = ",".join(ask)
     current = begin("search")
     check_exposure(host, current, is_open=is_open)
+    if current.ask:
+        from audiofuse.workers.federation.app import create_federation
+
+        _serve(create_federation(current), port, host)
+        return
+    from audiofuse.workers.service.app import running
+
     with running(current) as app:
         _serve(app, port, host)
 

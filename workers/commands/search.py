@@ -92,10 +92,13 @@ def search(
     except Unavailable as error:
         raise Unavailable(f"{error}{_elsewhere(current)}") from error
     hits, nothing = found["hits"], found.get("nothing")  # an older service does not know
+    partial = found.get("partial", [])  # of a federation
     if as_json:
-        print_json({"query": query, "nothing": nothing, "hits": hits})
+        print_json({"query": query, "nothing": nothing, "partial": partial, "hits": hits})
         return
     console = Screen()
+    for each in partial:
+        console.print(f"without {each['member']}: {each['reason']}", markup=False)
     if hits:
         if nothing:
             console.print("nothing here sounds like that; the nearest are")

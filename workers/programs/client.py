@@ -53,6 +53,7 @@ class _Speaks:
         told = _told(answer)
         sounds = Sounds(Sound.told(each, self.url + "/") for each in told[name])
         sounds.nothing = told.get("nothing")
+        sounds.partial = told.get("partial", [])
         return sounds
 
     def _item(self, answer: httpx.Response) -> Sound:

@@ -1,5 +1,6 @@
 """What a client returns: hits and items, which a notebook shows with players."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any, Self
@@ -58,10 +59,12 @@ class Sounds(list[Sound]):
     """Sounds in their order; in a notebook a table with a player for each.
 
     ``nothing``: whether none of what there is answers the question, so that these are merely the
-    nearest; ``None`` where that is not known.
+    nearest; ``None`` where that is not known. ``partial``: of a federation, which members have no
+    part in it, and the reason of each.
     """
 
     nothing: bool | None = None
+    partial: Sequence[dict[str, str]] = ()
 
     def _repr_html_(self) -> str:
         """Show them; whatever a sidecar says is text."""

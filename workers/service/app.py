@@ -4,15 +4,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache, partial
-from ipaddress import ip_address
 from pathlib import Path
 
 from fastapi import FastAPI, Security
-from fastapi.middleware.cors import CORSMiddleware
 from fastapi.security import HTTPBearer
 
 from audiofuse.core.bundles.registry import Watch, locate, open_registry
-from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.feedback.book import open_book
 from audiofuse.core.search.search import Searcher, open_searcher
 from audiofuse.core.settings import Settings
@@ -22,15 +19,9 @@ from audiofuse.workers.queue.broker import connect_redis
 from audiofuse.workers.queue.followers import Followers, follower_name, joined
 from audiofuse.workers.repair.explain import Explainer, open_explainer
 from audiofuse.workers.service import routes as api
-from audiofuse.workers.service.admission.guard import (
-    MAX_BODY_BYTES,
-    Guard,
-    Rates,
-    SafeHeaders,
-)
+from audiofuse.workers.service.admission.entrance import add_entrance
+from audiofuse.workers.service.admission.guard import MAX_BODY_BYTES
 from audiofuse.workers.service.admission.keys import Keys
-from audiofuse.workers.service.admission.measured import Measured
-from audiofuse.workers.service.admission.problems import explain_errors
 from audiofuse.workers.service.admission.questions import Questions
 from audiofuse.workers.service.admission.seen import Seen
 from audiofuse.workers.service.archive import archive_routes
@@ -138,33 +129,7 @@ def create_app(
     app.include_router(audio_routes(links))
     add_probes(app, searcher)
     add_page(app)
-    explain_errors(app)
-    rates = Rates(settings.rate_limit) if settings.rate_limit else None
     most = receiver.most_bytes if receiver else MAX_BODY_BYTES
-    app.add_middleware(Guard, keys, rates, settings.max_query_bytes, most)
-    app.add_middleware(SafeHeaders, links.origin)
-    if settings.cors_origins:
-        origins = [origin.strip() for origin in settings.cors_origins.split(",")]
-        app.add_middleware(
-            CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type"],
-        )  # fmt: skip
-    app.add_middleware(Measured)
+    add_entrance(app, settings, keys, links.origin, upload_bytes=most)
     LOADED[Process.SEARCH].versions = lambda: searcher.loaded
     return app
-
-
-def check_exposure(host: str, settings: Settings, *, is_open: bool) -> None:
-    """Raise ``ConfigurationError`` if other machines could ask without a key, unless wanted."""
-    if not (is_open or Keys(settings.api_keys) or _is_loopback(host)):
-        raise ConfigurationError(
-            f"whoever reaches {host} could search everything: set AUDIOFUSE_API_KEYS, "
-            "or say --open if that is wanted"
-        )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -19,6 +19,7 @@ from audiofuse.core.query import (
     MAX_TAGS,
     Filter,
     Question,
+    Vector,
 )
 from audiofuse.core.search.hits import Hit, Timeline
 
@@ -26,6 +27,7 @@ UUID = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 LONGEST_S = 10**9
 MAX_VERDICTS = 100
+MAX_DIM = 10_000  # numbers of a vector
 HIDDEN = frozenset(
     {"item_norm", "user_metadata_hash", "sidecar_etag", "sidecar_problem", "moments_state"}
 )
@@ -52,6 +54,18 @@ Second = Annotated[
 ]
 Id = Annotated[str, Field(pattern=UUID, examples=["6ba7b810-9dad-51d1-80b4-00c04fd430c8"])]
 Version = Annotated[str, Field(max_length=100, examples=["default-1a2b3c"])]
+
+
+class Likeness(BaseModel):
+    """An item's vector, as the ``/v1/items/ID/vector`` of the deployment that has it tells it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    encoder: Version
+    vector: list[Annotated[float, Field(allow_inf_nan=False)]] = Field(max_length=MAX_DIM)
+
+    def given(self) -> Vector:
+        """Return it as a part of a question."""
+        return Vector(self.encoder, tuple(self.vector))
 
 
 class Where(BaseModel):
@@ -120,11 +134,12 @@ class Options(Where):
     )
 
     def question(
-        self, text: str = "", like: str = "", sound: Path | None = None, at_s: float | None = None
-    ) -> Question:
+        self, text: str = "", like: str = "", sound: Path | None = None,
+        at_s: float | None = None, vector: Vector | None = None,
+    ) -> Question:  # fmt: skip
         """Return the question by these options; ``QueryError`` if it is none."""
         return Question(
-            text=text, like=like, at_s=at_s, sound=sound, without=self.without,
+            text=text, like=like, at_s=at_s, vector=vector, sound=sound, without=self.without,
             balance=self.balance, limit=self.limit, offset=self.offset, unique=self.unique,
             extra=self.extra, moments=self.moments, min_relevance=self.min_relevance,
             where=self.where(),
@@ -149,6 +164,9 @@ class Query(Options):
     q: Words = Field(default="", description="A sentence.", examples=["a dog barking"])
     like: Id | None = Field(default=None, description="Id of an item that hits shall be like.")
     at_s: Second = None
+    vector: Likeness | None = Field(
+        default=None, description="The vector of `like`, where another deployment has that item."
+    )
 
 
 class Like(Options):
@@ -304,7 +322,7 @@ class SelectionAnswer(BaseModel):
 
 
 class EmbedAnswer(BaseModel):
-    """The vector of a text, of unit length, and the encoder version in whose space it is."""
+    """A vector of unit length, and the encoder version in whose space it is."""
 
     encoder: str
     vector: list[float]

@@ -5,6 +5,7 @@ POST /v1/search        {"q": ..., "like": ID, ...}       by words, by an item, o
 POST /v1/search/sound?limit=5                            by the sound in the body
 GET  /v1/similar/ID                                      more like an item
 GET  /v1/items/ID                                        one item
+GET  /v1/items/ID/vector                                 its vector, to ask other deployments with
 GET  /v1/items/ID/timeline?q=a dog barking               where in it that is heard
 POST /v1/items         {"ids": [...]}                    several of them
 GET  /v1/items/ID/labels                                 what it may be called
@@ -142,6 +143,11 @@ class Answers:
             raise NotFound(f"there is no item {id_}")
         return told
 
+    def vector(self, id_: str, at_s: float | None, request: Request) -> models.EmbedAnswer:
+        """Tell an item's vector."""
+        version, vector = self._seen.by(request).vector(id_, at_s)
+        return models.EmbedAnswer(encoder=version, vector=vector)
+
     def embed(self, text: str, request: Request) -> models.EmbedAnswer:
         """Tell a text's vector."""
         version, vector = self._seen.by(request).embed(text)
@@ -170,7 +176,8 @@ def search_routes(seen: Seen, links: Links, questions: Questions) -> APIRouter:
     @router.post("/search", response_model=models.FoundAnswer, responses=answers(404))
     async def search_by_all(request: Request, options: models.Query) -> Response:
         """Search by a sentence, by an item, or by both; the body has the options."""
-        question = options.question(options.q, options.like or "", at_s=options.at_s)
+        vector = options.vector.given() if options.vector else None
+        question = options.question(options.q, options.like or "", at_s=options.at_s, vector=vector)
         return await answer(question, request)
 
     @router.post(
@@ -206,6 +213,15 @@ def item_routes(seen: Seen, links: Links, questions: Questions) -> APIRouter:
     async def item(request: Request, id: models.Id) -> Response:  # noqa: A002 - its name in the URL
         """Return one item, with all that its sidecar says."""
         return await questions.answer(partial(answered.item, id, request))
+
+    @router.get("/items/{id}/vector", response_model=models.EmbedAnswer, responses=answers(404))
+    async def vector(
+        request: Request,
+        id: models.Id,  # noqa: A002 - its name in the URL
+        at_s: Annotated[models.Second, Query()] = None,
+    ) -> Response:
+        """Return an item's vector, or that of its moment, to search another deployment with."""
+        return await questions.answer(partial(answered.vector, id, at_s, request))
 
     @router.get(
         "/items/{id}/timeline", response_model=models.TimelineAnswer, responses=answers(404)

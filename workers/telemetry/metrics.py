@@ -226,6 +226,10 @@ QUERY_DURATION = _histogram(
     Process.SEARCH, "query_duration_seconds", "How long an answer took.", STAGE_S,
     route=(), status=(),
 )  # fmt: skip
+MEMBER_DURATION = _histogram(
+    Process.SEARCH, "member_duration_seconds", "How long a member of a federation took.", STAGE_S,
+    member=(), outcome=(),
+)  # fmt: skip
 QUERY_BATCH = _histogram(
     Process.SEARCH, "query_batch_size", "Queries that were read together.", POWERS_OF_TWO
 )

@@ -97,6 +97,26 @@ def test_a_sound_is_searched_by(client: TestClient, bucket: Path, keys_of: KeysO
     assert len(keys_of(with_words)) == 4
 
 
+def test_an_item_of_another_deployment_is_asked_by_its_vector(
+    client: TestClient, keys_of: KeysOf, problem: Callable[..., str]
+) -> None:
+    """What one service tells of an item, another finds the like with; only of its own version."""
+    id_ = client.get("/v1/search", params={"q": "a gong"}).json()["hits"][0]["id"]
+    told = client.get(f"/v1/items/{id_}/vector").json()
+
+    def ask(**changes: Any) -> httpx.Response:
+        return client.post("/v1/search", json={"like": id_, "vector": told | changes})
+
+    assert keys_of(ask()) == keys_of(client.get(f"/v1/similar/{id_}"))
+    by_moment = client.get(f"/v1/items/{id_}/vector", params={"at_s": 0.1}).json()
+    assert by_moment == told  # a sound of one window is its moment
+    assert "another-123456" in problem(ask(encoder="another-123456"), 422, "bad-question")
+    assert "numbers" in problem(ask(vector=[1.0]), 422, "bad-question")
+    alone = client.post("/v1/search", json={"q": "a gong", "vector": told})
+    assert "like" in problem(alone, 422, "bad-question")
+    assert client.get(f"/v1/items/{NOBODY}/vector").status_code == 404
+
+
 def test_items_are_told(client: TestClient, version: Path) -> None:
     """One of them, and a text's vector in their space."""
     hit = client.get("/v1/search", params={"q": "a gong"}).json()["hits"][0]

@@ -53,6 +53,8 @@ ABSENT = {  # what this machine, or a deployment without trouble, has none of
     "audiofuse_version_info",
     "audiofuse_broker_memory_limit_bytes",
     "audiofuse_rollout_step_timestamp_seconds",
+    "audiofuse_member_duration_seconds",
+    "audiofuse_quality_ratio",
 }
 
 Scrape = Callable[[str], dict[str, list[Sample]]]

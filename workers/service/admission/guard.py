@@ -138,14 +138,18 @@ def _counted(receive: Receive, limit: int) -> Receive:
 class SafeHeaders:
     """Middleware: has browsers load nothing from elsewhere but sounds, and guess no types."""
 
-    def __init__(self, app: ASGIApp, sounds: str = "") -> None:
-        """``sounds`` is the origin of links to sounds, if that is not this service."""
+    def __init__(self, app: ASGIApp, sounds: str = "", fetched: str | None = None) -> None:
+        """``sounds`` is the origin of links to sounds, if that is not this service.
+
+        ``fetched`` is what the page's scripts may read besides; unset: the same, for waveforms.
+        """
         self._app = app
+        fetched = sounds if fetched is None else fetched
         self._headers = {
             "Content-Security-Policy": (
                 "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
                 f"frame-ancestors 'none'; form-action 'self'; media-src 'self' blob: {sounds}; "
-                f"connect-src 'self' {sounds}"
+                f"connect-src 'self' {fetched}"
             ).strip(),
             "X-Content-Type-Options": "nosniff",
             "Referrer-Policy": "no-referrer",

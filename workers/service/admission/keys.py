@@ -68,6 +68,11 @@ class Keys:
         """Whether a key is needed."""
         return bool(self._callers)
 
+    @property
+    def are_limited(self) -> bool:
+        """Whether to any of them something does not exist."""
+        return any(caller.places is not None for caller in self._callers.values())
+
     def caller(self, authorization: str) -> Caller:
         """Return who sends this header; ``Refusal`` if it is nobody that we know."""
         if not self._callers:

@@ -58,7 +58,7 @@ class Lane:
     async def run(self, work: Callable[[], T]) -> T:
         """Return what ``work`` returns in a thread; refuse at once if too many wait for one."""
         if self._open >= self._most:
-            raise _busy("as many questions as it can")
+            raise busy("as many questions as it can")
         self._open += 1
         try:
             return await to_thread.run_sync(work, limiter=self._threads)
@@ -116,7 +116,7 @@ class Uploads:
                     async with asyncio.timeout(self._patience_s):
                         async for chunk in request.stream():
                             if self._held + len(chunk) > self._most_bytes:
-                                raise _busy("as many sounds as it has room for")
+                                raise busy("as many sounds as it has room for")
                             self._held += len(chunk)
                             size += len(chunk)
                             file.write(chunk)
@@ -140,6 +140,7 @@ def _explained(patience_s: float) -> Iterator[None]:
         raise Unavailable(f"there is no room for the sound: {error}") from error
 
 
-def _busy(what: str) -> Refusal:
+def busy(what: str) -> Refusal:
+    """Return what somebody is told whom we cannot serve now."""
     detail = f"the service is busy with {what}: ask again in a moment"
     return Refusal(503, "busy", detail, Retry_After=str(RETRY_AFTER_S))

@@ -2,7 +2,7 @@
 
 import { hideAdding, showAdding } from "./adding/adding.js";
 import { api, keysComeFrom } from "./api.js";
-import { filtersOfLists, find, isAsked, NEWEST, NOTHING } from "./asking.js";
+import { filtersOfLists, find, isAsked, lacking, NEWEST, NOTHING } from "./asking.js";
 import { hideFacets, showFacets } from "./browsing/facets.js";
 import { hideMap, paintMap, showMap } from "./browsing/map.js";
 import { hideRepair, showRepair } from "./browsing/repair.js";
@@ -60,7 +60,7 @@ async function run(asked, { remember = true, quiet = false } = {}) {
 async function show({ focus = false, quiet = false } = {}) {
   const { signal } = running, first = following ? list.children.length : 0;
   try {
-    const { hits, encoder, after, nothing, end = "" } = await find(question, { after: following, sort, signal, quiet });
+    const { hits, encoder, after, nothing, partial, end = "" } = await find(question, { after: following, sort, signal, quiet });
     if (signal.aborted) return; // a newer question was asked meanwhile
     if (!first) empty();
     following = after;
@@ -69,7 +69,8 @@ async function show({ focus = false, quiet = false } = {}) {
     $("#end").textContent = end;
     tell();
     if (encoder || !first) $("#encoder").textContent = encoder ? `Encoder ${encoder}` : "";
-    if (!first) say(hits.length ? nothing && NEAREST || "" : nothingFound());
+    const said = hits.length ? nothing && NEAREST || "" : nothingFound();
+    if (!first) say(partial?.length ? make("span", "", said, lacking(partial)) : said);
     if (!first || focus) choose(list.children[first], { focus });
     unanswered = false;
   } catch (error) {

@@ -33,11 +33,16 @@ export function filtersOfLists() {
   return chosen;
 }
 
+// Says which members of a federation have no part in an answer; empty if it is whole.
+export function lacking(partial = []) {
+  return partial.map(({ member, reason }) => ` Without ${member}: ${reason}.`).join("");
+}
+
 async function list(page, options) {
   const asked = filtersOfLists();
   for (const [name, value] of Object.entries(page)) asked.set(name, value);
-  const { found, encoder, next } = await api(`v1/items?${asked}`, options);
-  return { hits: found, encoder, after: next };
+  const { found, encoder, next, partial } = await api(`v1/items?${asked}`, options);
+  return { hits: found, encoder, partial, after: next };
 }
 
 function search({ q, like, file }, page, options) {

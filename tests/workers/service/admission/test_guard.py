@@ -14,8 +14,9 @@ from pydantic import SecretStr
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.search.search import Searcher
 from audiofuse.core.settings import Settings
+from audiofuse.workers.service.admission.entrance import check_exposure
 from audiofuse.workers.service.admission.guard import Keys, Rates
-from audiofuse.workers.service.app import check_exposure, create_app
+from audiofuse.workers.service.app import create_app
 
 ALL, WORDS = "all-of-it-0123456789", "words-only-0123456789"
 API_KEYS = SecretStr(f"all:{ALL}, words:{WORDS}:search")

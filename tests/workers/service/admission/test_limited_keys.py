@@ -86,6 +86,8 @@ ASKED: dict[str, list[Ask]] = {
     ],
     "POST /v1/items": [_all("/v1/items")],
     "GET /v1/items/{id}": _each("/v1/items/{id}"),
+    "GET /v1/items/{id}/vector": _each("/v1/items/{id}/vector")
+    + _each("/v1/items/{id}/vector", at_s=700),
     "GET /v1/items/{id}/timeline": _each("/v1/items/{id}/timeline", q="a gong"),
     "GET /v1/items/{id}/labels": _each("/v1/items/{id}/labels"),
     "POST /v1/labels": [_all("/v1/labels")],
