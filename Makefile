@@ -76,7 +76,7 @@ bench-relevance: $(READY)
 	$(BIN)/python tests/benchmarks/quality/relevance.py $(ARGS)
 
 bench-reconcile: $(READY)
-	$(BIN)/python tests/benchmarks/reconcile.py
+	$(BIN)/python tests/benchmarks/reconcile.py $(ARGS)
 
 soak: $(READY)
 	$(BIN)/python tests/proofs/soak.py

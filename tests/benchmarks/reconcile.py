@@ -36,6 +36,7 @@ from audiofuse.workers.repair.findings import DIFFERENT
 
 BUCKET = "sounds"
 STRIDE = 7_368_787  # a prime: walks all points in an order that is not that of keys
+LISTED = 15_485_863  # another
 GENERATION = Generation("sounds-tiny", "tiny")
 RECORDINGS = 20  # of so many sounds one is a recording of a minute, with twelve moments
 MISSING, OUTDATED, ORPHANED, REJECTED = range(4)  # a number's remainder by a hundred
@@ -51,13 +52,15 @@ class MadeUpStore:
 
     bucket = BUCKET
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, *, shuffled: bool = False) -> None:
         self._count = count
+        self._step = LISTED if shuffled else 1
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """List by key."""
+        """List by key, or in the order of an inventory, which is none."""
         del prefix
-        for number in range(self._count):
+        for step in range(self._count):
+            number = step * self._step % self._count
             if number % 100 != ORPHANED:
                 yield ObjectInfo(key_of(number), f"{number:032x}", 1, number)
             if number % 4 == 0:
@@ -100,12 +103,13 @@ class MadeUpIndex:
                 yield from [Point("", {"key": payload["key"], "state": state})] * moments
 
 
-def measure(count: int, letters: DeadLetters) -> dict[str, object]:
+def measure(count: int, letters: DeadLetters, *, shuffled: bool) -> dict[str, object]:
     """Compare once; return what it took and found."""
     process = psutil.Process()
     before, started = process.memory_info().rss, time.perf_counter()
     index: Any = MadeUpIndex(count)
-    with compare(MadeUpStore(count), index, GENERATION, letters) as comparison:  # type: ignore[arg-type]
+    store: Any = MadeUpStore(count, shuffled=shuffled)
+    with compare(store, index, GENERATION, letters) as comparison:
         took = time.perf_counter() - started
         database = comparison._database
         pages, page_bytes = (
@@ -128,6 +132,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--objects", type=int, default=1_000_000)
+    parser.add_argument("--shuffled", action="store_true", help="list in no order")
     parser.add_argument("--trace", action="store_true", help="trace Python's memory, slowly")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -144,7 +149,7 @@ def main() -> None:
             letters.add(key_of(number), verdict)
         if options.trace:
             tracemalloc.start()
-        facts = measure(options.objects, letters)
+        facts = measure(options.objects, letters, shuffled=options.shuffled)
         if options.trace:
             facts["peak of Python's memory"] = (
                 f"{tracemalloc.get_traced_memory()[1] / 2**20:.1f} MiB"

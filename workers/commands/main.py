@@ -31,7 +31,14 @@ from audiofuse.workers.commands.processes import (
 from audiofuse.workers.commands.rollout import rollout_cli
 from audiofuse.workers.commands.search import mcp, search
 from audiofuse.workers.commands.snapshot import snapshot_cli
-from audiofuse.workers.commands.terminal.options import Json, Prefix, Remove, print_json, seconds
+from audiofuse.workers.commands.terminal.options import (
+    Inventory,
+    Json,
+    Prefix,
+    Remove,
+    print_json,
+    seconds,
+)
 from audiofuse.workers.commands.terminal.screen import Screen
 from audiofuse.workers.commands.up import up
 
@@ -123,6 +130,7 @@ def reconcile(
         bool, typer.Option("--dry-run", help="Compare only; queue nothing.")
     ] = False,
     remove: Remove = False,
+    inventory: Inventory = "",
     as_json: Json = False,
 ) -> None:
     """Compare bucket and index, and queue what differs on the backfill lane.
@@ -136,6 +144,8 @@ def reconcile(
     current = Settings()
     if every and dry_run:
         raise typer.BadParameter("--every queues what it finds; --dry-run queues nothing")
+    if every and inventory:
+        raise typer.BadParameter("--every lists the bucket; an inventory is one time's")
     if every and remove:
         raise typer.BadParameter(
             "--remove is for one time: what is gone the next time is not known"
@@ -143,7 +153,9 @@ def reconcile(
     if every:
         work.keep_reconciled(begin("reconcile"), prefix, every)
     with Bars() as bars:
-        found = work.reconcile(current, prefix, bars.over, dry_run=dry_run, remove=remove)
+        found = work.reconcile(
+            current, prefix, bars.over, dry_run=dry_run, remove=remove, inventory=inventory
+        )
     run, queued = found.run, 0 if dry_run else found.run.count(found.to_queue(remove=remove))
     if as_json:
         print_json({"seconds": round(run.seconds, 3), "queued": not dry_run, **run.found})
@@ -165,6 +177,7 @@ def backfill(
         bool, typer.Option("--wait/--no-wait", help="Follow the queue until all is done.")
     ] = True,
     remove: Remove = False,
+    inventory: Inventory = "",
     as_json: Json = False,
 ) -> None:
     """Index a bucket that has sounds in it, and follow the work to its end.
@@ -174,12 +187,15 @@ def backfill(
     """
     from audiofuse.workers.commands.terminal.display import Bars
     from audiofuse.workers.repair.feed import LaneFeed
+    from audiofuse.workers.repair.inventory import open_inventory
     from audiofuse.workers.repair.reconcile import open_reconciler
     from audiofuse.workers.telemetry.names import Lane
 
     current = Settings()
     feed, reconciler = LaneFeed(current, Lane.BACKFILL), open_reconciler(current)
-    with Bars() as bars, reconciler.compare(prefix, bars.over, remove=remove) as comparison:
+    listing = open_inventory(current, inventory, prefix) if inventory else None
+    compared = partial(reconciler.compare, prefix, remove=remove, listing=listing)
+    with Bars() as bars, compared(bars.over) as comparison:
         findings = comparison.to_queue(everything=everything, remove=remove)
         found, total = comparison.run.found, comparison.run.count(findings)
         task = bars.add_task("indexing", total=total)

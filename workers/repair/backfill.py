@@ -16,6 +16,7 @@ from audiofuse.core.settings import Settings
 from audiofuse.workers.repair.agreement import FOLLOWED, Agreement
 from audiofuse.workers.repair.comparison import Comparison, Track, unseen
 from audiofuse.workers.repair.feed import LaneFeed
+from audiofuse.workers.repair.inventory import open_inventory
 from audiofuse.workers.repair.reconcile import open_reconciler
 from audiofuse.workers.telemetry.metrics import RECONCILE_FAILURES
 from audiofuse.workers.telemetry.names import Lane
@@ -27,20 +28,25 @@ RECONCILE_AGAIN = BackOff(first_s=60, most_s=60)
 BUILD_AGAIN = BackOff(first_s=5, most_s=5)
 
 
-def reconcile(
+def reconcile(  # noqa: PLR0913 - what is compared, and what is done with it
     settings: Settings,
     prefix: str = "",
     track: Track = unseen,
     *,
     dry_run: bool = False,
     remove: bool = False,
+    inventory: str = "",
 ) -> Comparison:
     """Compare bucket and index once and queue what differs; return what was found.
 
-    Too many removals are held back without ``remove``.
+    Too many removals are held back without ``remove``. ``inventory`` is where the manifest of one
+    is, instead of listing the bucket.
     """
     reconciler = open_reconciler(settings)
-    with reconciler.compare(prefix, track, record=not dry_run, remove=remove) as comparison:
+    listing = open_inventory(settings, inventory, prefix) if inventory else None
+    with reconciler.compare(
+        prefix, track, record=not dry_run, remove=remove, listing=listing
+    ) as comparison:
         findings = comparison.to_queue(remove=remove)
         if not dry_run:
             total = comparison.run.count(findings)

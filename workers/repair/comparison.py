@@ -8,12 +8,14 @@
 
 Buckets are listed by key and Qdrant is walked by point id, so neither can be held against the other
 as they stream. The table, a temporary file, joins them; memory stays the same for any number of
-objects. A finding may be outdated once it is read, which does no harm: whoever syncs the key looks
-at the bucket again. Nothing is found of a listing that was cut short: it raises.
+objects. An inventory may stand for the listing: it is some hours old, so what was indexed or
+rejected since is left alone. A finding may be outdated once it is read, which does no harm: whoever
+syncs the key looks at the bucket again. A listing that was cut short raises, and nothing is found.
 """
 
 import itertools
 import logging
+import math
 import sqlite3
 import time
 from collections import Counter
@@ -32,10 +34,11 @@ from audiofuse.core.storage.store import Store
 from audiofuse.workers.queue.dead_letters import DeadLetter, DeadLetters
 from audiofuse.workers.repair.brake import Removals
 from audiofuse.workers.repair.findings import DIFFERENT, Finding, Run
+from audiofuse.workers.repair.inventory import Listing
 
 log = logging.getLogger(__name__)
 
-FIELDS = ("key", *STATE_FIELDS, "moments", "moments_state")
+FIELDS = ("key", *STATE_FIELDS, "moments", "moments_state", "indexed_at")
 BATCH = 500  # keys that are looked up at once
 CACHE_KIB = 32 * 1024  # of the table, in memory
 UNREADABLE_AGAIN_S = 24 * 3600  # after so long what could not be read is tried again
@@ -93,15 +96,19 @@ def compare(  # noqa: PLR0913, PLR0917 - two sides, what is between them, and ho
     dead_letters: DeadLetters,
     prefix: str = "",
     track: Track = unseen,
+    listing: Listing | None = None,
 ) -> Iterator["Comparison"]:
     """Compare bucket and generation under ``prefix``, and lend what was found.
 
-    Without a ``generation`` nothing is indexed yet. Objects that were rejected in their present
-    state are left alone. Raises ``Unavailable``.
+    With a ``listing`` the bucket is not listed. Without a ``generation`` nothing is indexed yet.
+    Objects that were rejected in their present state are left alone. Raises ``Unavailable``.
     """
     with _temporary_comparison() as comparison:
         started = time.monotonic()
-        comparison.take_down(track(store.list(prefix), "listing the bucket", None))
+        objects = listing.objects if listing else store.list(prefix)
+        comparison.take_down(track(objects, "listing the bucket", None))
+        if listing:
+            comparison.as_of_ms = listing.as_of_ms
         if generation:
             # No key is longer than that, so what is cut off of a prefix decides nothing.
             where = Filter(bucket=store.bucket, prefix=prefix[:MAX_PREFIX_CHARACTERS])
@@ -145,6 +152,7 @@ class Comparison:
     def __init__(self, database: sqlite3.Connection) -> None:
         """Begin with an empty table in an empty database."""
         self.removals = Removals(lost=0, items=0)
+        self.as_of_ms: float = math.inf  # Unix time; what happened since was not listed
         self._database = database
         database.execute("PRAGMA journal_mode = OFF")  # it is never read again
         database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
@@ -180,7 +188,15 @@ class Comparison:
             for key in self._with_other_moments(batch):
                 if judged[key] is Finding.AGREED:
                     judged[key] = Finding.OUTDATED
+            for key in self._indexed_since(batch):
+                judged[key] = Finding.AGREED
             self._database.executemany(FOUND, judged.items())
+
+    def _indexed_since(self, payloads: list[Mapping[str, Any]]) -> list[str]:
+        """Return the keys of points that were written after the bucket was listed."""
+        if self.as_of_ms == math.inf:
+            return []
+        return [each["key"] for each in payloads if each.get("indexed_at", 0) >= self.as_of_ms]
 
     def _with_other_moments(self, payloads: list[Mapping[str, Any]]) -> Iterator[str]:
         """Yield the keys of points that have not the moments that they are to have."""
@@ -216,12 +232,19 @@ class Comparison:
             rejected = [
                 (key, Finding.REJECTED)
                 for key, etag in batch
-                if key in letters and _stands(letters[key], etag)
+                if key in letters and (self._is_newer(letters[key]) or _stands(letters[key], etag))
             ]
             self._database.executemany(FOUND, rejected)
         for keys in _batches(filter(is_audio, dead_letters.keys(prefix=prefix))):
             lost = set(keys) - self._objects(keys).keys()
+            if self.as_of_ms < math.inf:
+                letters = dead_letters.get(lost)
+                lost = {key for key in lost if key in letters and not self._is_newer(letters[key])}
             self._database.executemany(FOUND, ((key, Finding.ORPHANED) for key in lost))
+
+    def _is_newer(self, letter: DeadLetter) -> bool:
+        """Whether an object was rejected after the bucket was listed."""
+        return letter.at * 1000 >= self.as_of_ms
 
     def _note_letters(self, letters: Mapping[str, DeadLetter]) -> None:
         self._database.executemany(

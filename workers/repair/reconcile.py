@@ -15,6 +15,7 @@ from audiofuse.workers.repair.agreement import Agreement
 from audiofuse.workers.repair.brake import Brake, Removals
 from audiofuse.workers.repair.comparison import Comparison, Track, compare, unseen
 from audiofuse.workers.repair.findings import LastRun
+from audiofuse.workers.repair.inventory import Listing
 
 log = logging.getLogger(__name__)
 
@@ -38,15 +39,18 @@ class Reconciler:
 
     @contextmanager
     def compare(
-        self, prefix: str = "", track: Track = unseen, *, record: bool = True, remove: bool = False
-    ) -> Iterator[Comparison]:
+        self, prefix: str = "", track: Track = unseen, *, record: bool = True, remove: bool = False,
+        listing: Listing | None = None,
+    ) -> Iterator[Comparison]:  # fmt: skip
         """Compare now; ``record`` what was found, if all was compared, and what is held back.
 
-        With ``remove`` nothing is held back.
+        With ``remove`` nothing is held back. Instead of the bucket a ``listing`` may be compared.
         """
         live = self._index.live()
-        with compare(self._store, self._index, live, self._letters, prefix, track) as comparison:
-            if record and not prefix:
+        with compare(
+            self._store, self._index, live, self._letters, prefix, track, listing
+        ) as comparison:
+            if record and not prefix and not listing:
                 self._last_run.write(comparison.run)
             if record:
                 self._set_brake(comparison.removals, prefix, remove=remove)

@@ -104,7 +104,7 @@ def test_memory_does_not_grow_with_the_bucket(world: World) -> None:
             names = (f"{n:09}.wav" for n in range(1, 2 * self.number, 2))  # every other one is gone
             if of == generation.moments:
                 return (Point("", {"key": n, "state": "s"}) for n in names for _ in range(2))
-            short = {"duration_s": 5.0, "moments": 0, "moments_state": ""}
+            short = {"duration_s": 5.0, "moments": 0, "moments_state": "", "indexed_at": 1}
             values = dict.fromkeys(fields, "bucket") | {"etag": "e1", "modified": 1} | short
             return (Point("", values | {"key": name}) for name in names)
 

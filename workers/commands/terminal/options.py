@@ -14,6 +14,13 @@ Prefix = Annotated[str, typer.Option(help="Only keys that begin like this.")]
 Remove = Annotated[
     bool, typer.Option("--remove", help="Remove points also where very many lost their objects.")
 ]
+Inventory = Annotated[
+    str,
+    typer.Option(
+        metavar="MANIFEST",
+        help="S3 Inventory to compare with, s3://.../manifest.json, instead of listing the bucket.",
+    ),
+]
 
 
 def seconds(duration: str) -> float:
