@@ -219,7 +219,8 @@ def _not_better(aim: str, views: Mapping[str, Figure] | None) -> list[str]:
 def _forgotten(found: Mapping[str, Mapping[str, Figure]]) -> list[str]:
     """Return what is lost of other sounds: too much in the mean of both views, or for sure in one.
 
-    A tenth of a hundredth more or less in one view says nothing, where few questions judge.
+    Too much is the same in both. What is lost for sure and is less than that may be lost: else the
+    more questions judge, the smaller losses would be refused.
     """
     losses = []
     for name in (OTHER, GENERAL):
@@ -229,6 +230,6 @@ def _forgotten(found: Mapping[str, Mapping[str, Figure]]) -> list[str]:
         losses += [
             f"{name}, {view}: certainly worse, by {-each.gain:.3f} mAP@10"
             for view, each in views.items()
-            if each.high < 0
+            if each.high < 0 and each.gain < -MOST_LOST
         ]
     return losses

@@ -42,6 +42,7 @@ SAME = ranked(Kind.OWN, "bell", ([1], [1]), 30)
         ([ranked(Kind.ASKED, "owl", ([2, 0], [0, 2]), 20), SAME], "not certainly better"),
         ([BETTER, ranked(Kind.OWN, "bell", ([1], [1, 2]), 30)], "other sounds, own words"),
         ([BETTER, ranked(Kind.GENERAL, "bell", ([1], [1, 2]), 30)], "general sentences"),
+        ([BETTER, ranked(Kind.GENERAL, "bell", ([8], [8, 9]), 60)], ""),  # certain, and .006
         ([BETTER, ranked(Kind.GENERAL, "owl", ([1], [9]), 30)], ""),  # of what was asked about
     ],
 )
