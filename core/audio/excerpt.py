@@ -43,6 +43,7 @@ EARLIER_S = 0.5  # decoding begins earlier: a frame may need what is in those be
 LINE_BYTES = 1000  # of what the process says
 ASKED = re.compile(rb"part (\d{1,18}) (\d{1,18})\n")
 SAMPLE_BYTES = 2
+NEEDED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")  # of the environment, which may have secrets
 
 Part = Callable[[int, int], bytes]  # gives bytes of a file: from the first, so many
 
@@ -62,7 +63,7 @@ def excerpt(part: Part, size: int, start_s: float, end_s: float) -> bytes:
             child = subprocess.Popen(  # noqa: S603 - ourselves
                 [sys.executable, "-m", __spec__.name, *map(str, (size, start_s, end_s))],
                 stdin=theirs.fileno(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                env=os.environ | thread_limits(1),
+                env={k: os.environ[k] for k in NEEDED if k in os.environ} | thread_limits(1),
             )  # fmt: skip
         late = Timer(PATIENCE_S, child.kill)
         late.start()
