@@ -209,7 +209,7 @@ class Item:
     def agrees_with(self, payload: Mapping[str, Any]) -> bool:
         """Whether a point's payload describes the item as it is now."""
         audio = self.audio
-        return agrees(
+        return payload["key"] == self.key and agrees(
             payload, audio.etag, self.sidecar_etag, audio.modified_ms, audio.user_metadata
         )
 

@@ -47,6 +47,12 @@ class Settings(BaseSettings):
         description="Folder of the local deployment: queue, index, bundles, logs.",
     )
     bucket: str = Field(default="", description="The bucket to index: s3://name, or a folder.")
+    buckets: SecretStr | None = Field(
+        default=None,
+        description="Several buckets instead, as JSON: "
+        '[{"name": "field", "address": "s3://field/2026/"}, ...]; each may have its own '
+        "endpoint_url, public_url, region, access_key_id and secret_access_key.",
+    )
     s3_endpoint_url: str | None = Field(
         default=None, description="S3 endpoint; unset means AWS. SQS is reached there too."
     )

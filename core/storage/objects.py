@@ -1,12 +1,31 @@
-"""What S3 says of objects, in headers and in listings, as ``ObjectInfo``."""
+"""What a single bucket says of its objects: their place, and S3's headers and listings."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from email.errors import HeaderParseError
 from email.header import decode_header, make_header
 from typing import NamedTuple
 
 from audiofuse.core.items import ObjectInfo
+from audiofuse.core.query import Filter
+
+
+class OneBucket:
+    """A bucket whose objects are known by their keys alone."""
+
+    bucket: str
+
+    def place(self, key: str) -> tuple[str, str]:
+        """Return the bucket in which an object lies, and its key there."""
+        return self.bucket, key
+
+    def where(self, prefix: str = "") -> Filter:
+        """Return which items are of this bucket, and begin with a prefix."""
+        return Filter(bucket=self.bucket, prefix=prefix)
+
+    def parts(self, prefix: str = "") -> Sequence[str]:
+        """Return the prefixes by which it is looked through: it is looked through at once."""
+        return [prefix]
 
 
 class Page(NamedTuple):

@@ -20,9 +20,9 @@ from audiofuse.core.items import ObjectInfo
 from audiofuse.core.storage.addresses import Address, plain_address
 from audiofuse.core.storage.connections import Unanswered
 from audiofuse.core.storage.lean import LeanBucket
-from audiofuse.core.storage.objects import Page
+from audiofuse.core.storage.objects import OneBucket, Page
 from audiofuse.core.storage.refusals import Refused
-from audiofuse.core.storage.scratch import scratch_file
+from audiofuse.core.storage.temporary import scratch_file
 
 if TYPE_CHECKING:
     from audiofuse.core.settings import Settings
@@ -151,7 +151,7 @@ class S3Bucket:
             )
 
 
-class S3Store:
+class S3Store(OneBucket):
     """A bucket of anything that speaks S3."""
 
     def __init__(self, bucket: S3Bucket, public: S3Bucket | None = None) -> None:

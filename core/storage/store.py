@@ -5,7 +5,7 @@ import hashlib
 import logging
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from stat import S_ISREG
@@ -17,6 +17,9 @@ from audiofuse.core.errors import (
     Unavailable,
 )
 from audiofuse.core.items import ObjectInfo
+from audiofuse.core.query import Filter
+from audiofuse.core.storage.mounts import SETTING, Mount, Mounted, MountedStore, read_mounts, split
+from audiofuse.core.storage.objects import OneBucket
 from audiofuse.core.storage.refusals import Denied
 from audiofuse.core.storage.s3 import S3Bucket, S3Store
 
@@ -35,13 +38,22 @@ MAX_KEY_BYTES = 1024  # S3's own limit: a longer name is no object, and S3 refus
 
 
 class Store(Protocol):
-    """One bucket, read only. Every method raises ``Unavailable`` when the bucket cannot answer.
+    """Buckets, read only. Every method raises ``Unavailable`` when a bucket cannot answer.
 
     What is refused for one object alone, while the bucket answers, is ``Rejected`` as
     ``unreadable`` by whatever asks for its bytes; its head is what can be known of it all the same.
     """
 
-    bucket: str
+    bucket: str  # its name; empty of several
+
+    def place(self, key: str) -> tuple[str, str]:
+        """Return the bucket in which an object lies, and its key there: they name it for ever."""
+
+    def where(self, prefix: str = "") -> Filter:
+        """Return which items of an index are of objects whose keys begin with ``prefix``."""
+
+    def parts(self, prefix: str = "") -> Sequence[str]:
+        """Return the prefixes by which buckets are looked through one by one."""
 
     def head(self, key: str) -> ObjectInfo | None:
         """Look at an object as it is now; ``None`` when there is none."""
@@ -60,7 +72,9 @@ class Store(Protocol):
 
 
 def open_store(settings: "Settings") -> Store:
-    """Open the bucket that the settings name: ``s3://name`` or a folder."""
+    """Open what the settings name: ``s3://name``, a folder, or several of these."""
+    if mounts := read_mounts(settings):
+        return MountedStore({each.name: _mounted(each, settings) for each in mounts})
     name = bucket_name(settings)
     if settings.bucket.startswith(S3_SCHEME):
         public = settings.s3_public_url
@@ -69,10 +83,36 @@ def open_store(settings: "Settings") -> Store:
     return FolderStore(Path(settings.bucket))
 
 
+def _mounted(mount: Mount, settings: "Settings") -> Mounted:
+    """Open one of several; a folder that is away must not keep the others from being served."""
+    own = mount.settings(settings)
+    store: Store | None = None
+    if mount.is_s3:
+        store = open_store(own)
+    elif mount.address is not None:
+        store = FolderStore(Path(mount.address), may_be_away=True)
+    return Mounted(mount.name, own, store, mount.prefix)
+
+
+def has_bucket(settings: "Settings") -> bool:
+    """Whether the settings name any bucket."""
+    return bool(settings.bucket or settings.buckets)
+
+
+def shown_bucket(settings: "Settings") -> str:
+    """Return what the settings name, as it is told."""
+    return ", ".join(each.name for each in read_mounts(settings)) or settings.bucket
+
+
+def place_of(settings: "Settings", key: str) -> tuple[str, str]:
+    """Return an object's bucket and its key there, without looking for it; see ``Store``."""
+    return split(key) if read_mounts(settings) else (bucket_name(settings), key)
+
+
 def bucket_name(settings: "Settings") -> str:
     """Return the name of the bucket that the settings name, without looking for it."""
     if not settings.bucket:
-        msg = "no bucket is set: give AUDIOFUSE_BUCKET as s3://name or as a folder"
+        msg = f"no bucket is set: give AUDIOFUSE_BUCKET as s3://name or a folder, or {SETTING}"
         raise ConfigurationError(msg)
     if not settings.bucket.startswith(S3_SCHEME):
         return folder_root(Path(settings.bucket)).name
@@ -94,13 +134,13 @@ def content_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-class FolderStore:
+class FolderStore(OneBucket):
     """A folder as a bucket: keys are relative paths, an etag is modification time and size."""
 
-    def __init__(self, root: Path) -> None:
-        """Stand in for the bucket named like the folder; the folder must exist."""
+    def __init__(self, root: Path, *, may_be_away: bool = False) -> None:
+        """Stand in for the bucket named like the folder, which must exist unless it may be away."""
         self.root = folder_root(root)
-        if not self.root.is_dir():
+        if not (may_be_away or self.root.is_dir()):
             msg = f"the bucket folder does not exist: {self.root}"
             raise ConfigurationError(msg)
         self.bucket = self.root.name

@@ -28,6 +28,7 @@ from audiofuse.core.items import ObjectInfo
 from audiofuse.core.model.config import Grid
 from audiofuse.core.moments.stored import moments_named
 from audiofuse.core.query import Filter
+from audiofuse.core.storage.objects import OneBucket
 from audiofuse.workers.commands.terminal.display import facts_table
 from audiofuse.workers.deployment.local import Part, free_port
 from audiofuse.workers.queue.dead_letters import DeadLetters
@@ -47,7 +48,7 @@ def key_of(number: int) -> str:
     return f"recordings/2026/{number // 1000:05}/microphone-{number:09}.wav"
 
 
-class MadeUpStore:
+class MadeUpStore(OneBucket):
     """A bucket of any size that takes no room."""
 
     bucket = BUCKET

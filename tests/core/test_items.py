@@ -296,10 +296,11 @@ def test_an_item_is_its_sound_and_the_state_of_its_words() -> None:
 
 
 def test_a_point_agrees_with_one_state_of_its_item_only() -> None:
-    """Another sound, sidecar, time or user metadata is another state; listings tell no metadata."""
+    """Another name, sound, sidecar, time or user metadata is another state; listings tell none."""
     audio = ObjectInfo("rain.wav", "a1", 10, 7, {"title": "Rain"})
     item = Item("b", audio, ObjectInfo("rain.json", "s1", 10, 0))
     payload = {
+        "key": "rain.wav",
         "etag": "a1",
         "sidecar_etag": "s1",
         "modified": 7,

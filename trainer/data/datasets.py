@@ -41,5 +41,5 @@ def _read_any(source: str, settings: Settings, downloads: Path, progress: Progre
             return Dataset(read_published(path), published=True)
         if wavcaps_tables(path):
             return Dataset(read_wavcaps(path), gives_way=True)
-    store = open_store(settings.model_copy(update={"bucket": source}))
+    store = open_store(settings.model_copy(update={"bucket": source, "buckets": None}))
     return read_bucket(store, downloads, progress)

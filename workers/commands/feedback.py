@@ -38,15 +38,14 @@ def say(
 
     What is said of the same question and item later replaces it; --withdraw takes it back.
     """
-    from audiofuse.core.storage.store import bucket_name
+    from audiofuse.core.storage.store import place_of
     from audiofuse.workers.service.client import Access, tell
 
     check_words(query)
     current = Settings()
-    bucket = bucket_name(current)
     said = {"fits": fits, "misses": misses, "sought": sought, "withdrawn": withdraw}
     verdicts = [
-        {"item": str(point_id(bucket, key)), "opinion": opinion}
+        {"item": str(point_id(*place_of(current, key))), "opinion": opinion}
         for opinion, keys in said.items()
         for key in keys or []
     ]

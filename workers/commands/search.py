@@ -11,7 +11,7 @@ from audiofuse.core.homes import running_elsewhere
 from audiofuse.core.items import point_id
 from audiofuse.core.query import check_words
 from audiofuse.core.settings import PREFIX, Settings
-from audiofuse.core.storage.store import bucket_name
+from audiofuse.core.storage.store import place_of
 from audiofuse.workers.commands.terminal.options import Json, Prefix, print_json
 from audiofuse.workers.commands.terminal.screen import Screen
 
@@ -47,6 +47,7 @@ def search(
     until: Annotated[
         datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Modified until this day.")
     ] = None,
+    bucket: Annotated[str, typer.Option(help="Name of the bucket that hits are in.")] = "",
     prefix: Prefix = "",
     has_text: Annotated[
         bool | None, typer.Option("--with-text/--without-text", help="Only with, without metadata.")
@@ -78,9 +79,9 @@ def search(
         "q": query, "without": without, "balance": balance,
         "min_relevance": min_relevance, "keyword": keyword, "label": label,
         "min_duration": min_duration, "max_duration": max_duration, "since": _day(since),
-        "until": _day(until), "prefix": prefix, "limit": limit, "offset": offset,
+        "until": _day(until), "bucket": bucket, "prefix": prefix, "limit": limit, "offset": offset,
         "has_text": None if has_text is None else "yes" if has_text else "no",
-        "like": str(point_id(bucket_name(current), like)) if like else None,
+        "like": str(point_id(*place_of(current, like))) if like else None,
         "at_s": at,
         "moments": "true" if moments else None,
         "unique": "true" if unique else None,

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
-from itertools import islice
 
 import httpx
 from redis import RedisError
@@ -26,7 +25,7 @@ from audiofuse.core.errors import AudiofuseError
 from audiofuse.core.index.index import open_index
 from audiofuse.core.memory import memory_limit
 from audiofuse.core.settings import PREFIX, Settings, misspelt_settings
-from audiofuse.core.storage.store import open_store
+from audiofuse.core.storage.store import open_store, shown_bucket
 from audiofuse.workers.queue.broker import connect_redis
 from audiofuse.workers.queue.followers import Followers
 from audiofuse.workers.queue.lanes import server_time
@@ -174,10 +173,12 @@ def _encoder(settings: Settings) -> Check:
 
 
 def _storage(settings: Settings) -> Check:
-    found = next(islice(open_store(settings).list(), 1), None)
+    store = open_store(settings)
+    empty = [part for part in store.parts() if next(iter(store.list(part)), None) is None]
     return _judged(
-        "storage", f"{settings.bucket} answers", well=found is not None,
-        advice="it is empty: is this the bucket that is meant?",
+        "storage", f"{shown_bucket(settings)} answers", well=not empty,
+        advice=f"{' '.join(filter(None, empty)) or 'it'} is empty: is this the bucket that is "
+        "meant?",
     )  # fmt: skip
 
 

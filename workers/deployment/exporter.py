@@ -22,7 +22,7 @@ from redis import RedisError
 
 from audiofuse.core.bundles.document import NOT_LIVE_YET, Phase, Rollout
 from audiofuse.core.bundles.registry import open_registry
-from audiofuse.core.errors import AudiofuseError, Reason
+from audiofuse.core.errors import AudiofuseError, Reason, Unavailable
 from audiofuse.core.evaluation.scorecards import MAP, SYSTEMS, compared, open_scorecards
 from audiofuse.core.index.index import Generation, GenerationGone, open_index
 from audiofuse.core.query import Filter
@@ -161,8 +161,15 @@ class Deployment:
                 yield (version, role), generation
 
     def store(self) -> Iterator[Metric]:
-        """Look whether the bucket answers."""
-        self._store.head(NO_KEY)
+        """Look whether every bucket answers; ``Unavailable`` names those that do not."""
+        away = []
+        for part in self._store.parts():
+            try:
+                self._store.head(part + NO_KEY)
+            except Unavailable as error:
+                away.append(f"{part}: {error}" if part else str(error))
+        if away:
+            raise Unavailable("; ".join(away))
         yield from ()
 
     def registry(self) -> Iterator[Metric]:

@@ -11,7 +11,10 @@ The causes: what is known to be away, or to refuse, makes many wait, and one lin
 import logging
 import re
 import threading
-from collections.abc import Callable, Collection
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from math import inf
 
 from audiofuse.workers.telemetry.metrics import OUTAGE
 
@@ -85,6 +88,36 @@ class Breaker:
             OUTAGE.dec()
             log.warning("the outage is over: %s", self._alike)
         self._run, self._alike, self.is_open = {}, "", False
+
+
+class Seats:
+    """Of what a worker has in hand, how much may wait for the same bucket. For many threads.
+
+    Where one bucket is all there is nothing that its messages could keep from being worked on.
+    """
+
+    def __init__(self, bucket_of: Callable[[str], str] = lambda _: "", most: float = inf) -> None:
+        """Let ``most`` messages wait for each bucket, as ``bucket_of`` tells it of a key."""
+        self._bucket_of = bucket_of
+        self._most = most
+        self._taken = Counter[str]()
+        self._lock = threading.Lock()
+
+    def are_taken(self, key: str) -> bool:
+        """Whether so many wait for a key's bucket that others need not even try."""
+        return self._taken[self._bucket_of(key)] >= self._most
+
+    @contextmanager
+    def taken(self, key: str) -> Iterator[None]:
+        """Wait for the bucket of a key."""
+        bucket = self._bucket_of(key)
+        with self._lock:
+            self._taken[bucket] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._taken[bucket] -= 1
 
 
 class Causes:

@@ -23,7 +23,8 @@ from audiofuse.core.model.config import Grid
 from audiofuse.core.moments.windows import grid_in_force
 from audiofuse.core.retrying import BackOff, retry
 from audiofuse.core.settings import PREFIX, Settings
-from audiofuse.core.storage.store import open_store
+from audiofuse.core.storage.store import Store, open_store
+from audiofuse.workers.indexing.breaker import Seats
 from audiofuse.workers.indexing.decoding.pool import Decoders
 from audiofuse.workers.indexing.exchange.client import DeviceClient
 from audiofuse.workers.indexing.exchange.protocol import EncoderFacts
@@ -127,6 +128,7 @@ def build_worker(
         around.stopping,
         lambda key: around.watchdog.step(f"work on {key}", bound_s),
         report,
+        _seats(around.store, settings),
     )
     return Worker(
         settings=settings,
@@ -160,6 +162,14 @@ def _tell_waiting(report: OutageReport, error: Exception, _: float) -> None:
     if report.error != str(error):
         log.warning("the worker waits, and starts once this is mended: %s", error)
     report.meets(error)
+
+
+def _seats(store: Store, settings: Settings) -> Seats:
+    """Return how many messages may wait for one bucket: half of all, in equal parts."""
+    buckets = len(store.parts())
+    if buckets == 1:
+        return Seats()
+    return Seats(lambda key: store.place(key)[0], max(1, settings.in_hand // (2 * buckets)))
 
 
 def _surroundings(

@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, wait
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
@@ -29,7 +29,7 @@ from redis import RedisError
 from audiofuse.core.errors import Reason, Rejected, Unavailable
 from audiofuse.core.items import is_audio
 from audiofuse.core.storage.store import Store
-from audiofuse.workers.indexing.breaker import Breaker, Causes
+from audiofuse.workers.indexing.breaker import Breaker, Causes, Seats
 from audiofuse.workers.indexing.items.collaborators import DeadLetterStore, NoReport, Report
 from audiofuse.workers.indexing.items.sync import Synced, sounds_of
 from audiofuse.workers.queue.broker import Dispatcher
@@ -78,18 +78,21 @@ class Syncing(Protocol):
 class RetryPolicy:
     """Works on messages, in many threads, and tells which may be acknowledged."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - what is done, and all that watches and bounds it
         self,
         syncers: Mapping[Lane, Syncing],
         dispatcher: Dispatcher,
         stopping: threading.Event,
         watched: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext(),
         report: Report | None = None,
+        seats: Seats | None = None,
     ) -> None:
         """Sync with the ``syncers`` of each lane until the worker is ``stopping``.
 
-        Each try is made within ``watched(key)``; what is waited for goes to ``report``.
+        Each try is made within ``watched(key)``; what is waited for goes to ``report``. Where no
+        more may wait for one of several buckets, its messages go to the end of their lane.
         """
+        self._seats = seats or Seats()
         self._report = report or NoReport()
         self._watched = watched
         self._syncers = syncers
@@ -104,7 +107,13 @@ class RetryPolicy:
 
         ``sent`` is the Unix time at which its change was first told of.
         """
+        with ExitStack() as seat:
+            return self._settle(key, lane, sent, seat)
+
+    def _settle(self, key: str, lane: Lane, sent: float | None, seat: ExitStack) -> Outcome | None:
         tries, pause_s = 0, 0.0
+        if self._seats.are_taken(key):
+            tries, pause_s = TRIES_IN_HAND, FIRST_BACKOFF_S
         outcome: Outcome | None = None
         while not self._stopping.wait(pause_s):
             try:
@@ -115,6 +124,9 @@ class RetryPolicy:
                     self._dispatcher.sync(key, lane, sent)
                     found = Outcome.LATER
             except (Unavailable, RedisError) as error:
+                if not tries:
+                    seat.pop_all().close()
+                    seat.enter_context(self._seats.taken(key))
                 pause_s = min(FIRST_BACKOFF_S * 2**tries, MAX_BACKOFF_S)
                 tries += 1
                 if not self._stopping.is_set():

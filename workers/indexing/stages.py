@@ -1,9 +1,9 @@
 """What many threads ask of index and store: made batches of, bounded, and watched."""
 
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -162,9 +162,9 @@ class BatchedIndex:
 class BoundedStore:
     """A store that many threads download from: what lies on disk at once is bounded.
 
-    When object after object is denied, the smallest that could be read before is read again: if it
-    still can be, those are denied alone; if not, or if there is none, the bucket denies everything,
-    which is ``Unavailable``.
+    When object after object of a bucket is denied, the smallest that could be read there before is
+    read again: if it still can be, those are denied alone; if not, or if there is none, the bucket
+    denies everything, which is ``Unavailable``.
     """
 
     def __init__(
@@ -179,12 +179,14 @@ class BoundedStore:
         ``take_back`` is given the keys that were ``Denied`` before it was known that all are.
         """
         self.bucket = store.bucket
+        self.place = store.place
+        self.where = store.where
+        self.parts = store.parts
         self.head = store.head
         self.list = store.list
         self.part = store.part
         self._store = store
-        self._breaker = Breaker(take_back, self._denies_everything)
-        self._proof: ObjectInfo | None = None  # the smallest object that could be read so far
+        self._judges = defaultdict[str, _Judge](lambda: _Judge(store, take_back))  # by bucket
         self._disk = Budget(disk_bytes)
         self._watchdog = watchdog or Watchdog()
 
@@ -206,8 +208,20 @@ class BoundedStore:
         finally:
             self._disk.give_back(info.size)
 
+    def _judging(self, info: ObjectInfo) -> AbstractContextManager[None]:
+        return self._judges[self.place(info.key)[0]].judging(info)
+
+
+class _Judge:
+    """Tells objects of one bucket that are denied from a bucket that denies everything."""
+
+    def __init__(self, store: Store, take_back: Callable[[Collection[str]], None]) -> None:
+        self._store = store
+        self._breaker = Breaker(take_back, self._denies_everything)
+        self._proof: ObjectInfo | None = None  # the smallest object that could be read so far
+
     @contextmanager
-    def _judging(self, info: ObjectInfo) -> Iterator[None]:
+    def judging(self, info: ObjectInfo) -> Iterator[None]:
         """Tell an object that is denied from a bucket that denies everything."""
         try:
             yield

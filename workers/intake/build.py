@@ -5,8 +5,9 @@ from redis import Redis
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.settings import PREFIX, Settings
 from audiofuse.core.storage.boto import s3_client
-from audiofuse.core.storage.store import FolderStore, Store, open_store
-from audiofuse.workers.intake.folder import FolderIntake
+from audiofuse.core.storage.mounts import MountedStore, names_of, read_mounts
+from audiofuse.core.storage.store import FolderStore, Store, open_store, shown_bucket
+from audiofuse.workers.intake.folder import FolderIntake, FolderIntakes
 from audiofuse.workers.intake.handover import Handover, Intake
 from audiofuse.workers.intake.redis_list import RedisListIntake
 from audiofuse.workers.intake.sqs import SqsIntake
@@ -23,10 +24,9 @@ def build_intake(settings: Settings, source: Source) -> Intake:
     dispatcher = Dispatcher(create_celery(settings))
     known_source(source)
     if source is Source.FOLDER:
-        if not isinstance(store, FolderStore):
-            raise ConfigurationError(f"{PREFIX}BUCKET is no folder: {settings.bucket}")
-        return FolderIntake(store, dispatcher, open_reconciler(settings).differences)
-    handover = Handover(store.bucket, dispatcher, source)
+        return _folders(settings, store, dispatcher)
+    mounts = read_mounts(settings)
+    handover = Handover(store.bucket, dispatcher, source, names_of(mounts) if mounts else None)
     match source:
         case Source.SQS:
             return _sqs(settings, handover)
@@ -34,6 +34,21 @@ def build_intake(settings: Settings, source: Source) -> Intake:
             return _redis_list(settings, handover)
         case Source.WEBHOOK:
             return _webhook(settings, handover)
+
+
+def _folders(settings: Settings, store: Store, dispatcher: Dispatcher) -> Intake:
+    reconcile = open_reconciler(settings).differences
+    if isinstance(store, FolderStore):
+        return FolderIntake(store, dispatcher, reconcile)
+    mounts = store.mounts.values() if isinstance(store, MountedStore) else ()
+    intakes = [
+        FolderIntake(each.store, dispatcher, reconcile, each.top)
+        for each in mounts
+        if isinstance(each.store, FolderStore)
+    ]
+    if not intakes:
+        raise ConfigurationError(f"{PREFIX}BUCKET is no folder: {shown_bucket(settings)}")
+    return FolderIntakes(intakes)
 
 
 def _sqs(settings: Settings, handover: Handover) -> SqsIntake:

@@ -3,7 +3,8 @@
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from watchfiles import Change, watch
@@ -29,9 +30,15 @@ Reconcile = Callable[[str], Iterable[str]]
 class FolderIntake:
     """Watches a folder by the operating system's own notifications."""
 
-    def __init__(self, store: FolderStore, dispatcher: Dispatcher, reconcile: Reconcile) -> None:
-        """Hand over every change; ``reconcile(prefix)`` finds what notifications do not tell."""
+    def __init__(
+        self, store: FolderStore, dispatcher: Dispatcher, reconcile: Reconcile, top: str = ""
+    ) -> None:
+        """Hand over every change; ``reconcile(prefix)`` finds what notifications do not tell.
+
+        ``top`` is how the names of the folder's objects begin among those of several buckets.
+        """
         self._store = store
+        self._top = top
         self._dispatcher = dispatcher
         self._reconcile = reconcile
         self._folders: set[str] = set()  # keys of what was a folder when it was last seen
@@ -78,8 +85,9 @@ class FolderIntake:
             self._folders = {each for each in self._folders if not f"{each}/".startswith(f"{key}/")}
             self._catch_up(f"{key}/")
         elif not is_temporary(key) and (target := key_to_sync(key)):
-            with span("event", source=Source.FOLDER, key=target):
-                self._dispatcher.sync(target, Lane.LIVE)
+            name = self._top + target
+            with span("event", source=Source.FOLDER, key=name):
+                self._dispatcher.sync(name, Lane.LIVE)
             EVENTS.labels(Source.FOLDER, HANDED_OVER).inc()
 
     def _learn(self, folder: Path) -> None:
@@ -90,6 +98,24 @@ class FolderIntake:
 
     def _catch_up(self, prefix: str) -> None:
         count = 0
-        for count, key in enumerate(self._reconcile(prefix), 1):  # noqa: B007 - counted for the log
+        for count, key in enumerate(self._reconcile(self._top + prefix), 1):  # noqa: B007 - counted for the log
             self._dispatcher.sync(key, Lane.BACKFILL)
-        log.info("compared %r with the index: %d objects differ", prefix, count)
+        log.info("compared %r with the index: %d objects differ", self._top + prefix, count)
+
+
+class FolderIntakes:
+    """Watches several folders, each in a thread of its own."""
+
+    def __init__(self, intakes: Sequence[FolderIntake]) -> None:
+        """Run these."""
+        self._intakes = intakes
+
+    def run(self, stop: threading.Event) -> None:
+        """Watch until ``stop`` is set; if one of them ends by a bug all end, with it."""
+        with ThreadPoolExecutor(len(self._intakes)) as threads:
+            running = [threads.submit(each.run, stop) for each in self._intakes]
+            try:
+                for ended in as_completed(running):
+                    ended.result()
+            finally:
+                stop.set()

@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from redis import RedisError
@@ -57,11 +57,22 @@ class Handover:
     Many threads may use it at once. ``dropped`` counts what was dropped, by its flaw.
     """
 
-    def __init__(self, bucket: str, dispatcher: Dispatcher, source: Source) -> None:
-        """Hand over the events of ``bucket``, which come from ``source``."""
+    def __init__(
+        self,
+        bucket: str,
+        dispatcher: Dispatcher,
+        source: Source,
+        names: Callable[[str, str], Sequence[str]] | None = None,
+    ) -> None:
+        """Hand over the events of ``bucket``, which come from ``source``.
+
+        Of several buckets ``names`` returns what an object of a bucket is called among all, perhaps
+        several names: which of them it is only a look tells.
+        """
         self.dropped: Counter[Flaw] = Counter()
         self._source = source
         self._bucket = bucket
+        self._mounted_names = names
         self._dispatcher = dispatcher
         self._lock = threading.Lock()
         self._quiet_until: dict[Flaw, float] = {}
@@ -71,24 +82,32 @@ class Handover:
 
         Raises ``Unavailable`` when the broker takes none: then no message may be acknowledged.
         """
-        keys = Counter(self._key(each) for body in bodies for each in parse(body))
+        found = (each for body in bodies for each in parse(body))
+        keys = Counter(key for each in found for key in self._keys(each))
         for key, events in keys.items():
-            if key:
-                with span("event", source=self._source, key=key):
-                    self._dispatcher.sync(key, Lane.LIVE)
-                EVENTS.labels(self._source, HANDED_OVER).inc(events)
+            with span("event", source=self._source, key=key):
+                self._dispatcher.sync(key, Lane.LIVE)
+            EVENTS.labels(self._source, HANDED_OVER).inc(events)
 
-    def _key(self, found: Event | Dropped) -> str | None:
+    def _keys(self, found: Event | Dropped) -> Iterator[str]:
         if isinstance(found, Dropped):
             self.drop(found)
-            return None
-        if found.bucket != self._bucket:
+            return
+        names = self._names(found.bucket, found.key)
+        if not names:
             self.drop(Dropped(Flaw.FOREIGN_BUCKET, f"an event of {found.bucket[:100]!r}"))
-            return None
-        key = key_to_sync(found.key) if found.changes_sound else None
-        if key is None:
-            EVENTS.labels(self._source, IGNORED).inc()
-        return key
+        for name in names:
+            key = key_to_sync(name) if found.changes_sound else None
+            if key is None:
+                EVENTS.labels(self._source, IGNORED).inc()
+            else:
+                yield key
+
+    def _names(self, bucket: str, key: str) -> Sequence[str]:
+        """Return what an object is called here; nothing if it is in none of our buckets."""
+        if self._mounted_names:
+            return self._mounted_names(bucket, key)
+        return [key] if bucket == self._bucket else []
 
     def drop(self, dropped: Dropped) -> None:
         """Count it, and log it unless the same flaw was logged a moment ago."""

@@ -51,7 +51,7 @@ class Agreement:
 
     def unsettled(self, comparison: Comparison, keys: list[str]) -> list[str]:
         """Return which keys of a comparison neither agree by now, nor were judged since."""
-        ids = [str(point_id(self._store.bucket, key)) for key in keys]
+        ids = [str(point_id(*self._store.place(key))) for key in keys]
         found_points = self._index.get(self._generation, ids).values()
         points = {point.payload["key"]: point for point in found_points}
         payloads = {key: point.payload for key, point in points.items()}
@@ -72,7 +72,7 @@ class Agreement:
         return point is not None and point.payload["etag"] == letter.etag
 
     def _point(self, generation: Generation, key: str) -> Point | None:
-        id_ = str(point_id(self._store.bucket, key))
+        id_ = str(point_id(*self._store.place(key)))
         return self._index.get(generation, [id_]).get(id_)
 
     def _agrees(self, key: str) -> bool:
@@ -86,7 +86,8 @@ class Agreement:
         if audio is None:
             return False
         sidecar = next(filter(None, map(self._store.head, sidecar_keys(key))), None)
-        is_right = Item(self._store.bucket, audio, sidecar).agrees_with(point.payload)
+        bucket, _ = self._store.place(key)
+        is_right = Item(bucket, audio, sidecar).agrees_with(point.payload)
         return is_right and self._has_its_moments(key, point)
 
     def _has_its_moments(self, key: str, point: Point | None) -> bool:
@@ -95,7 +96,7 @@ class Agreement:
         If it is to have none, none is counted: what may be left the next comparison finds.
         """
         if point is None:
-            return not self._count(str(point_id(self._store.bucket, key)))
+            return not self._count(str(point_id(*self._store.place(key))))
         count, state = named = moments_named(point.payload, self._grid)
         if not names_moments(point.payload, named):
             return False

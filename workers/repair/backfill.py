@@ -16,6 +16,7 @@ from audiofuse.core.settings import Settings
 from audiofuse.workers.repair.agreement import FOLLOWED, Agreement
 from audiofuse.workers.repair.comparison import Comparison, Track, unseen
 from audiofuse.workers.repair.feed import LaneFeed
+from audiofuse.workers.repair.findings import Run
 from audiofuse.workers.repair.inventory import open_inventory
 from audiofuse.workers.repair.reconcile import open_reconciler
 from audiofuse.workers.telemetry.metrics import RECONCILE_FAILURES
@@ -57,16 +58,38 @@ def reconcile(  # noqa: PLR0913 - what is compared, and what is done with it
 
 
 def keep_reconciled(settings: Settings, prefix: str, every_s: float) -> NoReturn:
-    """Reconcile now and then for ever; while something is away, try again."""
+    """Reconcile now and then for ever; while something is away, try again.
+
+    Of several buckets one that is away does not keep the others from it.
+    """
 
     def tell(error: Exception, pause_s: float) -> None:
         RECONCILE_FAILURES.inc()
         log.warning("reconcile pauses for %.0f s: %s", pause_s, error)
 
     while True:
-        run = retry(lambda: reconcile(settings, prefix), AWAY, RECONCILE_AGAIN, tell).run
-        log.info("compared in %.1f s, found: %s", run.seconds, run.found)
+        reconciler = open_reconciler(settings)
+        parts, runs = list(reconciler.parts(prefix)), list[Run]()
+        retry(partial(_reconcile_each, settings, [*parts], runs), AWAY, RECONCILE_AGAIN, tell)
+        if not prefix and parts != [prefix]:  # else it was recorded by itself
+            reconciler.record(runs)
         time.sleep(every_s)
+
+
+def _reconcile_each(settings: Settings, due: list[str], runs: list[Run]) -> None:
+    """Reconcile what is ``due``, all of it that can be; raise what the last that cannot raised."""
+    failure: Exception | None = None
+    for part in tuple(due):
+        try:
+            run = reconcile(settings, part).run
+        except AWAY as error:
+            failure = error
+        else:
+            log.info("compared %sin %.1f s, found: %s", part and f"{part} ", run.seconds, run.found)
+            due.remove(part)
+            runs.append(run)
+    if failure:
+        raise failure
 
 
 def build(agreement: Agreement, feed: LaneFeed, is_wanted: Callable[[], bool]) -> bool:

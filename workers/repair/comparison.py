@@ -111,15 +111,18 @@ def compare(  # noqa: PLR0913, PLR0917 - two sides, what is between them, and ho
             comparison.as_of_ms = listing.as_of_ms
         if generation:
             # No key is longer than that, so what is cut off of a prefix decides nothing.
-            where = Filter(bucket=store.bucket, prefix=prefix[:MAX_PREFIX_CHARACTERS])
+            where = store.where(prefix[:MAX_PREFIX_CHARACTERS])
             moments = track(_moments(index, generation, where), "walking the moments", None)
             comparison.count_moments(index.grid(generation), moments)
             points = index.count(generation, where)
             walk = track(index.scroll(generation, FIELDS, where), "walking the index", points)
             comparison.hold_against(point.payload for point in walk)
             comparison.find_left_moments()
-            items = index.count(generation, Filter(bucket=store.bucket)) if prefix else points
-            comparison.weigh_removals(items, prefix)
+            for part in store.parts(prefix):
+                whole = part.removesuffix(store.place(part)[1])  # its bucket
+                of_all = whole == prefix
+                items = points if of_all else index.count(generation, store.where(whole))
+                comparison.weigh_removals(items, part)
         comparison.read_letters(dead_letters, prefix)
         comparison.run = Run(time.time(), time.monotonic() - started, comparison.counts())
         yield comparison
@@ -210,14 +213,15 @@ class Comparison:
                 yield each["key"]
 
     def weigh_removals(self, items: int, prefix: str) -> None:
-        """Note how many points have lost their objects, of the ``items`` of the whole index.
+        """Note how many points under a prefix lost their objects, of all ``items`` of the bucket.
 
         An index that is still being filled has few points, so the objects count where they are
-        more.
+        more. Each bucket is weighed by itself: of several that one counts that lost the most.
         """
-        found = self.counts()
+        found = self.counts(prefix)
         lost = found[Finding.ORPHANED]
-        self.removals = Removals(lost, max(items, sum(found.values()) - lost), prefix)
+        weighed = Removals(lost, max(items, sum(found.values()) - lost), prefix)
+        self.removals = max(weighed, self.removals, key=lambda each: (each.are_too_many, each.lost))
 
     def _judged(self, payloads: list[Mapping[str, Any]]) -> list[tuple[str, Finding]]:
         keys = [key for each in payloads for key in (each["key"], *sidecar_keys(each["key"]))]
@@ -252,10 +256,12 @@ class Comparison:
             ((letter.at, key) for key, letter in letters.items()),
         )
 
-    def counts(self) -> dict[str, int]:
-        """Return how many sounds there are of each finding."""
+    def counts(self, prefix: str = "") -> dict[str, int]:
+        """Return how many sounds there are of each finding, of all or under a prefix."""
         counted = self._database.execute(
-            "SELECT finding, count(*) FROM objects WHERE finding NOT NULL GROUP BY finding"
+            "SELECT finding, count(*) FROM objects WHERE finding NOT NULL "
+            "AND substr(key, 1, length(?1)) = ?1 GROUP BY finding",
+            (prefix,),
         )
         found = Counter(dict(counted))
         return {str(finding): found[finding] for finding in Finding}

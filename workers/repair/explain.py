@@ -127,7 +127,7 @@ class Explainer:
         left = 0 if live else self._left(key)
         state = _state(key, found, live, own, left)
         return Explanation(
-            key, str(point_id(self._store.bucket, key)), state, _why(state, own, waiting, left),
+            key, str(point_id(*self._store.place(key))), state, _why(state, own, waiting, left),
             found, sidecar, unreadable, held, left, letters, waiting,
         )  # fmt: skip
 
@@ -146,7 +146,7 @@ class Explainer:
     def _held(
         self, key: str, found: ObjectInfo | None, sidecar: ObjectInfo | None
     ) -> Iterator[Held]:
-        live, id_ = self._index.live(), str(point_id(self._store.bucket, key))
+        live, id_ = self._index.live(), str(point_id(*self._store.place(key)))
         for generation in self._index.generations():
             try:
                 point = self._index.get(generation, [id_]).get(id_)
@@ -177,7 +177,7 @@ class Explainer:
         """Return how many moments the live index has of an object of which it has no point."""
         live = self._index.live()
         try:
-            id_ = str(point_id(self._store.bucket, key))
+            id_ = str(point_id(*self._store.place(key)))
             return self._index.count_moments(live, id_) if live else 0
         except GenerationGone:  # an older release made it
             return 0
@@ -211,7 +211,7 @@ class Explainer:
         """Count the keys that have a point: others are orphaned for their letter alone."""
         count = 0
         while live and (some := list(islice(keys, PAGE))):
-            ids = [str(point_id(self._store.bucket, key)) for key in some]
+            ids = [str(point_id(*self._store.place(key))) for key in some]
             count += len(self._index.get(live, ids))
         return count
 
@@ -223,7 +223,7 @@ def open_explainer(settings: Settings) -> Explainer:
 
 
 def _agrees(payload: Any, found: ObjectInfo, sidecar: ObjectInfo | None) -> bool:
-    return agrees(
+    return payload["key"] == found.key and agrees(
         payload, found.etag, sidecar.etag if sidecar else "", found.modified_ms,
         found.user_metadata,
     )  # fmt: skip

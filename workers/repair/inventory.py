@@ -47,6 +47,8 @@ def open_inventory(settings: Settings, place: str, prefix: str = "") -> Listing:
     ``ConfigurationError`` for what is no inventory of this bucket that can be read; while its rows
     are read, likewise, and ``Unavailable`` where they end too soon.
     """
+    if settings.buckets:
+        raise ConfigurationError("an inventory is compared with an only bucket, AUDIOFUSE_BUCKET")
     store, key = _opened(settings, place)
     manifest = _manifest(store, key, place)
     source = str(manifest.get("sourceBucket", ""))

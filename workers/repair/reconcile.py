@@ -1,7 +1,8 @@
 """Reconcile: compare a bucket with its live index, and tell what is to be synced."""
 
 import logging
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from redis import Redis
@@ -14,7 +15,7 @@ from audiofuse.workers.queue.dead_letters import DeadLetters
 from audiofuse.workers.repair.agreement import Agreement
 from audiofuse.workers.repair.brake import Brake, Removals
 from audiofuse.workers.repair.comparison import Comparison, Track, compare, unseen
-from audiofuse.workers.repair.findings import LastRun
+from audiofuse.workers.repair.findings import LastRun, Run
 from audiofuse.workers.repair.inventory import Listing
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,18 @@ class Reconciler:
         self._letters = DeadLetters(redis, index_name)
         self._last_run = LastRun(redis, index_name)
         self._brake = Brake(redis, index_name)
+
+    def parts(self, prefix: str = "") -> Sequence[str]:
+        """Return the prefixes of the buckets, each of which is compared apart from the others."""
+        return self._store.parts(prefix)
+
+    def record(self, runs: Sequence[Run]) -> None:
+        """Record what was found in all buckets, compared one by one."""
+        found = Counter[str]()
+        for run in runs:
+            found.update(run.found)
+        seconds = sum(run.seconds for run in runs)
+        self._last_run.write(Run(max(run.at for run in runs), seconds, dict(found)))
 
     @contextmanager
     def compare(

@@ -13,7 +13,7 @@ from audiofuse.core.bundles.registry import Watch, locate, open_registry
 from audiofuse.core.feedback.book import open_book
 from audiofuse.core.search.search import Searcher, open_searcher
 from audiofuse.core.settings import Settings
-from audiofuse.core.storage.store import open_store
+from audiofuse.core.storage.store import has_bucket, open_store
 from audiofuse.workers.indexing.decoding.pool import DecodedRecording, Decoders
 from audiofuse.workers.queue.broker import connect_redis
 from audiofuse.workers.queue.followers import Followers, follower_name, joined
@@ -59,7 +59,7 @@ def running(settings: Settings) -> Iterator[FastAPI]:
         _begin("announce", announcer.run)
     try:
         yield create_app(
-            searcher, settings, towers, open_explainer(settings) if settings.bucket else None
+            searcher, settings, towers, open_explainer(settings) if has_bucket(settings) else None
         )
     finally:
         if announcer:
@@ -68,7 +68,7 @@ def running(settings: Settings) -> Iterator[FastAPI]:
 
 def _announcer(settings: Settings, searcher: Searcher) -> Announcer | None:
     """Return who tells rollouts of this service; they concern a bucket's."""
-    if not settings.bucket:
+    if not has_bucket(settings):
         return None
     followers = Followers(connect_redis(settings), settings.index_name)
     return Announcer(followers, follower_name("search"), lambda: joined(searcher.run_on().values()))
@@ -106,8 +106,8 @@ def create_app(
         title="audiofuse", version="1", docs_url=None, redoc_url=None, servers=[{"url": "/"}],
         generate_unique_id_function=lambda route: route.name,  # as generated clients call them
     )  # fmt: skip
-    links = Links(open_store(settings) if settings.bucket else None)
-    keys, seen = Keys(settings.api_keys, links.bucket), Seen(searcher)
+    links = Links(open_store(settings) if has_bucket(settings) else None)
+    keys, seen = Keys(settings.api_keys, links.bucket_of), Seen(searcher)
     questions, towers = Questions(), towers or PackedTowers(partial(locate, settings))
     needs_key = [Security(HTTPBearer(auto_error=False))] if keys else []  # said in OpenAPI
     book = cache(partial(open_book, settings)) if settings.feedback else None
@@ -121,7 +121,7 @@ def create_app(
         api.feedback_routes(seen, book, questions),
         map_routes(seen, questions),
         *([explain_routes(explainer, questions)] if explainer else []),
-        repair_routes(Repair(settings, links) if settings.bucket else None, questions),
+        repair_routes(Repair(settings, links) if has_bucket(settings) else None, questions),
     ):
         app.include_router(router, dependencies=needs_key)
     receiver = open_receiver(settings, links.store)

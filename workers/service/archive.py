@@ -120,7 +120,7 @@ def _taken(searcher: Searcher, ids: Sequence[str], store: Store | None) -> list[
     return [
         Taken(payload["key"], payload["size"], bool(payload["sidecar_etag"]))
         for payload in (point.payload for point in searcher.items(ids))
-        if store is not None and payload["bucket"] == store.bucket
+        if store is not None and payload["bucket"] == store.place(payload["key"])[0]
     ]
 
 

@@ -13,8 +13,9 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 
 from audiofuse.core.audio.excerpt import MOST_S, NotCut, excerpt
-from audiofuse.core.errors import ObjectChanged
+from audiofuse.core.errors import ObjectChanged, Rejected
 from audiofuse.core.items import is_audio
+from audiofuse.core.storage.mounts import MountedStore
 from audiofuse.core.storage.s3 import S3Store
 from audiofuse.core.storage.store import FolderStore, Store
 from audiofuse.workers.service.admission.guard import AUDIO_PATH
@@ -29,43 +30,54 @@ GONE = "the sound was replaced or deleted: search again"
 
 
 class Links:
-    """Makes links to the sounds of one bucket, or none where there is no bucket."""
+    """Makes links to the sounds of buckets, or none where there is no bucket."""
 
     def __init__(self, store: Store | None) -> None:
         """Link to what is in ``store``; links of a folder end with this process."""
         self.store = store
         self._secret = secrets.token_bytes(32)
 
-    @property
-    def bucket(self) -> str:
-        """Name of the bucket; empty where there is none."""
-        return self.store.bucket if self.store else ""
+    def bucket_of(self, key: str) -> str:
+        """Return the name of the bucket in which a key lies; empty where there is none."""
+        return self.store.place(key)[0] if self.store else ""
 
     @property
     def origin(self) -> str:
-        """Where links lead to, as a browser compares it; empty if that is here."""
-        if not isinstance(self.store, S3Store):
-            return ""
-        scheme, host, *_ = urlsplit(self.store.link("sound", LINK_S))
-        return f"{scheme}://{host}"
+        """Where links lead to, as browsers compare it, with spaces between; empty if only here."""
+        stores = [self.store]
+        if isinstance(self.store, MountedStore):
+            stores = [each.store for each in self.store.mounts.values()]
+        links = [each.link("sound", LINK_S) for each in stores if isinstance(each, S3Store)]
+        origins = ("{}://{}".format(*urlsplit(link)) for link in links)
+        return " ".join(dict.fromkeys(origins))
+
+    def _resolved(self, bucket: str, key: str) -> tuple[Store, str] | None:
+        """Return the store of a sound, and its key there; ``None`` if it is in none of ours."""
+        if self.store is None or self.store.place(key)[0] != bucket:
+            return None
+        return resolved(self.store, key)
 
     def link(self, bucket: str, key: str, root: str) -> str | None:
         """Return a URL of a sound; that of a folder begins with ``root``, where we are served."""
-        if self.store is None or self.store.bucket != bucket:
+        found = self._resolved(bucket, key)
+        if found is None:
             return None
-        if isinstance(self.store, S3Store):
-            return self.store.link(key, LINK_S)
+        store, inner = found
+        if isinstance(store, S3Store):
+            return store.link(inner, LINK_S)
         expires = int(time.time()) + LINK_S
         signed = urlencode({"expires": expires, "signature": self._sign(key, expires)})
         return f"{root}{AUDIO_PATH}{quote(key)}?{signed}"
 
     def location(self, bucket: str, key: str) -> str | None:
         """Return where a sound lies: its S3 URI, or its path where the bucket is a folder."""
-        if self.store is None or self.store.bucket != bucket:
+        found = self._resolved(bucket, key)
+        if found is None:
             return None
-        if isinstance(self.store, FolderStore):
-            return str(self.store.root / key)
-        return f"s3://{bucket}/{key}"
+        store, inner = found
+        if isinstance(store, FolderStore):
+            return str(store.root / inner)
+        return f"s3://{store.bucket}/{inner}"
 
     def is_valid(self, key: str, expires: int, signature: str) -> bool:
         """Whether we made this link, and not too long ago."""
@@ -76,6 +88,16 @@ class Links:
     def _sign(self, key: str, expires: int) -> str:
         message = f"{expires}:{key}".encode()
         return hmac.new(self._secret, message, hashlib.sha256).hexdigest()
+
+
+def resolved(store: Store, key: str) -> tuple[Store, str] | None:
+    """Return the one bucket that has a key, and the key there; ``None`` if none can have it."""
+    if not isinstance(store, MountedStore):
+        return store, key
+    try:
+        return store.resolved(key)
+    except Rejected:  # of a bucket that was taken out of the settings
+        return None
 
 
 def audio_routes(links: Links) -> APIRouter:
@@ -90,12 +112,15 @@ def audio_routes(links: Links) -> APIRouter:
         """Return a sound, whole or by ``Range``; links to it come with hits."""
         if not links.is_valid(key, expires, signature):
             raise Refusal(403, "expired", "this link is wrong or has expired: search again")
-        store = links.store
+        assert links.store is not None
+        found = resolved(links.store, key)
+        assert found
+        store, inner = found
         assert isinstance(store, FolderStore)
-        info = await run_in_threadpool(store.head, key)
+        info = await run_in_threadpool(store.head, inner)
         if info is None or not is_audio(key):
             raise Refusal(404, "not-found", "the sound was deleted")
-        return FileResponse(store.root / key)
+        return FileResponse(store.root / inner)
 
     return router
 
@@ -127,7 +152,7 @@ def _excerpt(
     seen: Seen, request: Request, store: Store | None, id_: str, options: Excerpt
 ) -> Response:
     payload = seen.by(request).item(id_).payload
-    if store is None or payload["bucket"] != store.bucket:
+    if store is None or payload["bucket"] != store.place(payload["key"])[0]:
         raise Refusal(404, "not-found", "the item is in no bucket of this service")
     info = store.head(payload["key"])
     if info is None or info.etag != payload["etag"]:

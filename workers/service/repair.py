@@ -126,10 +126,10 @@ class Repair:
 
     def _told(self, letter: DeadLetter, request: Request) -> LetterAnswer:
         url = location = None
-        store = self._links.store
-        if store and is_audio(letter.key) and Right.AUDIO in request.state.caller.rights:
-            url = self._links.link(store.bucket, letter.key, root_of(request))
-            location = self._links.location(store.bucket, letter.key)
+        if is_audio(letter.key) and Right.AUDIO in request.state.caller.rights:
+            bucket = self._links.bucket_of(letter.key)
+            url = self._links.link(bucket, letter.key, root_of(request))
+            location = self._links.location(bucket, letter.key)
         return LetterAnswer(
             key=letter.key, reason=letter.reason, detail=letter.detail, at=letter.at,
             count=letter.count, audio_url=url, location=location,

@@ -1,13 +1,16 @@
-"""Messages about one object that wait share one turn."""
+"""Messages about one object that wait share one turn; those of one bucket leave room for others."""
 
 import threading
 import time
 from collections import Counter
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from audiofuse.core.errors import Unavailable
 from audiofuse.workers.indexing import retries
+from audiofuse.workers.indexing.breaker import Seats
 from audiofuse.workers.indexing.items.sync import Synced
 from audiofuse.workers.indexing.retries import (
     RetryPolicy,
@@ -109,3 +112,42 @@ def test_turns_leave_nothing_behind() -> None:
         turns.take(KEY, lambda: {}[KEY])
     assert not turns._now
     assert not turns._next
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for nothing."""
+    for name in ("FIRST_BACKOFF_S", "LATE_WRITE_S"):
+        monkeypatch.setattr(retries, name, 0.0)
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_messages_of_a_bucket_that_is_away_leave_room_for_others() -> None:
+    """Once enough of them wait the next goes to the end of its lane untried."""
+    tried: list[str] = []
+    sent: list[str] = []
+    away = [Unavailable("it is away")]
+
+    def sync(key: str) -> Synced:
+        tried.append(key)
+        if key.startswith("away/") and away:
+            raise away.pop()
+        return Synced(Outcome.CREATED)
+
+    seats = Seats(lambda key: key.partition("/")[0], 1)
+    dispatcher: Any = SimpleNamespace(sync=lambda key, *_: sent.append(key))
+    syncers: Any = dict.fromkeys(Lane, SimpleNamespace(sync=sync))
+    policy = RetryPolicy(syncers, dispatcher, threading.Event(), seats=seats)
+    with seats.taken("away/1.wav"):
+        assert policy.settle("away/2.wav", Lane.LIVE) is Outcome.LATER
+        assert policy.settle("here/1.wav", Lane.LIVE) is Outcome.CREATED
+    assert (tried, sent) == (["here/1.wav"], ["away/2.wav"])
+    assert policy.settle("away/2.wav", Lane.LIVE) is Outcome.CREATED
+    assert not seats.are_taken("away/2.wav")
+
+
+def test_where_one_bucket_is_all_everything_may_wait() -> None:
+    """There is nothing else that could be worked on."""
+    seats = Seats()
+    with seats.taken("a.wav"), seats.taken("b.wav"):
+        assert not seats.are_taken("c.wav")

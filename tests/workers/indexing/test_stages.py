@@ -16,6 +16,8 @@ from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import AudiofuseError, Unavailable
 from audiofuse.core.index.index import Index, Point, connect_embedded
 from audiofuse.core.items import ObjectInfo, point_id
+from audiofuse.core.settings import Settings
+from audiofuse.core.storage.mounts import Mounted, MountedStore
 from audiofuse.core.storage.refusals import Denied
 from audiofuse.core.storage.store import FolderStore
 from audiofuse.workers.indexing.breaker import KEYS
@@ -226,3 +228,26 @@ def test_another_generation_is_refused(tiny_encoder: Encoder) -> None:
     combined = BatchedIndex(index, index.create("tiny-000000", tiny_encoder))
     with pytest.raises(ValueError, match="made for"):
         combined.get(index.generation("other-111111"), ["x"])
+
+
+def test_one_bucket_that_denies_everything_is_not_vouched_for_by_another(tmp_path: Path) -> None:
+    """What can be read elsewhere says nothing of its objects: they wait."""
+    stores = {name: tmp_path / name for name in ("a", "b")}
+    for root in stores.values():
+        root.mkdir()
+        for number in range(KEYS):
+            (root / f"{number}.wav").write_bytes(b"x")
+    denying = Denying(stores["a"])
+    denying.denied = {f"{number}.wav" for number in range(KEYS)}
+    mounts = {"a": denying, "b": FolderStore(stores["b"])}
+    several = MountedStore({name: Mounted(name, Settings(), it) for name, it in mounts.items()})
+    bounded = BoundedStore(several, 10**9)
+    raised = []
+    for name in ("b/0.wav", *(f"a/{number}.wav" for number in range(KEYS))):
+        info = bounded.head(name)
+        assert info
+        try:
+            bounded.read(info)
+        except AudiofuseError as error:
+            raised.append(type(error).__name__)
+    assert raised == ["Denied"] * (KEYS - 1) + ["Unavailable"]

@@ -4,6 +4,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from audiofuse.core.retrying import BackOff
 from audiofuse.core.storage.store import FolderStore
 from audiofuse.core.storage.temporary import is_temporary
 from audiofuse.workers.intake import handover
-from audiofuse.workers.intake.folder import FolderIntake
+from audiofuse.workers.intake.folder import FolderIntake, FolderIntakes
 from audiofuse.workers.telemetry.names import Lane
 
 Eventually = Callable[..., Any]
@@ -124,3 +125,31 @@ def test_another_folder_in_its_place_is_watched_instead(
     eventually(lambda: watched.compared == ["", ""])
     (watched.root / "owl.wav").write_bytes(b"sound")
     eventually(lambda: "owl.wav" in watched.live())
+
+
+def test_several_folders_are_watched_under_their_names(
+    tmp_path: Path, eventually: Eventually
+) -> None:
+    """What changes in each, and what nobody told of it before, has its bucket's name in front."""
+    sent: list[str] = []
+    compared: list[str] = []
+    dispatcher: Any = SimpleNamespace(sync=lambda key, _: sent.append(key))
+
+    def reconcile(prefix: str) -> list[str]:
+        compared.append(prefix)
+        return []
+
+    intakes = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        store = FolderStore(tmp_path / name)
+        intakes.append(FolderIntake(store, dispatcher, reconcile, f"{name}/"))
+    stop = threading.Event()
+    thread = threading.Thread(target=FolderIntakes(intakes).run, args=(stop,))
+    thread.start()
+    eventually(lambda: sorted(compared) == ["a/", "b/"])
+    for name in ("a", "b"):
+        (tmp_path / name / "owl.json").write_text("{}")
+    eventually(lambda: set(sent) == {"a/owl.json", "b/owl.json"})
+    stop.set()
+    thread.join()

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 import audiofuse.workers.commands.main
 from audiofuse.core.errors import ConfigurationError, Unavailable
 from audiofuse.core.settings import PREFIX, Settings
+from audiofuse.core.storage.mounts import names_of, read_mounts
 from audiofuse.core.storage.store import open_store
 from audiofuse.workers.intake.build import build_intake, choose_source
 from audiofuse.workers.intake.handover import Handover
@@ -158,3 +159,23 @@ def test_a_short_token_is_refused() -> None:
     """A token that could be guessed is no token."""
     with pytest.raises(ValueError, match="webhook_token"):
         Settings(webhook_token=SecretStr("short"))
+
+
+def test_events_of_several_buckets_are_handed_over_under_their_names(
+    dispatcher: Dispatcher, handed_over: HandedOver
+) -> None:
+    """Each bucket's own, sidecars as their sounds; what is of none is dropped and counted."""
+    mounts = SecretStr(
+        json.dumps(
+            [
+                {"name": "field", "address": "s3://b/2026/"},
+                {"name": "studio", "address": "s3://sounds"},
+            ]
+        )
+    )
+    names = names_of(read_mounts(Settings(buckets=mounts)))
+    handover = Handover("", dispatcher, Source.SQS, names)
+    foreign = [_body("2025/a.wav", bucket="b"), _body("2026/a.wav", bucket="field")]
+    handover.hand_over([_body("2026/a.wav.json", bucket="b"), _body("a.wav"), *foreign])
+    assert handed_over() == ["field/2026/a.wav", "studio/a.wav"]
+    assert handover.dropped == {Flaw.FOREIGN_BUCKET: 2}

@@ -14,6 +14,7 @@ from audiofuse.core.model.config import Grid
 from audiofuse.core.query import Filter
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.boto import s3_client
+from audiofuse.core.storage.objects import OneBucket
 from audiofuse.core.storage.store import open_store
 from audiofuse.workers.repair.comparison import BATCH, compare
 from audiofuse.workers.repair.findings import DIFFERENT
@@ -85,7 +86,7 @@ def test_s3_and_index_are_compared(world: World, aws_settings: Settings) -> None
 def test_memory_does_not_grow_with_the_bucket(world: World) -> None:
     """Five times as many objects and points take no more of Python's memory."""
 
-    class Many:
+    class Many(OneBucket):
         bucket = "bucket"
 
         def __init__(self, count: int) -> None:

@@ -141,9 +141,12 @@ def test_what_is_away_is_reported_without_its_password(
     values = dict.fromkeys(secret_settings(), secret) | {
         "broker_url": f"redis://user:{secret}@127.0.0.1:1/0",
         "redis_events_url": f"redis://user:{secret}@127.0.0.1:1/0",
+        "buckets": json.dumps(
+            [{"name": "sounds", "address": "s3://sounds", "secret_access_key": secret}]
+        ),
     }
     settings = Settings(
-        bucket="s3://sounds", s3_endpoint_url="http://127.0.0.1:1", s3_access_key_id="key",
+        s3_endpoint_url="http://127.0.0.1:1", s3_access_key_id="key",
         qdrant_url="http://127.0.0.1:1", home=tmp_path_factory.mktemp("home"), **values,
     )  # fmt: skip
     said = io.StringIO()

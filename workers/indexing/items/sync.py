@@ -237,7 +237,8 @@ class Syncer:
             if audio is None:
                 return None
             sidecars = (self.store.head(sidecar_key) for sidecar_key in sidecar_keys(key))
-            return Item(self.store.bucket, audio, next(filter(None, sidecars), None))
+            bucket, _ = self.store.place(key)
+            return Item(bucket, audio, next(filter(None, sidecars), None))
 
     def _look_or_record(self, key: str) -> Item | None:
         """Look; record that not even that is possible. The point stays: it may well be right."""
@@ -248,7 +249,7 @@ class Syncer:
             raise
 
     def _id(self, key: str) -> str:
-        return str(point_id(self.store.bucket, key))
+        return str(point_id(*self.store.place(key)))
 
     def _known(self, key: str) -> Point | None:
         id_ = self._id(key)
@@ -302,7 +303,7 @@ class Syncer:
         is_here = known is not None and known.payload["etag"] == item.audio.etag
         here = (self._points, self._generation) if is_here else None
         places = filter(None, (here, self._elsewhere()))
-        return next(filter(None, (_stored(item, *place) for place in places)), None)
+        return next(filter(None, (_stored(item, self._id(item.key), *at) for at in places)), None)
 
     def _encode(
         self,
@@ -347,9 +348,8 @@ class Syncer:
         raise ObjectChanged("it may have changed while more changes were awaited")
 
 
-def _stored(item: Item, points: Points, generation: Generation) -> StoredSound | None:
-    """Return what a generation holds of the sound of an item as it is now."""
-    id_ = str(point_id(item.bucket, item.key))
+def _stored(item: Item, id_: str, points: Points, generation: Generation) -> StoredSound | None:
+    """Return what a generation holds of the sound of an item as it is now, as the point ``id_``."""
     point = points.get(generation, [id_], vectors=True).get(id_)
     if point is None or point.payload["etag"] != item.audio.etag:
         return None

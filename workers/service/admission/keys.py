@@ -11,6 +11,7 @@ sign in their names is written as in a URL (``%2C``). Without keys everybody may
 
 import hashlib
 import hmac
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import unquote
@@ -56,13 +57,17 @@ UNSAID = frozenset(Right) - {Right.UPLOAD}  # of a key without scopes
 class Keys:
     """The keys that are valid; only their hashes are kept."""
 
-    def __init__(self, listed: SecretStr | None, bucket: str = "") -> None:
+    def __init__(
+        self, listed: SecretStr | None, bucket_of: Callable[[str], str] = lambda _: ""
+    ) -> None:
         """Read the setting; ``ConfigurationError`` names what is wrong with it, but no key.
 
-        ``bucket`` is whose folders are meant, if the service knows of one.
+        ``bucket_of`` tells in which bucket a folder lies, if the service knows of any.
         """
         entries = listed.get_secret_value().split(",") if listed else []
-        self._callers = dict(_read_key(entry.strip(), bucket) for entry in entries if entry.strip())
+        self._callers = dict(
+            _read_key(entry.strip(), bucket_of) for entry in entries if entry.strip()
+        )
 
     def __bool__(self) -> bool:
         """Whether a key is needed."""
@@ -88,7 +93,7 @@ class Keys:
         return found
 
 
-def _read_key(entry: str, bucket: str) -> tuple[bytes, Caller]:
+def _read_key(entry: str, bucket_of: Callable[[str], str]) -> tuple[bytes, Caller]:
     name, _, rest = entry.partition(":")
     key, _, allowed = rest.partition(":")
     rights, is_limited, folders = allowed.partition("@")
@@ -105,11 +110,11 @@ def _read_key(entry: str, bucket: str) -> tuple[bytes, Caller]:
         raise ConfigurationError(
             f"AUDIOFUSE_API_KEYS: {name} has other scopes than {known}"
         ) from None
-    places = _read_places(name, folders, bucket) if is_limited else None
+    places = _read_places(name, folders, bucket_of) if is_limited else None
     return _digest(key), Caller(name, given, places)
 
 
-def _read_places(name: str, folders: str, bucket: str) -> tuple[Place, ...]:
+def _read_places(name: str, folders: str, bucket_of: Callable[[str], str]) -> tuple[Place, ...]:
     """Read folders: whole ones only, so that sounds and sidecars are on the same side."""
     prefixes = [unquote(each) for each in folders.split("+")]
     if not all(each.strip("/") and each.endswith("/") for each in prefixes):
@@ -121,7 +126,7 @@ def _read_places(name: str, folders: str, bucket: str) -> tuple[Place, ...]:
         raise ConfigurationError(
             f"AUDIOFUSE_API_KEYS: {name} has {len(prefixes)} folders: at most {MOST_PLACES}"
         )
-    return tuple(Place(each, bucket) for each in prefixes)
+    return tuple(Place(each, bucket_of(each)) for each in prefixes)
 
 
 def _digest(key: str) -> bytes:

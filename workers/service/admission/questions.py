@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 
 from audiofuse.core.errors import Unavailable
 from audiofuse.core.query import CANDIDATES
-from audiofuse.core.storage.scratch import scratch_file
+from audiofuse.core.storage.temporary import scratch_file
 from audiofuse.workers.service.admission.problems import Refusal
 
 T = TypeVar("T")

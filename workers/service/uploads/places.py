@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from audiofuse.core.errors import ObjectChanged, Unavailable
 from audiofuse.core.settings import Settings
+from audiofuse.core.storage.mounts import MountedStore
 from audiofuse.core.storage.s3 import S3Bucket
 from audiofuse.core.storage.store import FolderStore, Store
 
@@ -33,7 +34,9 @@ class Place(Protocol):
 
 
 def open_place(settings: Settings, store: Store) -> Place:
-    """Return what writes to the bucket that ``store`` reads."""
+    """Return what writes to the buckets that ``store`` reads."""
+    if isinstance(store, MountedStore):
+        return MountedPlace(store)
     if isinstance(store, FolderStore):
         return FolderPlace(store)
     return S3Place(S3Bucket(store.bucket, settings))
@@ -50,6 +53,26 @@ class S3Place:
         """Have the server compare and write."""
         with path.open("rb") as file:
             self._bucket.put(key, file, f'"{etag}"' if etag else None)
+
+
+class MountedPlace:
+    """Several buckets: each key goes where it lies."""
+
+    def __init__(self, store: MountedStore) -> None:
+        """Write to the buckets of ``store``."""
+        self._store = store
+        self._places = {
+            name: open_place(each.settings, each.store)
+            for name, each in store.mounts.items()
+            if each.store is not None
+        }
+
+    def put(self, path: Path, key: str, etag: str | None) -> None:
+        """Write it there; ``NoPlace`` outside of what is meant of a bucket."""
+        found = self._store.resolved(key)
+        if found is None:
+            raise NoPlace(f"{key} lies in no part of a bucket that is indexed")
+        self._places[self._store.place(key)[0]].put(path, found[1], etag)
 
 
 class FolderPlace:

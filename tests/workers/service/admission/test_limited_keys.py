@@ -307,7 +307,7 @@ def test_nothing_is_written_elsewhere(worlds: Worlds, bucket: Path) -> None:
 def test_folders_of_keys_are_read_as_they_are_written() -> None:
     """Several, of a bucket, with signs that separate written as in URLs."""
     key = f"a:{LIMITED}:search@field/2026/+a%2Bb%2C/, b:{EVERYWHERE}:@c:d/"
-    keys = Keys(SecretStr(key), "sounds")
+    keys = Keys(SecretStr(key), lambda _: "sounds")
     first, second = (keys.caller(f"Bearer {each}") for each in (LIMITED, EVERYWHERE))
     assert first.places == (Place("field/2026/", "sounds"), Place("a+b,/", "sounds"))
     assert second.places == (Place("c:d/", "sounds"),)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 HOLD = """
-from audiofuse.core.storage.scratch import scratch_file
+from audiofuse.core.storage.temporary import scratch_file
 with scratch_file("audiofuse-") as (file, path):
     file.write(b"a sound")
     file.flush()
