@@ -245,7 +245,7 @@ def encoder_list(*, as_json: Json = False) -> None:
     """Show the versions that are published, what each is to the deployment, and what it scored."""
     from audiofuse.core.bundles.registry import open_registry
     from audiofuse.core.evaluation.scorecards import open_scorecards
-    from audiofuse.workers.commands.terminal.display import facts_table, scores_table
+    from audiofuse.workers.commands.terminal.display import facts_table, scores_tables
 
     settings = Settings()
     registry, cards = open_registry(settings), open_scorecards(settings)
@@ -261,7 +261,7 @@ def encoder_list(*, as_json: Json = False) -> None:
         return
     console.print(
         facts_table("encoders", {version: roles.get(version, "") for version in of}),
-        scores_table(of.values()),
+        *scores_tables(list(of.values())),
     )
 
 

@@ -221,7 +221,7 @@ def status(
     from audiofuse.workers.commands.terminal.display import (
         facts_table,
         moment,
-        scores_table,
+        scores_tables,
         steps_table,
     )
 
@@ -243,6 +243,5 @@ def status(
         facts["forced"] = ", ".join(f"{each.gate} by {each.by}" for each in rollout.overrides)
     if rollout.dropped:
         facts["dropped"] = ", ".join(rollout.dropped)
-    console.print(facts_table("rollout", facts), steps_table(rollout.history[-STEPS_SHOWN:]))
-    if any(card.scores for card in cards):
-        console.print(scores_table(cards))
+    steps = steps_table(rollout.history[-STEPS_SHOWN:])
+    console.print(facts_table("rollout", facts), steps, *scores_tables(cards))

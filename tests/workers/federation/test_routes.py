@@ -101,7 +101,8 @@ def test_who_is_missing_is_told_wherever_one_asks(
     federation = create_federation(Settings(ask=f"field={urls['field']},gone={gone}"))
     with serving(federation) as url:
         monkeypatch.setenv(PREFIX + "SEARCH_URL", url)
-        told = CliRunner().invoke(cli, ["search", "a gong", "--limit", "2"]).output
+        asked = ["search", "a gong", "--limit", "2"]
+        told = CliRunner().invoke(cli, asked, env={"COLUMNS": "200"}).output
         assert "without gone: does not answer" in told
         assert "field/" in told
         told = CliRunner().invoke(cli, ["search", "a gong", "--json"]).output

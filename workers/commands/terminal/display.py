@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # what asking a service needs not, and may not have
     from audiofuse.workers.queue.dead_letters import DeadLetter
 
 DIGITS = 8  # of a hash, which tell others from it
+SYSTEMS_SHOWN = ("hybrid", "audio only", "metadata only")
 
 T = TypeVar("T")
 Cell = str | Text | OneLine
@@ -209,20 +210,31 @@ def intervals_table(title: str, rows: Mapping[str, "Estimate"]) -> Table:
     )
 
 
-def scores_table(cards: "Iterable[Scorecard]") -> Table:
-    """Show mAP@10 of versions, by what they were asked: rows of one ``data`` compare."""
-    rows = sorted(
-        (score.asked, score.data[:DIGITS], ranked, card.version, *_ends(metrics["mAP@10"]))
-        for card in cards
-        for score in card.scores
-        for ranked, metrics in score.figures.items()
+def scores_tables(cards: "Sequence[Scorecard]") -> list[Table]:
+    """Show mAP@10 of versions with its interval: what one table has was asked the same."""
+    asked = sorted({(score.asked, score.data) for card in cards for score in card.scores})
+    return [
+        _table(
+            f"mAP@10, {words} ({data[:DIGITS]})",
+            ("version", *(f">{system}" for system in SYSTEMS_SHOWN)),
+            [
+                (card.version, *(_interval(score.figures.get(system)) for system in SYSTEMS_SHOWN))
+                for card in cards
+                for score in card.scores
+                if score.data == data
+            ],
+        )
+        for words, data in asked
+    ]
+
+
+def _interval(metrics: "Mapping[str, Figure] | None") -> str:
+    if not (figure := metrics and metrics.get("mAP@10")):
+        return "-"
+    value, low, high = (
+        f"{each:.3f}".removeprefix("0") for each in (figure.value, figure.low, figure.high)
     )
-    columns = ("asked", "data", "system", "version", ">mAP@10", ">from", ">to")
-    return _table("scores", columns, rows)
-
-
-def _ends(figure: "Figure") -> tuple[str, str, str]:
-    return f"{figure.value:.3f}", f"{figure.low:.3f}", f"{figure.high:.3f}"
+    return f"{value} [{low}, {high}]"
 
 
 class Bars(Progress):
