@@ -40,6 +40,8 @@ Command = Callable[..., None]
 def refuse_unused(config: FitConfig, fusion: Fusion) -> None:
     """Raise ``ConfigurationError`` for options that an encoder of such a fusion has no use for."""
     defaults = FitConfig()
+    if config.teacher_weight != defaults.teacher_weight and not config.teacher:
+        raise ConfigurationError("--teacher-weight: there is no --teacher: leave it out")
     unused = [
         f"--{name.replace('_', '-')}"
         for name in UNUSED.get(fusion, ())

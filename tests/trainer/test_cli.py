@@ -184,6 +184,13 @@ def test_options_that_a_fusion_has_no_use_for_are_refused(
         refuse_unused(config, fusion)
 
 
+def test_a_weight_needs_a_teacher() -> None:
+    """What teachers would count is no option where there are none."""
+    refuse_unused(FitConfig(teacher=["a"], teacher_weight=2), "late")
+    with pytest.raises(ConfigurationError, match="--teacher-weight"):
+        refuse_unused(FitConfig(teacher_weight=2), "late")
+
+
 def test_the_kind_that_is_trained_on_chooses_the_weights(
     bucket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

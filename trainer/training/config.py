@@ -56,6 +56,14 @@ class FitConfig(BaseModel):
         description="Sentences: real, people's; supplied, artificial ones that came with the "
         "sounds, such as WavCaps'; or templates, made here of tags. [A] real",
     )
+    teacher: list[str] = Field(
+        default=[],
+        description="CLAP, a Hugging Face id or a folder, whose similarities of sounds and "
+        "sentences are learned besides; several: their mean. It hears each batch, so on a GPU.",
+    )
+    teacher_weight: float = Field(
+        default=1.0, gt=0, description="Of what teachers say, beside the pairs. [us]"
+    )
     crop_s: float = Field(
         default=30.0, gt=0, description="Longer sounds are cut at random. [A] for Clotho"
     )
@@ -70,7 +78,8 @@ class FitConfig(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """Return what tells one run from another, for JSON: not how the machine computes it."""
-        return self.model_dump(mode="json", exclude=set(MACHINE))
+        unused = set() if self.teacher else {"teacher", "teacher_weight"}  # of older runs, too
+        return self.model_dump(mode="json", exclude={*MACHINE, *unused})
 
     @property
     def augmentation(self) -> Augmentation:

@@ -37,6 +37,7 @@ from audiofuse.trainer.training.step import (
     sum_gradients,
     world,
 )
+from audiofuse.trainer.training.teacher import Teaching, load_teacher
 
 CONFIG, CHECKPOINT, BEST, LOG = "config.json", "checkpoint.pt", "best.safetensors", "log.jsonl"
 LAST = "epoch"  # the criterion by which the last weights are the best
@@ -109,6 +110,8 @@ class Fit:
         self._model.audio_tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         keep_freed_memory()
         freeze_parts(encoder, task.frozen)
+        teachers = [load_teacher(each, device) for each in config.teacher]
+        self._teaching = Teaching(teachers, config.teacher_weight) if teachers else None
         self._optimizer = torch.optim.AdamW(self._groups(), weight_decay=config.weight_decay)
         self._step = 0
         self._best = -math.inf
@@ -232,7 +235,9 @@ class Fit:
         while True:
             self._optimizer.zero_grad()
             try:
-                return contrastive_step(self._learner, examples, self._chunk, seed, self._precision)
+                return contrastive_step(
+                    self._learner, examples, self._chunk, seed, self._precision, self._teaching
+                )
             except torch.OutOfMemoryError as error:
                 if self._chunk == 1:
                     raise ConfigurationError(

@@ -19,7 +19,8 @@ from audiofuse.core.encoder.processing import WINDOWS_PER_BATCH
 from audiofuse.core.encoder.torch_runtime import windows_of, windows_on, words, words_on
 from audiofuse.core.model.hybrid import Windows, Words
 from audiofuse.trainer.data.batches import Example
-from audiofuse.trainer.training.loss import nt_xent
+from audiofuse.trainer.training.loss import nt_xent, taught_loss
+from audiofuse.trainer.training.teacher import Teaching
 
 
 class Inputs(NamedTuple):
@@ -86,13 +87,15 @@ def world() -> tuple[int, int]:
     return distributed.get_rank(), distributed.get_world_size()
 
 
-def contrastive_step(
-    learner: Learner, examples: Sequence[Example], chunk: int, seed: int, precision: Precision
-) -> Tensor:
+def contrastive_step(  # noqa: PLR0913, PLR0917 - what is learned, from what, and how
+    learner: Learner, examples: Sequence[Example], chunk: int, seed: int, precision: Precision,
+    teaching: Teaching | None = None,
+) -> Tensor:  # fmt: skip
     """Add to each weight the gradient of the NT-Xent loss of the global batch; return that loss.
 
     Each process brings the same number of ``examples``. At most ``chunk`` of them are encoded at a
-    time; ``seed`` makes a chunk's dropout and augmentation the same both times.
+    time; ``seed`` makes a chunk's dropout and augmentation the same both times. What teachers say
+    of the batch is part of the loss by its weight.
     """
     chunks = [learner.inputs(examples[at : at + chunk]) for at in range(0, len(examples), chunk)]
     rank, _ = world()
@@ -112,9 +115,11 @@ def contrastive_step(
     items, sentences = (
         torch.cat(parts).detach().requires_grad_() for parts in zip(*encoded, strict=True)
     )
-    loss = nt_xent(
-        _gathered(items), _gathered(sentences), _gathered(identities), learner.temperature
-    )
+    both = _gathered(items), _gathered(sentences)
+    loss = nt_xent(*both, _gathered(identities), learner.temperature)
+    if teaching:
+        taught = _taught(teaching, examples)
+        loss = loss + teaching.weight * taught_loss(*both, taught, learner.temperature)
     loss.backward()  # type: ignore[no-untyped-call]
     assert items.grad is not None
     assert sentences.grad is not None
@@ -125,6 +130,15 @@ def contrastive_step(
             if vector.requires_grad:  # not where all that made it is frozen
                 vector.backward(gradient)  # type: ignore[no-untyped-call]
     return loss.detach()
+
+
+def _taught(teaching: Teaching, examples: Sequence[Example]) -> Tensor:
+    """Return how the teachers compare the sounds and sentences of the global batch, in the mean."""
+    similarities = []
+    for teacher in teaching.teachers:
+        sounds, sentences = map(_gathered, teacher.vectors(examples))
+        similarities.append(teacher.scale * sounds @ sentences.T)
+    return torch.stack(similarities).mean(dim=0)
 
 
 def sum_gradients(learner: Learner) -> None:
