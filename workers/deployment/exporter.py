@@ -57,6 +57,7 @@ GAUGES: Mapping[str, tuple[str, Sequence[str]]] = {
     "coverage_ratio": ("Points over those of the version that has most.", ["version", "role"]),
     "index_optimised": ("Whether Qdrant has nothing left to do.", ["version", "role"]),
     "index_indexed_vectors": ("Vectors that are in an index.", ["version", "role"]),
+    "bucket_items": ("Items of the live version, by bucket.", ["bucket"]),
     "version_info": ("Versions that items are written to.", ["version", "role"]),
     "rollout_phase": ("The phase of the rollout.", ["phase"]),
     "rollout_step_timestamp_seconds": ("When the last step was taken.", []),
@@ -145,10 +146,19 @@ class Deployment:
         yield _gauge("items_without_text", wordless.items())
         if most := max(points.values(), default=0):
             yield _gauge("coverage_ratio", [(labels, n / most) for labels, n in points.items()])
+        yield _gauge("bucket_items", self._by_bucket())
         optimised = [(labels, each.optimised) for labels, each in health.items()]
         yield _gauge("index_optimised", optimised)
         indexed = [(labels, each.indexed) for labels, each in health.items()]
         yield _gauge("index_indexed_vectors", indexed)
+
+    def _by_bucket(self) -> Iterator[tuple[list[str], int]]:
+        """Count what queries meet of each bucket; of those that the settings name, so of a few."""
+        live = self._index.live()
+        for part in self._store.parts() if live else ():
+            bucket, _ = self._store.place(part)
+            with suppress(GenerationGone):
+                yield [bucket], self._index.count(live, self._store.where(part))
 
     def _generations(self) -> Iterator[tuple[tuple[str, Role], Generation]]:
         """Yield the generation that queries meet, whatever the document says, and the other."""

@@ -1,5 +1,6 @@
 """The exporter: what it tells of queue, index and rollout, and that it waits for nobody."""
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -144,6 +145,28 @@ def test_the_brokers_memory_is_told_and_its_limit_where_it_has_one(
         assert told["audiofuse_broker_memory_limit_bytes"] == {(): 10**9}
     finally:
         redis.config_set("maxmemory", 0)
+
+
+def test_items_are_counted_by_bucket(settings: Settings, tmp_path: Path) -> None:
+    """Of several buckets each has its own, also one without any; nothing before the first item."""
+    listed = [{"name": name, "address": str(tmp_path)} for name in ("field", "studio", "new")]
+    several = settings.model_copy(update={"bucket": "", "buckets": SecretStr(json.dumps(listed))})
+    deployment, index = Deployment(several), open_index(settings)
+    assert _told(deployment.index())["audiofuse_bucket_items"] == {}
+    generation = index.create("old-1", Sizes())
+    keys = ("field/a.wav", "field/b.wav", "studio/a.wav")
+    index.upsert(
+        generation,
+        [
+            Point(
+                str(point_id(*key.split("/"))), {"bucket": key.split("/")[0], "key": key},
+                item=[1.0, 0.0], audio=[1.0, 0.0],
+            )
+            for key in keys
+        ],
+    )  # fmt: skip
+    told = _told(deployment.index())["audiofuse_bucket_items"]
+    assert told == {("field",): 2, ("studio",): 1, ("new",): 0}
 
 
 def test_nothing_is_said_of_what_is_not_there_yet(settings: Settings) -> None:
