@@ -25,6 +25,7 @@ HANDED_ON = (
 )  # fmt: skip
 SOUNDS = ("audio/", "video/", "application/ogg")  # types that a browser plays, and does not run
 UNKNOWN = "application/octet-stream"
+DOTS = {".", ".."}
 SAID = {403, 404, 416, 422, 503}  # statuses of a member that are ours, too
 
 
@@ -46,6 +47,8 @@ def sound_routes(federation: Federation) -> APIRouter:
         line = federation.lines.get(member)
         if line is None:
             raise Refusal(404, "not-found", "no member is called so")
+        if not DOTS.isdisjoint(key.split("/")):  # whoever reads such a path leads it elsewhere
+            raise Refusal(404, "not-found", "no sound has such a link")
         path = AUDIO_PATH + quote(key)
         asked = Asked(path, [("expires", str(expires)), ("signature", signature)])
         wanted = {

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from fastapi import FastAPI
@@ -67,6 +68,14 @@ def test_sounds_of_a_member_are_heard(hearing: TestClient) -> None:
     by_sound = hearing.post("/v1/search/sound", content=whole).json()
     assert by_sound["hits"][0]["score"] == pytest.approx(1, abs=1e-3)
     assert hearing.post("/v1/search/sound", content=b"no sound").status_code == 422
+
+
+@pytest.mark.parametrize("key", ["../../healthz", "a/../../../healthz", "./../../healthz"])
+def test_a_link_to_a_sound_leads_to_nothing_else(hearing: TestClient, key: str) -> None:
+    """Not out of where members serve their sounds, however the way is written."""
+    for written in (quote(key, safe=""), key.replace(".", "%2e")):
+        path = f"/v1/audio/folder/{written}"
+        assert hearing.get(path, params={"expires": 1, "signature": "a"}).status_code == 404
 
 
 def test_every_route_is_described(all_: TestClient) -> None:
