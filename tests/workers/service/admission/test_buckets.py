@@ -192,3 +192,21 @@ def test_an_only_bucket_becomes_one_of_several(world: World) -> None:
     (point,) = world.index.scroll(world.generation, ["key", "bucket"])
     assert point.payload == {"key": PIANO, "bucket": "studio"}
     assert world.syncer(encoder=deaf).sync(PIANO).outcome is Outcome.UNCHANGED
+
+
+def test_one_that_is_given_up_loses_its_items_on_purpose(world: World, redis: Redis) -> None:
+    """Without an address nothing is in it any more: its items go by name, the others stay."""
+    for key in (GONG, PIANO):
+        world.syncer().sync(key)
+    listed = json.loads(world.settings.buckets.get_secret_value() if world.settings.buckets else "")
+    given_up = json.dumps([{**each, "address": None} if each["name"] == "studio" else each
+                           for each in listed])  # fmt: skip
+    store = open_store(world.settings.model_copy(update={"buckets": SecretStr(given_up)}))
+    letters = DeadLetters(redis, "audiofuse")
+    with compare(store, world.index, world.generation, letters, "studio/") as comparison:
+        lost = [*comparison.keys(*comparison.to_queue(remove=True))]
+    assert lost == [PIANO]
+    assert world.syncer(store).sync(PIANO).outcome is Outcome.REMOVED
+    (left,) = world.index.scroll(world.generation, ["key"])
+    assert left.payload["key"] == GONG
+    assert (world.studio / "piano.wav").exists()
