@@ -155,7 +155,9 @@ class Deployment:
     def _by_bucket(self) -> Iterator[tuple[list[str], int]]:
         """Count what queries meet of each bucket; of those that the settings name, so of a few."""
         live = self._index.live()
-        for part in self._store.parts() if live else ():
+        if live is None:
+            return
+        for part in self._store.parts():
             bucket, _ = self._store.place(part)
             with suppress(GenerationGone):
                 yield [bucket], self._index.count(live, self._store.where(part))
