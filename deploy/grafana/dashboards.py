@@ -10,8 +10,6 @@ from pathlib import Path
 from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import (
-    DashboardCursorSync,
-    DashboardLinkType,
     VariableOption,
     VariableRefresh,
 )
@@ -28,6 +26,7 @@ from panels import (
     SOURCE,
     YELLOW,
     average,
+    empty_board,
     figure,
     lines,
     quantiles,
@@ -36,38 +35,11 @@ from panels import (
 )
 
 FOLDER = Path(__file__).parent / "dashboards"
-TAG = "audiofuse"
 FIRING = 'ALERTS{alertname=~"Audiofuse.*", alertstate="firing"}'
 TOLD_BY = ("alertname", "part", "process", "lane", "reason", "outcome", "source")
 CHOSEN = 'instance=~"$instance"'  # the workers that are chosen at the top
 ASKED = 'route=~"/v1/(search|similar|items|embed).*"'  # neither sounds that are played, nor probes
 KIND = "* on (job, instance) group_left (process) audiofuse_build_info"
-
-
-def _board(name: str, title: str, tells: str) -> dashboard.Dashboard:
-    """Return an empty dashboard; where a rollout took a step all graphs have a mark."""
-    link = dashboard.DashboardLink(TAG).type(DashboardLinkType.DASHBOARDS).tags([TAG])
-    steps = (
-        dashboard.AnnotationQuery()
-        .name("steps of a rollout")
-        .datasource(SOURCE)
-        .enable(enable=True)
-        .icon_color(BLUE)
-        .expr("changes(audiofuse_rollout_step_timestamp_seconds[1m]) > 0")
-    )
-    return (
-        dashboard.Dashboard(title)
-        .uid(f"{TAG}-{name}")
-        .description(tells)
-        .tags([TAG])
-        .time("now-1h", "now")
-        .refresh("30s")
-        .timezone("browser")
-        .tooltip(DashboardCursorSync.CROSSHAIR)
-        .readonly()
-        .link(link.as_dropdown(as_dropdown=False).keep_time(keep_time=True))
-        .annotation(steps)
-    )
 
 
 def overview() -> dashboard.Dashboard:
@@ -160,7 +132,9 @@ def overview() -> dashboard.Dashboard:
             ),
         ).span(6),
     )  # fmt: skip
-    board = _board("overview", "audiofuse: overview", "Is it healthy, and how far behind is it?")
+    board = empty_board(
+        "overview", "audiofuse: overview", "Is it healthy, and how far behind is it?"
+    )
     for panel in panels:
         board = board.with_panel(panel)
     return board
@@ -279,7 +253,7 @@ def worker() -> dashboard.Dashboard:
         .all_value(".*")
         .current(VariableOption(selected=True, text="All", value="$__all"))
     )
-    board = _board("worker", "audiofuse: workers", "Where the time goes, and what limits it.")
+    board = empty_board("worker", "audiofuse: workers", "Where the time goes, and what limits it.")
     board = board.with_variable(instances)
     for panel in panels:
         board = board.with_panel(panel)
@@ -386,7 +360,7 @@ def rollout() -> dashboard.Dashboard:
             stacked=True,
         ),
     )  # fmt: skip
-    board = _board("rollout", "audiofuse: rollout", "How far is the next encoder?")
+    board = empty_board("rollout", "audiofuse: rollout", "How far is the next encoder?")
     for panel in panels:
         board = board.with_panel(panel)
     return board

@@ -1,4 +1,4 @@
-"""Panels of the dashboards: what those of one kind have in common, and queries that recur."""
+"""What dashboards have in common, and panels of one kind, and queries that recur."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -25,6 +25,8 @@ from grafana_foundation_sdk.models.common import (
     VisibilityMode,
 )
 from grafana_foundation_sdk.models.dashboard import (
+    DashboardCursorSync,
+    DashboardLinkType,
     DataSourceRef,
     FieldColorModeId,
     Threshold,
@@ -35,6 +37,7 @@ from grafana_foundation_sdk.models.dashboard import (
 
 SOURCE = DataSourceRef(type_val="prometheus", uid="prometheus")  # provisioning/datasources
 GREEN, YELLOW, RED, BLUE, GREY = "green", "yellow", "red", "blue", "text"
+TAG = "audiofuse"
 SECONDS, SHARE, BYTES, NUMBER, RATE = "s", "percentunit", "bytes", "short", "suffix:/s"
 TALL = 7  # with these heights the overview fills one screen
 
@@ -42,6 +45,32 @@ Query = tuple[str, str]  # PromQL, legend
 Steps = Mapping[float | None, str]  # from which value on a value has which colour
 Texts = Mapping[str, tuple[str, str]]  # which text and colour stand for a value
 Panel = TypeVar("Panel", stat.Panel, timeseries.Panel, statetimeline.Panel)
+
+
+def empty_board(name: str, title: str, tells: str) -> dashboard.Dashboard:
+    """Return an empty dashboard; where a rollout took a step all graphs have a mark."""
+    link = dashboard.DashboardLink(TAG).type(DashboardLinkType.DASHBOARDS).tags([TAG])
+    steps = (
+        dashboard.AnnotationQuery()
+        .name("steps of a rollout")
+        .datasource(SOURCE)
+        .enable(enable=True)
+        .icon_color(BLUE)
+        .expr("changes(audiofuse_rollout_step_timestamp_seconds[1m]) > 0")
+    )
+    return (
+        dashboard.Dashboard(title)
+        .uid(f"{TAG}-{name}")
+        .description(tells)
+        .tags([TAG])
+        .time("now-1h", "now")
+        .refresh("30s")
+        .timezone("browser")
+        .tooltip(DashboardCursorSync.CROSSHAIR)
+        .readonly()
+        .link(link.as_dropdown(as_dropdown=False).keep_time(keep_time=True))
+        .annotation(steps)
+    )
 
 
 def _query(expr: str, legend: str = "") -> prometheus.Dataquery:

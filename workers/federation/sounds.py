@@ -67,8 +67,7 @@ def sound_routes(federation: Federation) -> APIRouter:
         options: Annotated[Excerpt, Query()],
     ) -> Response:
         """Return what is heard between two seconds of an item, as WAV."""
-        if Right.AUDIO not in request.state.caller.rights:
-            raise Refusal(403, "not-allowed", "this key may search, but not hear: scope audio")
+        request.state.caller.require(Right.AUDIO)
         owner, _ = await federation.first(Asked(f"/v1/items/{id}"), ItemAnswer)
         part = [("start_s", str(options.start_s)), ("end_s", str(options.end_s))]
         asked = Asked(f"/v1/items/{id}/excerpt", part)

@@ -72,8 +72,7 @@ def archive_routes(seen: Seen, store: Store | None) -> APIRouter:
     @router.post("/zip", response_class=Response, responses=ZIP)
     async def archive(request: Request, selection: Selection) -> Response:
         """Return the sounds of items and their sidecars, as they are now, in one ZIP file."""
-        if Right.AUDIO not in request.state.caller.rights:
-            raise Refusal(403, "not-allowed", "this key may search, but not hear: scope audio")
+        request.state.caller.require(Right.AUDIO)
         taken = await run_in_threadpool(partial(_taken, seen.by(request), selection.ids, store))
         if store is None or not taken:
             raise Refusal(404, "not-found", "none of these items is in a bucket of this service")

@@ -139,8 +139,7 @@ def excerpt_routes(seen: Seen, store: Store | None, questions: Questions) -> API
         options: Annotated[Excerpt, Query()],
     ) -> Response:
         """Return what is heard between two seconds of an item, as WAV."""
-        if Right.AUDIO not in request.state.caller.rights:
-            raise Refusal(403, "not-allowed", "this key may search, but not hear: scope audio")
+        request.state.caller.require(Right.AUDIO)
         if not 0 < options.end_s - options.start_s <= MOST_S:
             raise Refusal(422, "not-an-excerpt", f"it must have up to {MOST_S:g} s, and not none")
         return await questions.cut(partial(_excerpt, seen, request, store, id, options))

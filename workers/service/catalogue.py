@@ -333,8 +333,7 @@ def catalogue_routes(seen: Seen, links: Links, questions: Questions) -> APIRoute
 
         An answer that is broken off is not whole: go on with `after`, the id of its last line.
         """
-        if Right.EXPORT not in request.state.caller.rights:
-            raise Refusal(403, "not-allowed", f"this key lacks the scope {Right.EXPORT}")
+        request.state.caller.require(Right.EXPORT)
         return await exports.answer(told.lines(asked, request))
 
     return router

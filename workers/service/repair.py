@@ -196,8 +196,7 @@ def explain_routes(explainer: Explainer, questions: Questions) -> APIRouter:
 
 def _check_scope(request: Request) -> None:
     """Refuse who may not know of verdicts: these may name what searching does not show."""
-    if Right.REPAIR not in request.state.caller.rights:
-        raise Refusal(403, "not-allowed", f"this key lacks the scope {Right.REPAIR}")
+    request.state.caller.require(Right.REPAIR)
 
 
 def _reached(work: Callable[[], T]) -> T:

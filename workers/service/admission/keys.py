@@ -23,6 +23,7 @@ from audiofuse.core.query import Place, Places
 from audiofuse.workers.service.admission.problems import Refusal
 
 MIN_KEY_CHARACTERS = 16
+MAY_NOT_HEAR = "this key may search, but not hear: scope audio"
 MOST_PLACES = 20  # of one key: each is a condition of every question
 
 
@@ -44,6 +45,12 @@ class Caller:
     name: str
     rights: frozenset[Right]
     places: Places = None  # outside of which nothing exists to it
+
+    def require(self, right: Right) -> None:
+        """Raise ``Refusal`` if its key does not allow that."""
+        if right not in self.rights:
+            lacking = f"this key lacks the scope {right}"
+            raise Refusal(403, "not-allowed", MAY_NOT_HEAR if right is Right.AUDIO else lacking)
 
     def reaches(self, key: str) -> bool:
         """Whether an object of the bucket may be known to it."""
