@@ -89,6 +89,17 @@ class Asked:
         )  # fmt: skip
 
 
+class _Connection:
+    """Whether a request had a connection made, by what httpcore tells of it."""
+
+    is_new = False
+
+    async def note(self, event: str, _details: object) -> None:
+        """Note an event."""
+        if event == "connection.connect_tcp.started":
+            self.is_new = True
+
+
 TRIAL = Asked("/v1/search", [("q", "a sound"), ("limit", "1")])  # takes what questions do
 
 
@@ -129,9 +140,7 @@ class Line:
         """
         headers = headers | (self._key if with_key else {})
         try:
-            answer = await self._http.send(
-                asked.request(self._http, headers, patience_s), stream=True
-            )
+            answer = await self._sent(asked, headers, patience_s)
             if answer.is_success:
                 return answer
             try:
@@ -197,8 +206,7 @@ class Line:
         return Missing(self.name, reason, outcome)
 
     async def _received(self, asked: Asked, patience_s: float) -> bytes:
-        request = asked.request(self._http, self._key, patience_s)
-        answer = await self._http.send(request, stream=True)
+        answer = await self._sent(asked, self._key, patience_s)
         try:
             body = await self._body(answer)
         finally:
@@ -206,6 +214,24 @@ class Line:
         if not answer.is_success:
             raise Refused(self.name, answer.status_code, told(body))
         return body
+
+    async def _sent(
+        self, asked: Asked, headers: dict[str, str], patience_s: float
+    ) -> httpx.Response:
+        """Send a question; once more where it met a kept connection that was just being closed.
+
+        Then nothing of an answer came. It says nothing of the member, and every question may be
+        put twice.
+        """
+        request = asked.request(self._http, headers, patience_s)
+        line = _Connection()
+        request.extensions["trace"] = line.note
+        try:
+            return await self._http.send(request, stream=True)
+        except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+            if line.is_new:
+                raise
+        return await self._http.send(asked.request(self._http, headers, patience_s), stream=True)
 
     async def _body(self, answer: httpx.Response) -> bytes:
         """Return what was sent, as it was sent; ``Missing`` if it is too much."""

@@ -1,6 +1,7 @@
 """What becomes of an answer when members are slow, gone, hostile, or of another encoder."""
 
 import asyncio
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -18,7 +19,7 @@ from audiofuse.core.settings import Settings
 from audiofuse.workers.deployment.local import free_port
 from audiofuse.workers.federation import members
 from audiofuse.workers.federation.app import create_federation
-from audiofuse.workers.federation.members import read_members
+from audiofuse.workers.federation.members import Asked, Line, Member, read_members
 from audiofuse.workers.federation.merging import agreed
 
 Serving = Callable[[FastAPI], AbstractContextManager[str]]
@@ -85,6 +86,45 @@ def test_a_member_that_hangs_is_waited_for_once(odd: Odd, beside: TestClient) ->
         assert _reasons(answer) == HANGS
         assert len(answer.json()["hits"]) == 5
     assert odd.asked <= before + 1  # tried aside
+
+
+class Closing:
+    """A member that answers one question a connection, and closes it once the next one came."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._server.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            connection, _ = self._server.accept()
+            threading.Thread(target=self._answer, args=[connection], daemon=True).start()
+
+    def _answer(self, connection: socket.socket) -> None:
+        with connection:
+            self._read(connection)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+            self._read(connection)
+
+    def _read(self, connection: socket.socket) -> None:
+        self.asked += bool(connection.recv(65_536))
+
+
+def test_a_kept_connection_that_is_just_closed_costs_no_answer() -> None:
+    """The question is put again, once, on another connection; a new one that fails is not."""
+    closing = Closing()
+
+    async def ask() -> list[bytes]:
+        line = Line(Member("odd", closing.url), PATIENCE_S)
+        try:
+            return [await line.ask(Asked("/v1/items")) for _ in range(2)]
+        finally:
+            await line.close()
+
+    assert asyncio.run(ask()) == [b"{}", b"{}"]
+    assert closing.asked == 3
 
 
 def test_a_member_that_answers_again_takes_part_again(
