@@ -75,6 +75,7 @@ HOMES = {  # one outside library has few homes
         "workers/deployment",
         "workers/programs",
     },  # qdrant_client is made of it
+    "pyarrow": {"workers/repair"},
     "onnx": {"core/encoder"},
     "onnxruntime": {"core/encoder"},
     "tokenizers": {"core/encoder"},

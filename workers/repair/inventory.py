@@ -1,7 +1,7 @@
 """A bucket's objects as S3 Inventory listed them: a file where LIST would be asked for hours.
 
     s3://reports/sounds/daily/2026-11-30T01-00Z/manifest.json ──> names data files ──> rows, in any
-                                                                  CSV, by gzip         order
+                                                                  CSV, Parquet, ORC    order
 
 What it says was so when it was begun, or somewhat before; so what changed since is not held against
 it (``comparison``), and whoever syncs a key looks at the bucket itself.
@@ -12,9 +12,10 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_plus
@@ -22,13 +23,17 @@ from urllib.parse import unquote_plus
 from audiofuse.core.errors import ConfigurationError, ObjectChanged, Unavailable
 from audiofuse.core.items import ObjectInfo
 from audiofuse.core.settings import Settings
+from audiofuse.core.storage.mounts import MountedStore, split
 from audiofuse.core.storage.store import S3_SCHEME, Store, bucket_name, open_store
+from audiofuse.workers.repair.columnar import check_readable, columns_in, rows_of
 
+CSV, COLUMNAR = "CSV", ("Parquet", "ORC")
 NEEDED = ("Key", "LastModifiedDate", "ETag")  # Key is always there, the others are optional fields
 MOST_MANIFEST_BYTES = 64 * 1024**2
 # Changes up to so long before an inventory was begun may be missing in it: S3 promises them later.
 # Raised, more that differs is left to the next comparison; lowered, more keys are synced in vain.
 MARGIN_S = 3600
+Rows = Iterator[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -39,25 +44,39 @@ class Listing:
     as_of_ms: int
 
 
+@dataclass(frozen=True)
+class _Bucket:
+    """Whose inventory it is, and which of its keys are meant; ``top`` is put before each."""
+
+    settings: Settings  # of a deployment that has this bucket alone
+    prefix: str
+    top: str = ""
+
+
 def open_inventory(settings: Settings, place: str, prefix: str = "") -> Listing:
     """Return what an inventory of the settings' bucket lists under ``prefix``.
 
-    ``place`` is that of its manifest: ``s3://bucket/.../manifest.json``, read with the settings'
-    endpoint and credentials, or a path whose data files lie beside it. Raises
-    ``ConfigurationError`` for what is no inventory of this bucket that can be read; while its rows
-    are read, likewise, and ``Unavailable`` where they end too soon.
+    Of several buckets ``prefix`` names the one. ``place`` is that of its manifest:
+    ``s3://bucket/.../manifest.json``, read with the bucket's endpoint and credentials, or a path
+    whose data files lie beside it. Raises ``ConfigurationError`` for what is no inventory of this
+    bucket that can be read; while its rows are read, likewise, and ``Unavailable`` where they end
+    too soon.
     """
-    if settings.buckets:
-        raise ConfigurationError("an inventory is compared with an only bucket, AUDIOFUSE_BUCKET")
-    store, key = _opened(settings, place)
+    bucket = _meant(settings, prefix)
+    store, key = _opened(bucket.settings, place)
     manifest = _manifest(store, key, place)
-    source = str(manifest.get("sourceBucket", ""))
-    if source != bucket_name(settings):
-        raise ConfigurationError(f"{place} lists {source}, and not {bucket_name(settings)}")
-    if manifest.get("fileFormat") != "CSV":
-        detail = f"{manifest.get('fileFormat')} is not read: have S3 write inventories as CSV"
-        raise ConfigurationError(f"{place}: {detail}")
-    columns = [each.strip() for each in str(manifest.get("fileSchema", "")).split(",")]
+    source, name = str(manifest.get("sourceBucket", "")), bucket_name(bucket.settings)
+    if source != name:
+        raise ConfigurationError(f"{place} lists {source}, and not {name}")
+    format_, schema = str(manifest.get("fileFormat")), str(manifest.get("fileSchema", ""))
+    if format_ in COLUMNAR:
+        check_readable(format_)
+        columns = columns_in(schema)
+    elif format_ == CSV:
+        columns = [each.strip() for each in schema.split(",")]
+    else:
+        known = ", ".join([CSV, *COLUMNAR])
+        raise ConfigurationError(f"{place}: {format_} is not read; of inventories {known} are")
     if lacking := [each for each in NEEDED if each not in columns]:
         raise ConfigurationError(f"{place} lacks {', '.join(lacking)}: add these optional fields")
     try:
@@ -65,7 +84,27 @@ def open_inventory(settings: Settings, place: str, prefix: str = "") -> Listing:
         files = [(str(each["key"]), str(each["MD5checksum"])) for each in manifest["files"]]
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(f"{place} is no inventory's manifest: {error!r}") from error
-    return Listing(_objects(store, files, columns, prefix), as_of_ms)
+    read = _csv_rows if format_ == CSV else partial(rows_of, format_=format_)
+    return Listing(_objects(store, files, partial(read, columns=columns), bucket), as_of_ms)
+
+
+def _meant(settings: Settings, prefix: str) -> _Bucket:
+    """Return the bucket that is meant: the only one, or that which the prefix names."""
+    if not settings.buckets:
+        return _Bucket(settings, prefix)
+    store = open_store(settings)
+    assert isinstance(store, MountedStore)
+    name, inner = split(prefix)
+    mounted = store.mounts.get(name) if "/" in prefix else None
+    if mounted is None:
+        first = next(iter(store.mounts.values())).top
+        raise ConfigurationError(
+            f"an inventory is of one bucket: say of which of {', '.join(store.mounts)}, as by "
+            f"--prefix {first}"
+        )
+    if mounted.store is None or (narrowed := mounted.narrowed(inner)) is None:
+        raise ConfigurationError(f"nothing of the bucket {name} is under {prefix}")
+    return _Bucket(mounted.settings, narrowed, mounted.top)
 
 
 def _opened(settings: Settings, place: str) -> tuple[Store, str]:
@@ -93,7 +132,7 @@ def _manifest(store: Store, key: str, place: str) -> Mapping[str, Any]:
 
 
 def _objects(
-    store: Store, files: Sequence[tuple[str, str]], columns: Sequence[str], prefix: str
+    store: Store, files: Sequence[tuple[str, str]], read: Callable[[Path], Rows], bucket: _Bucket
 ) -> Iterator[ObjectInfo]:
     """Yield the objects of all data files, one after the other, each checked before it is read."""
     for key, checksum in files:
@@ -105,24 +144,33 @@ def _objects(
                 found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))
             if found.hexdigest() != checksum:
                 raise Unavailable(f"the inventory's file {key} is not what its manifest says")
-            yield from _rows(path, key, columns, prefix)
+            try:
+                for row in read(path):
+                    if _is_current(row) and row["Key"].startswith(bucket.prefix):
+                        yield _object(row, bucket.top)
+            except (EOFError, OSError, zlib.error, csv.Error, ValueError) as error:
+                raise Unavailable(f"the inventory's file {key} cannot be read: {error}") from error
 
 
-def _rows(path: Path, key: str, columns: Sequence[str], prefix: str) -> Iterator[ObjectInfo]:
-    try:
-        with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
-            for values in csv.reader(file):
-                row = dict(zip(columns, values, strict=True))
-                name = unquote_plus(row["Key"], errors="strict")
-                if _is_current(row) and name.startswith(prefix):
-                    modified = datetime.fromisoformat(row["LastModifiedDate"])
-                    modified_ms = round(modified.timestamp() * 1000)
-                    etag = row["ETag"].strip('"')
-                    yield ObjectInfo(name, etag, int(row.get("Size") or 0), modified_ms)
-    except (EOFError, OSError, zlib.error, csv.Error, ValueError) as error:
-        raise Unavailable(f"the inventory's file {key} cannot be read: {error}") from error
+def _csv_rows(path: Path, columns: Sequence[str]) -> Rows:
+    """Yield the rows of a file as those of the other formats are, whose keys are not quoted."""
+    with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+        for values in csv.reader(file):
+            row: dict[str, Any] = dict(zip(columns, values, strict=True))
+            modified = datetime.fromisoformat(row["LastModifiedDate"])
+            yield row | {
+                "Key": unquote_plus(row["Key"], errors="strict"),
+                "LastModifiedDate": round(modified.timestamp() * 1000),
+                "IsLatest": row.get("IsLatest") != "false",
+                "IsDeleteMarker": row.get("IsDeleteMarker") == "true",
+            }
 
 
-def _is_current(row: Mapping[str, str]) -> bool:
+def _is_current(row: Mapping[str, Any]) -> bool:
     """Whether a row is of what is there, where all versions are listed."""
-    return row.get("IsLatest", "true") != "false" and row.get("IsDeleteMarker") != "true"
+    return row.get("IsLatest") is not False and not row.get("IsDeleteMarker")
+
+
+def _object(row: Mapping[str, Any], top: str) -> ObjectInfo:
+    size, modified_ms = int(row.get("Size") or 0), int(row["LastModifiedDate"])
+    return ObjectInfo(top + row["Key"], row["ETag"].strip('"'), size, modified_ms)

@@ -2,15 +2,18 @@
 
 import gzip
 import hashlib
+import io
 import json
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus
 
 import pytest
+from pydantic import SecretStr
 
 from audiofuse.core.errors import ConfigurationError, Unavailable
 from audiofuse.core.settings import Settings
@@ -21,38 +24,93 @@ from audiofuse.workers.repair.findings import Finding
 from audiofuse.workers.repair.inventory import MARGIN_S, Listing, open_inventory
 
 World = Any  # see conftest.py
+Row = tuple[Any, ...]
 SCHEMA = "Bucket, Key, VersionId, IsLatest, IsDeleteMarker, Size, LastModifiedDate, ETag"
+COLUMNS = ["bucket", "key", "version_id", "is_latest", "is_delete_marker", "size",
+           "last_modified_date", "e_tag"]  # fmt: skip
+TIME = COLUMNS.index("last_modified_date")
+SCHEMAS = {
+    "CSV": SCHEMA,
+    "Parquet": "message s3.inventory { required binary bucket (UTF8); required binary key (UTF8); "
+    "optional binary version_id (UTF8); optional boolean is_latest; optional boolean "
+    "is_delete_marker; optional int64 size; optional int64 last_modified_date (TIMESTAMP_MILLIS); "
+    "optional binary e_tag (UTF8);}",
+    "ORC": "struct<bucket:string,key:string,version_id:string,is_latest:boolean,"
+    "is_delete_marker:boolean,size:bigint,last_modified_date:timestamp,e_tag:string>",
+}
+SUFFIXES = {"CSV": "csv.gz", "Parquet": "parquet", "ORC": "orc"}
+FORMATS = pytest.mark.parametrize("format_", list(SUFFIXES))
 DAY_S = 24 * 3600
 
 
-def _write(world: World, folder: Path, at_s: float, *, parts: int = 2, **changes: Any) -> str:
+def _write(world: World, folder: Path, at_s: float, *, format_: str = "CSV", **changes: Any) -> str:
     """Write an inventory of a world's bucket as S3 does, and return its manifest's path."""
     rows = [
-        (world.store.bucket, quote_plus(each.key), "v1", "true", "false", each.size,
-         datetime.fromtimestamp(each.modified_ms / 1000, UTC).isoformat(timespec="milliseconds"),
-         each.etag)
+        (world.store.bucket, each.key, "v1", True, False, each.size,
+         datetime.fromtimestamp(each.modified_ms / 1000, UTC), each.etag)
         for each in world.store.list()
     ]  # fmt: skip
     rows += [
-        (world.store.bucket, "owl.wav", "v0", "false", "false", 1, rows[0][6], "old"),
-        (world.store.bucket, "deleted.wav", "v0", "true", "true", "", rows[0][6], ""),
+        (world.store.bucket, "owl.wav", "v0", False, False, 1, rows[0][6], "old"),
+        (world.store.bucket, "deleted.wav", "v0", True, True, None, rows[0][6], None),
     ]
     rows.reverse()  # in no order
     folder.mkdir(exist_ok=True)
     files = []
-    for part in range(parts):
-        lines = ("".join(f'"{value}",' for value in row)[:-1] for row in rows[part::parts])
-        content = gzip.compress("".join(f"{line}\n" for line in lines).encode())
-        (folder / f"{part}.csv.gz").write_bytes(content)
+    for part in range(2):
+        name = f"{part}.{SUFFIXES[format_]}"
+        content = WRITERS[format_](rows[part::2])
+        (folder / name).write_bytes(content)
         checksum = hashlib.md5(content).hexdigest()
-        files.append({"key": f"{part}.csv.gz", "size": len(content), "MD5checksum": checksum})
+        files.append({"key": name, "size": len(content), "MD5checksum": checksum})
     manifest = {
         "sourceBucket": world.store.bucket, "destinationBucket": "arn:aws:s3:::reports",
         "version": "2016-11-30", "creationTimestamp": str(round(at_s * 1000)),
-        "fileFormat": "CSV", "fileSchema": SCHEMA, "files": files,
+        "fileFormat": format_, "fileSchema": SCHEMAS[format_], "files": files,
     }  # fmt: skip
     (folder / "manifest.json").write_text(json.dumps(manifest | changes))
     return str(folder / "manifest.json")
+
+
+def _csv(rows: list[Row]) -> bytes:
+    lines = []
+    for bucket, key, version, latest, deleted, size, modified, etag in rows:
+        said = (bucket, quote_plus(key), version, str(latest).lower(), str(deleted).lower(),
+                "" if size is None else size, modified.isoformat(timespec="milliseconds"),
+                etag or "")  # fmt: skip
+        lines.append(",".join(f'"{each}"' for each in said) + "\n")
+    return gzip.compress("".join(lines).encode())
+
+
+def _table(rows: list[Row], *, zone: str | None) -> Any:
+    pa = pytest.importorskip("pyarrow")
+    texts, times = pa.string(), pa.timestamp("ms", zone) if zone else pa.timestamp("ns")
+    types = (texts, texts, texts, pa.bool_(), pa.bool_(), pa.int64(), times, texts)
+    plain = [(*row[:TIME], row[TIME].replace(tzinfo=None), *row[TIME + 1 :]) for row in rows]
+    pairs = zip(zip(*plain, strict=True), types, strict=True)
+    columns = [pa.array(each, type_) for each, type_ in pairs]
+    return pa.table(columns, names=COLUMNS)
+
+
+def _parquet(rows: list[Row]) -> bytes:
+    table = _table(rows, zone="UTC")
+    from pyarrow import parquet
+
+    file = io.BytesIO()
+    parquet.write_table(table, file, row_group_size=2, compression="gzip")
+    return file.getvalue()
+
+
+def _orc(rows: list[Row]) -> bytes:
+    table = _table(rows, zone=None)
+    from pyarrow import orc
+
+    file = io.BytesIO()
+    orc.write_table(table, file)
+    return file.getvalue()
+
+
+WRITERS: dict[str, Callable[[list[Row]], bytes]] = {"CSV": _csv, "Parquet": _parquet, "ORC": _orc}
 
 
 def _opened(world: World, place: str, prefix: str = "") -> Listing:
@@ -66,10 +124,12 @@ def _findings(world: World, listing: Listing) -> dict[Finding, list[str]]:
         return {each: keys for each in Finding if (keys := sorted(comparison.keys(each)))}
 
 
-def test_an_inventory_lists_what_the_bucket_has(world: World, tmp_path: Path) -> None:
+@FORMATS
+def test_an_inventory_lists_what_the_bucket_has(world: World, tmp_path: Path, format_: str) -> None:
     """Every object as it is now, whatever its name; no older version, nothing that was deleted."""
     world.put("a b+c/ü%20.wav")
-    listing = _opened(world, _write(world, tmp_path / "inventory", 1e9 + DAY_S))
+    place = _write(world, tmp_path / "inventory", 1e9 + DAY_S, format_=format_)
+    listing = _opened(world, place)
     objects = sorted(listing.objects, key=lambda each: each.key)
     assert objects == sorted(world.store.list(), key=lambda each: each.key)
     assert listing.as_of_ms == (1e9 + DAY_S - MARGIN_S) * 1000
@@ -77,11 +137,12 @@ def test_an_inventory_lists_what_the_bucket_has(world: World, tmp_path: Path) ->
     assert {each.key for each in night.objects} == {each.key for each in world.store.list("night/")}
 
 
-def test_what_an_inventory_knows_is_compared(world: World, tmp_path: Path) -> None:
+@FORMATS
+def test_what_an_inventory_knows_is_compared(world: World, tmp_path: Path, format_: str) -> None:
     """The same differences are found as by listing."""
     world.put("new.wav", "owl.wav")
     world.delete("night/crow + 100%é.wav")
-    place = _write(world, tmp_path / "inventory", 1e9 + DAY_S)
+    place = _write(world, tmp_path / "inventory", 1e9 + DAY_S, format_=format_)
     found = _findings(world, _opened(world, place))
     assert found == {
         Finding.MISSING: ["new.wav"],
@@ -110,7 +171,7 @@ def test_what_is_newer_than_an_inventory_is_no_difference(world: World, tmp_path
     ("changes", "said"),
     [
         ({"sourceBucket": "another"}, "lists another"),
-        ({"fileFormat": "Parquet"}, "Parquet is not read"),
+        ({"fileFormat": "Avro"}, "Avro is not read"),
         ({"fileSchema": "Bucket, Key, Size"}, "lacks LastModifiedDate, ETag"),
         ({"files": [{"key": "0.csv.gz"}]}, "no inventory's manifest"),
         ({"creationTimestamp": "yesterday"}, "no inventory's manifest"),
@@ -144,11 +205,51 @@ def test_an_inventory_that_is_not_whole_finds_nothing(world: World, tmp_path: Pa
             _findings(world, _opened(world, place))
 
 
-def test_rows_that_are_none_are_told(world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("format_", "schema"),
+    [("CSV", SCHEMA + ", StorageClass"), ("Parquet", SCHEMAS["ORC"]), ("ORC", SCHEMAS["ORC"])],
+)
+def test_rows_that_are_none_are_told(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_: str, schema: str
+) -> None:
     """Also where the file is what its manifest says."""
-    place = _write(world, tmp_path / "inventory", 1e9, fileSchema=SCHEMA + ", StorageClass")
+    if format_ != "CSV":
+        pytest.importorskip("pyarrow")
+        monkeypatch.setitem(WRITERS, format_, _csv)
+    place = _write(world, tmp_path / "inventory", 1e9, format_=format_, fileSchema=schema)
     with pytest.raises(Unavailable, match="cannot be read"):
         _findings(world, _opened(world, place))
+
+
+def test_without_pyarrow_it_is_said_what_to_install(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is read; inventories as CSV take nothing."""
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    changes = {"fileFormat": "Parquet", "fileSchema": SCHEMAS["Parquet"]}
+    place = _write(world, tmp_path / "inventory", 1e9, **changes)
+    with pytest.raises(ConfigurationError, match=r"audiofuse\[inventory\]"):
+        _opened(world, place)
+    assert _opened(world, _write(world, tmp_path / "inventory", 1e9)).objects
+
+
+def test_of_several_buckets_the_prefix_says_whose_inventory_it_is(
+    world: World, tmp_path: Path
+) -> None:
+    """Its objects get their names among all, below the part of the bucket that is meant."""
+    mounts = [{"name": "field", "address": str(world.root)}, {"name": "gone", "address": None}]
+    settings = Settings(bucket="", buckets=SecretStr(json.dumps(mounts)))
+    place = _write(world, tmp_path / "inventory", 1e9)
+    there = {each.key for each in world.store.list()}
+    listing = open_inventory(settings, place, "field/")
+    assert {each.key for each in listing.objects} == {f"field/{key}" for key in there}
+    night = open_inventory(settings, place, "field/night/").objects
+    assert {each.key for each in night} == {f"field/{k}" for k in there if k.startswith("night/")}
+    for prefix in ("", "fiel", "field", "other/"):
+        with pytest.raises(ConfigurationError, match="--prefix field/"):
+            open_inventory(settings, place, prefix)
+    with pytest.raises(ConfigurationError, match="nothing of the bucket gone"):
+        open_inventory(settings, place, "gone/")
 
 
 def test_an_inventory_is_read_from_s3(world: World, tmp_path: Path, aws_settings: Settings) -> None:

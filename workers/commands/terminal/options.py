@@ -18,7 +18,8 @@ Inventory = Annotated[
     str,
     typer.Option(
         metavar="MANIFEST",
-        help="S3 Inventory to compare with, s3://.../manifest.json, instead of listing the bucket.",
+        help="S3 Inventory to compare with, s3://.../manifest.json, instead of listing the bucket; "
+        "of one of several buckets with --prefix NAME/.",
     ),
 ]
 
