@@ -13,20 +13,35 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from deployment import Deployment
 from rich.console import Console
 from rich.table import Table
-from scenarios import bad_input, changes, hosts, load, outages, refusals, rollouts
+from scenarios import bad_input, buckets, changes, hosts, load, outages, refusals, rollouts
+from several import SeveralBuckets, SeveralStage
 from stage import Stage
 
 SCENARIOS = (
     *changes.SCENARIOS, *bad_input.SCENARIOS, *outages.SCENARIOS, *refusals.SCENARIOS,
     *rollouts.SCENARIOS, *hosts.SCENARIOS, *load.SCENARIOS,
+    *buckets.SCENARIOS,
 )  # fmt: skip
 # Only there can times be set, and names be changed.
 IN_A_FOLDER = (*bad_input.IN_A_FOLDER, *load.IN_A_FOLDER)
+DEPLOYMENTS: dict[str, Callable[[Path], Deployment]] = {
+    "s3": partial(Deployment, s3=True),
+    "folder": partial(Deployment, s3=False),
+    "several": SeveralBuckets,
+}
+
+
+def where_of(scenario: Callable[[Stage], None]) -> str:
+    """Return on which deployment a scenario plays."""
+    if scenario in buckets.SCENARIOS:
+        return "several"
+    return "folder" if scenario in IN_A_FOLDER else "s3"
 
 
 def name_of(scenario: Callable[[Stage], None]) -> str:
@@ -36,10 +51,11 @@ def name_of(scenario: Callable[[Stage], None]) -> str:
 
 def play(
     scenario: Callable[[Stage], None], deployment: Deployment, seed: int, scale: float
-) -> tuple[list[str], list[str]]:
-    """Play one scenario; return its line of the table, and what is wrong."""
+) -> tuple[list[str], list[str], bool]:
+    """Play one scenario; return its line of the table, what is told of it, and if it failed."""
     name = name_of(scenario)
-    stage = Stage(deployment, f"{name}/", random.Random(f"{name} {seed}"), scale)
+    kind = SeveralStage if isinstance(deployment, SeveralBuckets) else Stage
+    stage = kind(deployment, f"{name}/", random.Random(f"{name} {seed}"), scale)
     started = time.monotonic()
     if deployment.s3:
         deployment.notify(on=True)
@@ -59,7 +75,7 @@ def play(
         f"{len(letters)}, {'not ' if wrong_letters else ''}as expected",
         f"{time.monotonic() - started:.1f}",
     ]  # fmt: skip
-    return cells, faults
+    return cells, [*stage.notes, *faults], bool(faults)
 
 
 def main() -> int:
@@ -76,16 +92,16 @@ def main() -> int:
         table.add_column(column, justify="left" if column == "scenario" else "right")
     console, failed, started = Console(width=100), False, time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
-        for in_folder in (False, True):
-            scenarios = [each for each in chosen if (each in IN_A_FOLDER) is in_folder]
+        for where, begin in DEPLOYMENTS.items():
+            scenarios = [each for each in chosen if where_of(each) == where]
             if not scenarios:
                 continue
-            deployment = Deployment(Path(temporary, "folder" if in_folder else "s3"), not in_folder)
+            deployment = begin(Path(temporary, where))
             for scenario in scenarios:
-                cells, faults = play(scenario, deployment, options.seed, options.scale)
+                cells, told, wrong = play(scenario, deployment, options.seed, options.scale)
                 table.add_row(*cells)
-                failed = failed or bool(faults)
-                lines = ["  ".join(cells), *faults]
+                failed = failed or wrong
+                lines = ["  ".join(cells), *told]
                 console.print("\n    ".join(lines), markup=False, highlight=False, soft_wrap=True)
             deployment.stop()
     console.print(table)

@@ -55,6 +55,7 @@ class Stage:
     scale: float
     truth: dict[str, Content] = field(default_factory=dict)
     told: int = 0
+    notes: list[str] = field(default_factory=list)  # what a scenario measured
 
     def number(self, usual: int) -> int:
         """Return how many of something there are at this scale."""
@@ -179,7 +180,8 @@ class Stage:
         """Put, replace and delete sounds and sidecars; return the keys in their order."""
         changed = []
         for _ in range(self.number(count)):
-            known = sorted(filter(is_audio, self.truth))
+            there = sorted(self.open_keys())
+            known = list(filter(is_audio, there))
             draw = self.random.random()
             if len(known) < 5 or draw < 0.4:
                 changed.append(self.put(self.new_key(), self.sound()))
@@ -189,8 +191,12 @@ class Stage:
                 sidecar = self.random.choice(sidecar_keys(self.random.choice(known)))
                 changed.append(self.put(sidecar, self.sidecar()))
             else:
-                changed.append(self.delete(self.random.choice(sorted(self.truth))))
+                changed.append(self.delete(self.random.choice(there)))
         return changed
+
+    def open_keys(self) -> Iterable[str]:
+        """Return the keys of what may be changed."""
+        return self.truth
 
     def pause(self, longest_s: float) -> None:
         """Let the others go on for a while."""
@@ -202,6 +208,10 @@ class Stage:
             last = self.put(f"{self.prefix}~{self.told}.wav", Content(self.sounds[-1].read_bytes()))
             store = open_store(self.deployment.settings)
             until(lambda: self._points()[last].payload["etag"] == store.head(last).etag, "the last")
+        self.await_quiet()
+
+    def await_quiet(self) -> None:
+        """Wait until no event and no message is left."""
         for _ in range(3):  # between two queues a message may be in neither
             until(self.deployment.idle, "quiet")
             time.sleep(0.2)
