@@ -12,6 +12,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.audio.fifo import AudioFifo
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
@@ -30,6 +31,9 @@ FORMATS = "aac,aiff,asf,au,caf,flac,matroska,mov,mp3,ogg,w64,wav"
 # FFmpeg searches up to 5 MB of a WAV file for other codecs disguised as PCM, and then cuts it into
 # packets of 4 kB; both take longer than decoding itself.
 QUICK = {"probesize": "16384", "max_size": "16384"}  # bytes
+# Samples of a channel that go through FFmpeg's graph at once. Fewer: its turns cost more than what
+# they do, since most codecs give some 1,000 a frame; more: memory for nothing.
+AT_ONCE = 65536
 
 
 class Recording:
@@ -96,7 +100,7 @@ class Recording:
         )
         for _, frames in same_shape:
             resampler = AudioResampler(format="flt", rate=SAMPLE_RATE)
-            for frame in itertools.chain(frames, [None]):  # None flushes what it holds back
+            for frame in itertools.chain(_joined(frames), [None]):  # None: what it holds back
                 try:
                     parts = resampler.resample(frame)
                 except av.FFmpegError as error:  # of hundreds of channels, say
@@ -159,6 +163,18 @@ class Recording:
 
     def _too_long(self, found: str) -> Rejected:
         return Rejected(Reason.TOO_LONG, f"{found}; the limit is {self._max_duration_s:.0f} s")
+
+
+def _joined(frames: Iterator[AudioFrame]) -> Iterator[AudioFrame]:
+    """Yield the samples of frames that have one shape in fewer frames, without their times."""
+    joined = AudioFifo()
+    for frame in frames:
+        frame.pts = None
+        joined.write(frame)
+        if joined.samples >= AT_ONCE and (whole := joined.read()):
+            yield whole
+    if rest := joined.read(partial=True):
+        yield rest
 
 
 def _mono(frame: AudioFrame) -> Samples:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from made_sounds import encode_as, noise, tone, write_wav
 
+from audiofuse.core.audio import recording as recording_module
 from audiofuse.core.audio.recording import open_recording
 from audiofuse.core.audio.windows import SAMPLE_RATE, WINDOW_SAMPLES
 from audiofuse.core.errors import Rejected
@@ -99,6 +100,16 @@ def test_windows_arrive_while_the_rest_is_still_to_be_decoded(tmp_path: Path) ->
     with open_recording(path, LIMIT_S) as recording:
         assert next(recording.windows()).size == WINDOW_SAMPLES
         assert recording.duration_s < 12
+
+
+@pytest.mark.parametrize("name", ["misc/swoosh.wav", "people/footsteps-2.mp3", "music/bell.opus"])
+def test_samples_do_not_depend_on_how_many_are_resampled_at_once(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sound decodes to the same bits frame by frame and in long stretches."""
+    together = _decode(SOUNDS / name)
+    monkeypatch.setattr(recording_module, "AT_ONCE", 1)
+    np.testing.assert_array_equal(together, _decode(SOUNDS / name))
 
 
 def _spectrum(samples: np.ndarray) -> np.ndarray:
