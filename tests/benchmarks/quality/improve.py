@@ -27,6 +27,9 @@ from audiofuse.core.bundles.bundle import load_bundle, save_bundle
 from audiofuse.core.encoder import starting
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.encoder.inference import prepare
+from audiofuse.core.encoder.pretrained import CLASS_NAMES, checkpoint_source, locate
+from audiofuse.core.encoder.starting import SHIPPED_CHECKPOINT
+from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.evaluation.clips import Clip, Query, queries_of
 from audiofuse.core.evaluation.evaluation import (
     AUDIO,
@@ -49,6 +52,8 @@ from audiofuse.trainer.training import default
 from audiofuse.trainer.training.fit import Fit
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
+TAUGHT_MANIFESTS = ("esc", "extra")
+EVERY_MANIFEST = (*TAUGHT_MANIFESTS, "human")
 KINDS = (
     "Chainsaw", "Crying baby", "Dog", "Helicopter", "Keyboard typing", "Vacuum cleaner",
     "Coughing", "Crow",
@@ -89,15 +94,39 @@ def main() -> None:
     parser.add_argument("--wrong", type=float, default=0.0, help="share of verdicts turned round")
     parser.add_argument("--by-chance", action="store_true", help="verdicts are given by chance")
     given = parser.parse_args()
+    if missing := missing_files(trains=given.bundle is None):
+        parser.error("what is needed is missing:\n" + "\n".join(missing))
     bundle = given.bundle or train_held_out(given.folder)
     world = world_of(bundle, given.folder)
     for seed in range(given.seeds):
         run(world, listen(world, seed, given.wrong, by_chance=given.by_chance), seed)
 
 
+def missing_files(*, trains: bool) -> list[str]:
+    """Return what is not there of manifests and, if one ``trains``, of pretrained parts, each why.
+
+    All at once, before anything is computed: whoever puts files together goes but once.
+    """
+    wanted = map(manifest, EVERY_MANIFEST)
+    missing = [f"{path} is not there" for path in wanted if not path.is_file()]
+    settings = Settings()
+    folder = settings.pretrained or settings.home / "pretrained"
+    for source in (checkpoint_source(SHIPPED_CHECKPOINT), CLASS_NAMES) if trains else ():
+        try:
+            locate(source, folder)
+        except ConfigurationError as error:
+            missing.append(str(error))
+    return missing
+
+
+def manifest(name: str) -> Path:
+    """Return the path of a manifest of the reference data."""
+    return DATA / f"{name}.jsonl"
+
+
 def corpus_of(folder: Path, *names: str) -> Corpus:
     """Read manifests of the reference data."""
-    sources = [str(DATA / f"{name}.jsonl") for name in names]
+    sources = [str(manifest(name)) for name in names]
     return prepare_corpus(sources, Settings(), folder / "cache", Division())
 
 
@@ -124,7 +153,7 @@ def train_held_out(folder: Path) -> Path:
 
     starting.read_class_sentences = default.read_class_sentences = without  # type: ignore[attr-defined]
     default.ClassAnchorLoss = Anchors  # type: ignore[misc]
-    corpus = corpus_of(folder, "esc", "extra")
+    corpus = corpus_of(folder, *TAUGHT_MANIFESTS)
     corpus = replace(corpus, clips=[clip for clip in corpus.clips if not is_held_out(clip)])
     encoder, task = default.default_task(Settings(), corpus)  # heard with silence where it is used
     Fit(encoder, task, default.CONFIG, folder / "run").run(resume=(folder / "run").exists())
@@ -143,7 +172,7 @@ def is_held_out(clip: Clip) -> bool:
 
 def world_of(bundle: Path, folder: Path) -> World:
     """Hear all sounds once, and decide by hashes what is indexed and what is asked."""
-    corpus = corpus_of(folder, "esc", "extra", "human")
+    corpus = corpus_of(folder, *EVERY_MANIFEST)
     heard = encode_cached(prepare(load_bundle(bundle)), corpus.clips, corpus.entries)
     away = unseen_identities(heard.clips)
     people = chosen(heard, lambda clip: clip.collection in PEOPLE)
