@@ -22,8 +22,8 @@ from audiofuse.trainer.training.calibration import (
     fit_relevance,
 )
 
-# Expected calibration error on what was sealed beyond which nothing is claimed. More claims more
-# often, and less truly.
+# Expected calibration error on what was sealed, less its bias, beyond which nothing is claimed.
+# More claims more often, and less truly.
 MOST_OFF = 0.05
 FITTED_ON = "listeners' questions that chose how far to learn"
 CHECKED_ON = "those that were sealed, by curves fitted without them"
@@ -51,10 +51,10 @@ def calibration_of(
         told.append(hits[-1].told(fold))
         below.append(np.full(len(told[-1]), fold.nothing_below))
     found = checked(relevance, _together(hits), np.concatenate(told), np.concatenate(below))
-    if found.error > MOST_OFF:
+    if found.error_unbiased > MOST_OFF:
         raise ConfigurationError(
-            f"on {found.questions} sealed questions it would be off by {found.error:.3f}, more "
-            f"than {MOST_OFF:g}: more listeners' questions tell more"
+            f"on {found.questions} sealed questions it would be off by {found.error_unbiased:.3f}, "
+            f"more than {MOST_OFF:g}: more listeners' questions tell more"
         )
     return found
 

@@ -2,8 +2,9 @@
 
 Each question is to choose its sounds among all. What it shall choose is mixed of two: the sounds
 that it means, and what it chose before, without the sounds that listeners say it misses. So
-whatever nobody spoke about is no negative, and stays. General sentences, which say nothing of this
-archive, are to choose what they chose before.
+whatever nobody spoke about is no negative, and stays. General sentences are to choose what they
+chose before, and those about a kind that a tag of the archive names, the sounds of that tag: else
+what is taught of one kind answers for its neighbours, too.
 """
 
 import copy
@@ -38,7 +39,8 @@ class Lesson(NamedTuple):
     """What is learned from: sounds, questions before the head, what they mean and miss.
 
     ``meant`` and ``missed`` are boolean ``(questions, sounds)``, ``weights`` ``(questions,)`` are
-    the chances to be taken into a batch; ``general`` are further questions ``(sentences, hidden)``.
+    the chances to be taken into a batch; ``general`` are further questions ``(sentences, hidden)``,
+    ``general_meant`` is ``(sentences, sounds)``.
     """
 
     sounds: Stored
@@ -47,6 +49,7 @@ class Lesson(NamedTuple):
     missed: Tensor
     weights: Tensor
     general: Tensor
+    general_meant: Tensor
 
 
 def lesson(share: Share, reader: Reader, sounds: Stored) -> Lesson:
@@ -61,6 +64,7 @@ def lesson(share: Share, reader: Reader, sounds: Stored) -> Lesson:
         told.relevance(missed=True),
         torch.tensor([SHARES[each.kind] / counts[each.kind] for each in told.questions]),
         normalize(reader.questions([each.text for each in general])) if general else torch.zeros(0),
+        Share(share.sounds, general).relevance(),
     )
 
 
@@ -90,7 +94,11 @@ def teach(
         loss = _loss(model, sounds, _blurred(taught.questions[some], chance), wanted)
         if len(taught.general):
             others = torch.randint(len(taught.general), (BATCH,), generator=chance)
-            kept = [_choice(each[others][:, columns]) for each in general]
+            meant = taught.general_meant[others][:, columns]
+            kept = [
+                _wanted(each[others][:, columns], meant, torch.zeros_like(meant))
+                for each in general
+            ]
             loss = loss + GENERAL_WEIGHT * _loss(model, sounds, taught.general[others], kept)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

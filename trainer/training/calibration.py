@@ -44,6 +44,7 @@ UNANSWERED = 0.25
 MISTAKEN = 0.15
 FEWEST = 20  # hits of each kind, meant or not, of which a curve is fitted; fewer say nothing
 BINS = 10  # of probabilities, in which what is told is compared with what is
+RESAMPLES = 1000  # of the questions; fewer tell the bias of their error less surely
 DIGITS = 4  # of what is kept: more would not be known
 HEADING = "## What a score means"
 
@@ -126,14 +127,16 @@ class Calibration:
     """A calibration, and what is seen of it on questions that it was not fitted on.
 
     ``error`` is the expected calibration error: how far off probabilities are on average, in bins.
-    ``error_answered`` is that where the answers are there. ``told_nothing`` and ``missed`` are the
-    shares of questions that are told that nothing answers them, where their answers were taken away
-    and, mistakenly, where they are there; all sounds have their metadata then.
+    ``error_unbiased`` is that less what right curves would show, too, of so few questions.
+    ``error_answered`` is the first where the answers are there. ``told_nothing`` and ``missed`` are
+    the shares of questions that are told that nothing answers them, where their answers were taken
+    away and, mistakenly, where they are there; all sounds have their metadata then.
     """
 
     relevance: Relevance
     questions: int
     error: float
+    error_unbiased: float
     error_answered: float
     told_nothing: float
     missed: float
@@ -144,8 +147,9 @@ class Calibration:
             f"{HEADING}\n\n"
             "Scores of questions by words are brought to probabilities by curves that were fitted "
             f"on {fitted_on}. On {self.questions} questions of {checked_on} they are off by "
-            f"{self.error:.3f} (expected calibration error), where the answers are there by "
-            f"{self.error_answered:.3f}. Of the questions whose answers were taken away "
+            f"{self.error:.3f} (expected calibration error; {self.error_unbiased:.3f} less the "
+            f"bias of so few questions), where the answers are there by {self.error_answered:.3f}. "
+            f"Of the questions whose answers were taken away "
             f"{self.told_nothing:.0%} are told that nothing sounds like that, of those with an "
             f"answer {self.missed:.0%}.\n"
         )
@@ -201,9 +205,30 @@ def fit_relevance(hits: Hits) -> Relevance:
 
 def expected_error(told: Values, meant: Truths, weight: Values) -> float:
     """Return how far what is told is from what is, on average over hits, in equal bins."""
-    bins = np.minimum((told * BINS).astype(int), BINS - 1)
-    off = np.bincount(bins, weight * (told - meant), BINS)
+    off = np.bincount(_bins(told), weight * (told - meant), BINS)
     return float(np.abs(off).sum() / weight.sum())
+
+
+def unbiased_error(told: Values, hits: Hits) -> float:
+    """Return the expected calibration error less its bias, as resampled questions tell that.
+
+    What chance adds in a bin is never taken away by another, so that of few questions right curves
+    look wrong, too (arXiv 1909.10155, 2012.08668). Hits of one question stand and fall together.
+    """
+    number = np.unique(hits.question, return_inverse=True)[1]
+    questions = int(number.max()) + 1
+    off = np.bincount(
+        number * BINS + _bins(told), hits.weight * (told - hits.meant), questions * BINS
+    ).reshape(questions, BINS)
+    weight = np.bincount(number, hits.weight)
+    chance = np.random.default_rng(0)
+    drawn = chance.multinomial(questions, np.full(questions, 1 / questions), RESAMPLES)
+    again = np.abs(drawn @ off).sum(1) / (drawn @ weight)
+    return max(0.0, 2 * expected_error(told, hits.meant, hits.weight) - float(again.mean()))
+
+
+def _bins(told: Values) -> NDArray[np.int64]:
+    return np.minimum((told * BINS).astype(np.int64), BINS - 1)
 
 
 def checked(relevance: Relevance, hits: Hits, told: Values, below: Values) -> Calibration:
@@ -220,6 +245,7 @@ def checked(relevance: Relevance, hits: Hits, told: Values, below: Values) -> Ca
         relevance,
         questions=len(np.unique(hits.question)),
         error=expected_error(told, hits.meant, hits.weight),
+        error_unbiased=unbiased_error(told, hits),
         error_answered=expected_error(told[answered], hits.meant[answered], hits.weight[answered]),
         told_nothing=nothing(~answered),
         missed=nothing(answered),

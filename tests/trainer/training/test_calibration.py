@@ -25,6 +25,7 @@ from audiofuse.trainer.training.calibration import (
     calibrated,
     expected_error,
     fit_relevance,
+    unbiased_error,
 )
 
 TRUE = {True: Curve(slope=9, offset=-5), False: Curve(slope=5, offset=-2)}
@@ -49,6 +50,26 @@ def test_the_curves_are_those_that_the_hits_follow() -> None:
             [true.at(s) for s in (0.2, 0.8)], abs=0.05
         )
     assert expected_error(others.told(relevance), others.meant, others.weight) < 0.03
+
+
+def test_of_few_questions_the_error_is_told_without_its_bias() -> None:
+    """Right curves look wrong on 40 questions, by chance alone; wrong ones are as wrong as before.
+
+    Of each question all hits are meant or none, so that it is questions that chance is about.
+    """
+    chance = np.random.default_rng(0)
+    told = np.repeat(chance.uniform(0, 1, 40), 10)
+    everywhere = np.ones(400, bool)
+    draws = [np.repeat(chance.random(40), 10) < told for _ in range(20)]
+    plain, unbiased, wrong = [], [], []
+    for meant in draws:
+        hits = Hits(told, everywhere, meant, np.arange(400) // 10, everywhere, everywhere)
+        plain.append(expected_error(told, meant, hits.weight))
+        unbiased.append(unbiased_error(told, hits))
+        wrong.append(unbiased_error(1 - told, hits))
+    assert np.mean(plain) > 0.15
+    assert np.mean(unbiased) < 0.8 * np.mean(plain)
+    assert np.mean(wrong) == pytest.approx(0.5, abs=0.05)
 
 
 def test_few_answered_questions_are_told_nothing() -> None:
