@@ -4,9 +4,9 @@ FFmpeg reads leniently: it guesses durations that nobody wrote, and takes the en
 end of its sound. An archive wants to know of an upload that was cut off.
 """
 
+import os
 import struct
 from enum import Enum, auto
-from pathlib import Path
 from typing import Protocol
 
 OGG_LAST_PAGE = 0x04  # bit of the page header's type field
@@ -27,6 +27,31 @@ class Readable(Protocol):
         """Return the next bytes."""
 
 
+class OpenFile:
+    """A file by its descriptor, looked into without moving where FFmpeg goes on to read it."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Begin at its first byte."""
+        self._descriptor = descriptor
+        self._at = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of it, as it is now."""
+        return os.fstat(self._descriptor).st_size
+
+    def seek(self, offset: int, /) -> int:
+        """Go on at a byte."""
+        self._at = offset
+        return offset
+
+    def read(self, most: int, /) -> bytes:
+        """Return the next bytes; fewer at the end only."""
+        found = os.pread(self._descriptor, most, self._at)
+        self._at += len(found)
+        return found
+
+
 class Length(Enum):
     """Where the duration that FFmpeg reports comes from."""
 
@@ -39,16 +64,15 @@ class Length(Enum):
 LENGTHS = {"aac": Length.UNKNOWN, "asf": Length.UNKNOWN, "wav": Length.MEASURED}
 
 
-def length_of(path: Path, container_format: str) -> Length:
+def length_of(file: Readable, container_format: str) -> Length:
     """Return what the duration of a file of FFmpeg's ``container_format`` is worth."""
     if container_format == "mp3":
-        return Length.STATED if _has_mp3_length(path) else Length.GUESSED
+        return Length.STATED if _has_mp3_length(file) else Length.GUESSED
     return LENGTHS.get(container_format, Length.STATED)
 
 
-def _has_mp3_length(path: Path) -> bool:
-    with path.open("rb") as file:
-        first = _after_id3(file, MP3_FIRST_FRAME_BYTES)
+def _has_mp3_length(file: Readable) -> bool:
+    first = _after_id3(file, MP3_FIRST_FRAME_BYTES)
     return any(tag in first for tag in (b"Xing", b"Info", b"VBRI"))
 
 
@@ -67,27 +91,26 @@ def _after_id3(file: Readable, count: int) -> bytes:
     return file.read(count)
 
 
-def ends_early(path: Path, container_format: str) -> bool:
+def ends_early(file: OpenFile, container_format: str) -> bool:
     """Whether a format that FFmpeg reads leniently says that more should follow."""
     if container_format == "wav":
-        return _riff_ends_early(path)
-    return container_format == "ogg" and not _has_last_ogg_page(path)
+        return _riff_ends_early(file)
+    return container_format == "ogg" and not _has_last_ogg_page(file)
 
 
-def _riff_ends_early(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(8)
+def _riff_ends_early(file: OpenFile) -> bool:
+    file.seek(0)
+    head = file.read(8)
     if head[:4] != b"RIFF":
         return False
     size: int = struct.unpack("<I", head[4:])[0]
-    return size not in RIFF_UNKNOWN_SIZES and size + len(head) > path.stat().st_size + 1
+    return size not in RIFF_UNKNOWN_SIZES and size + len(head) > file.size + 1
 
 
-def _has_last_ogg_page(path: Path) -> bool:
+def _has_last_ogg_page(file: OpenFile) -> bool:
     largest_page = OGG_PAGE_HEADER_BYTES + 255 + 255 * 255
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 2 * largest_page))
-        tail = file.read()
+    file.seek(max(0, file.size - 2 * largest_page))
+    tail = file.read(2 * largest_page)
     page = tail[max(tail.rfind(b"OggS"), 0) :]
     if len(page) < OGG_PAGE_HEADER_BYTES or not page[5] & OGG_LAST_PAGE:
         return False

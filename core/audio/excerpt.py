@@ -6,7 +6,6 @@ at last ``sound``, which WAV follows, or ``error`` and why.
 """
 
 import io
-import os
 import re
 import resource
 import signal
@@ -26,9 +25,9 @@ from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from numpy.typing import NDArray
 
+from audiofuse.core.audio.confinement import bare_environment, confine
 from audiofuse.core.audio.containers import is_constant_mp3
 from audiofuse.core.audio.recording import FORMATS, QUICK
-from audiofuse.core.cores import thread_limits
 
 MOST_S = 120.0  # of one excerpt: 23 MB at most of usual rates
 MEMORY_BYTES = 2**31  # of the process: more is no sound's need
@@ -43,7 +42,6 @@ EARLIER_S = 0.5  # decoding begins earlier: a frame may need what is in those be
 LINE_BYTES = 1000  # of what the process says
 ASKED = re.compile(rb"part (\d{1,18}) (\d{1,18})\n")
 SAMPLE_BYTES = 2
-NEEDED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")  # of the environment, which may have secrets
 
 Part = Callable[[int, int], bytes]  # gives bytes of a file: from the first, so many
 
@@ -63,7 +61,7 @@ def excerpt(part: Part, size: int, start_s: float, end_s: float) -> bytes:
             child = subprocess.Popen(  # noqa: S603 - ourselves
                 [sys.executable, "-m", __spec__.name, *map(str, (size, start_s, end_s))],
                 stdin=theirs.fileno(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                env={k: os.environ[k] for k in NEEDED if k in os.environ} | thread_limits(1),
+                env=bare_environment(),
             )  # fmt: skip
         late = Timer(PATIENCE_S, child.kill)
         late.start()
@@ -198,6 +196,7 @@ def main() -> None:
     """Cut what the command line names."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
+    confine()
     size, start_s, end_s = sys.argv[1:]
     asks = sys.stdout.buffer
     try:

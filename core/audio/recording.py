@@ -18,7 +18,7 @@ from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 
-from audiofuse.core.audio.containers import Length, ends_early, length_of
+from audiofuse.core.audio.containers import Length, OpenFile, ends_early, length_of
 from audiofuse.core.audio.windows import SAMPLE_RATE, WINDOW_SAMPLES, Samples
 from audiofuse.core.errors import Reason, Rejected
 
@@ -39,11 +39,11 @@ AT_ONCE = 65536
 class Recording:
     """An open sound file. ``sample_rate`` and ``channels`` are the file's own."""
 
-    def __init__(self, path: Path, container: InputContainer, max_duration_s: float) -> None:
+    def __init__(self, file: OpenFile, container: InputContainer, max_duration_s: float) -> None:
         """Take the first audio stream; ``Rejected`` without one, or if the header says too long."""
         if not container.streams.audio:
             raise Rejected(Reason.NOT_AUDIO, f"a {container.format.name} file without audio")
-        self._path = path
+        self._file = file
         self._container = container
         self._stream: AudioStream = container.streams.audio[0]
         self._max_duration_s = max_duration_s
@@ -52,7 +52,7 @@ class Recording:
             raise Rejected(Reason.NOT_AUDIO, f"a {container.format.name} file of an unknown codec")
         self.sample_rate = self._stream.rate
         self.channels = self._stream.channels
-        self._length = length_of(path, container.format.name)
+        self._length = length_of(file, container.format.name)
         promised = self._header_duration_s or 0
         if promised > max_duration_s and self._length in {Length.STATED, Length.MEASURED}:
             raise self._too_long(f"{promised:.0f} s")
@@ -157,7 +157,7 @@ class Recording:
             if missing > TOLERANCE_S + 0.01 * promised:
                 detail = f"only {self.duration_s:.2f} of {promised:.2f} s can be decoded"
                 raise Rejected(Reason.DAMAGED, f"{detail}: cut off or corrupt")
-        if ends_early(self._path, self._container.format.name):
+        if ends_early(self._file, self._container.format.name):
             detail = f"the file ends early, after {self.duration_s:.2f} s of sound"
             raise Rejected(Reason.DAMAGED, detail)
 
@@ -197,14 +197,28 @@ def _mono(frame: AudioFrame) -> Samples:
 @contextmanager
 def open_recording(path: Path, max_duration_s: float) -> Iterator[Recording]:
     """Open a sound file for decoding; ``Rejected`` when it is empty or no sound file."""
-    if path.stat().st_size == 0:
+    with path.open("rb", buffering=0) as file:
+        yield from _recording(file.fileno(), max_duration_s)
+
+
+@contextmanager
+def opened_recording(descriptor: int, max_duration_s: float) -> Iterator[Recording]:
+    """Decode a sound file that another process has opened, as ``open_recording`` does.
+
+    The descriptor is the caller's to close, afterwards.
+    """
+    yield from _recording(descriptor, max_duration_s)
+
+
+def _recording(descriptor: int, max_duration_s: float) -> Iterator[Recording]:
+    file = OpenFile(descriptor)
+    if not file.size:
         raise Rejected(Reason.EMPTY, "the object has no bytes")
+    options = {"fd": str(descriptor), "format_whitelist": FORMATS} | QUICK
     try:
-        container = av.open(
-            str(path), metadata_errors="ignore", options={"format_whitelist": FORMATS} | QUICK
-        )
+        container = av.open("fd:", metadata_errors="ignore", options=options)
     except av.FFmpegError as error:
         detail = f"no decoder recognises it: {error.strerror}"
         raise Rejected(Reason.NOT_AUDIO, detail) from error
     with container:
-        yield Recording(path, container, max_duration_s)
+        yield Recording(file, container, max_duration_s)

@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 import httpx
 from redis import RedisError
 
+from audiofuse.core.audio.confinement import Confinement, how_far
 from audiofuse.core.bundles.loading import device_of
 from audiofuse.core.bundles.manifest import bundle_version, verify_bundle
 from audiofuse.core.bundles.registry import open_registry
@@ -65,7 +66,8 @@ def examine(settings: Settings) -> Iterator[Check]:
     """Look at everything, one after the other; what does not answer is wrong, and no error."""
     checks: dict[str, Callable[[Settings], Check]] = {
         "versions": _versions, "settings": _settings, "cores": _cores, "memory": _memory,
-        "open files": _open_files, "disk": _disk, "device": _device, "encoder": _encoder,
+        "open files": _open_files, "disk": _disk, "decoders": _decoders,
+        "device": _device, "encoder": _encoder,
         "storage": _storage, "broker": _broker, "clock": _clock, "index": _index,
         "workers": _workers, "search": _search,
     }  # fmt: skip
@@ -149,6 +151,15 @@ def _disk(settings: Settings) -> Check:
     return _judged(
         "disk", f"{free / GIB:.1f} GiB free for {settings.home}", well=free >= LITTLE_DISK,
         advice=f"make room, or set {PREFIX}HOME to where there is some",
+    )  # fmt: skip
+
+
+def _decoders(_: Settings) -> Check:
+    found = how_far()
+    return _judged(
+        "decoders", f"what reads sounds is confined: {found.value}", well=found is Confinement.FULL,
+        advice="a file that exploits a decoder gets this user's rights: Landlock is wanted, of "
+        "Linux 5.13 or later",
     )  # fmt: skip
 
 

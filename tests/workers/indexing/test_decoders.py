@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
+from audiofuse.core.audio.confinement import how_far
 from audiofuse.core.audio.recording import open_recording
 from audiofuse.core.audio.windows import WINDOW_SAMPLES, Samples
 from audiofuse.core.errors import Reason, Rejected, Unavailable
@@ -285,6 +286,12 @@ def test_a_sound_is_open_only_once_a_process_is_there(eventually: Callable[..., 
             assert not begun.is_set()
             assert len(list(first.windows())) == 1
         assert second.result() == 1
+
+
+def test_decoding_is_confined() -> None:
+    """A process that has decoded has given up its rights, as far as this machine can do so."""
+    with closing(Decoders(1, patience_s=60)) as decoders:
+        assert _only(decoders).confined is how_far()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of descriptors as on Linux")

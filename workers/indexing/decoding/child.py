@@ -3,34 +3,36 @@
 Standard input is the socket to the worker, over which they say lines of JSON to each other. It ends
 with the worker, however that ends.
 
-    worker ── {"open": id, "path": str, "max_duration_s": float, "slot"}
+    worker ── {"open": id, "max_duration_s": float, "slot"}, and the open file
                                     ──> {"sample_rate", "channels", "samples": n}
            ── {"next": id, "slot"}  ──> {"samples": n}
            ── {"close": id}         ──> nothing
 
 The last window's answer has ``duration_s``, too: of most sounds that is the first.
 
-Each line but ``close`` gets one answer; before the first comes ``{"ready": true}``: what ends
-before that is no sound's fault. A process may have many sounds open, and works on one window at a
-time, so that a long sound never keeps a short one waiting for more than a window. The window itself
-is written into a slot of the worker's slab (``exchange/slab.py``): ``n`` float32 samples, mono at
-32 kHz. There may be no samples left for the last answer. Instead of any answer there may be
-``{"rejected": reason, "detail"}``, the sound's own fault, or ``{"bug": text}``; then too the sound
-is closed.
+Each line but ``close`` gets one answer; before the first comes ``{"ready": confinement}``, how far
+it is confined: what ends before that is no sound's fault. A process may have many sounds open, and
+works on one window at a time, so that a long sound never keeps a short one waiting for more than a
+window. The window itself is written into a slot of the worker's slab (``exchange/slab.py``): ``n``
+float32 samples, mono at 32 kHz. There may be no samples left for the last answer. Instead of any
+answer there may be ``{"rejected": reason, "detail"}``, the sound's own fault, or ``{"bug": text}``;
+then too the sound is closed.
 """
 
 import contextlib
 import json
+import os
 import resource
 import signal
 import socket
 import sys
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
-from audiofuse.core.audio.recording import Recording, open_recording
+from audiofuse.core.audio.confinement import Confinement, confine
+from audiofuse.core.audio.recording import Recording, opened_recording
 from audiofuse.core.audio.windows import WINDOW_SAMPLES, Samples
 from audiofuse.core.children import end_with
 from audiofuse.core.errors import Reason, Rejected
@@ -38,16 +40,19 @@ from audiofuse.workers.indexing.exchange.slab import SlabMapping
 
 Answer = dict[str, Any]
 
+REQUEST_BYTES = 65536
+
 
 class Sound:
     """One open sound file, read window by window."""
 
-    def __init__(self, path: Path, max_duration_s: float) -> None:
-        """Open it; ``Rejected`` when it is no sound file."""
-        self._closing = ExitStack()
-        self.recording: Recording = self._closing.enter_context(
-            open_recording(path, max_duration_s)
-        )
+    def __init__(self, descriptor: int, max_duration_s: float) -> None:
+        """Take over the open file; ``Rejected`` when it is no sound file."""
+        with ExitStack() as closing:
+            closing.callback(os.close, descriptor)
+            opened = opened_recording(descriptor, max_duration_s)
+            self.recording: Recording = closing.enter_context(opened)
+            self._closing = closing.pop_all()
         self._windows: Iterator[Samples] = self.recording.windows()
 
     def next_window(self) -> Samples | None:
@@ -66,16 +71,26 @@ class Child:
         """Write windows into the slab behind the descriptor ``shared``."""
         self._socket = socket.socket(fileno=0)
         self._slab = SlabMapping(shared)
+        self._files: deque[int] = deque()  # that came and are not opened as sounds yet
         self._open: dict[int, Sound] = {}
 
-    def serve(self) -> None:
+    def serve(self, confined: Confinement) -> None:
         """Tell that it has started, then answer until the worker closes its end."""
-        self._send({"ready": True})
-        with self._socket.makefile("rb") as requests:
-            for line in requests:
-                answer = self.answer(json.loads(line))
-                if answer is not None:
-                    self._send(answer)
+        self._send({"ready": confined.name})
+        for line in self._requests():
+            answer = self.answer(json.loads(line))
+            if answer is not None:
+                self._send(answer)
+
+    def _requests(self) -> Iterator[bytes]:
+        begun = b""
+        while True:
+            content, files, *_ = socket.recv_fds(self._socket, REQUEST_BYTES, maxfds=1)
+            if not content:
+                return
+            self._files.extend(files)
+            *lines, begun = (begun + content).split(b"\n")
+            yield from lines
 
     def _send(self, answer: Answer) -> None:
         self._socket.sendall(json.dumps(answer).encode() + b"\n")
@@ -97,8 +112,8 @@ class Child:
         self._close(number)
         return answer
 
-    def _begin(self, open: int, path: str, max_duration_s: float, slot: int) -> Answer:  # noqa: A002
-        sound = self._open[open] = Sound(Path(path), max_duration_s)
+    def _begin(self, open: int, max_duration_s: float, slot: int) -> Answer:  # noqa: A002
+        sound = self._open[open] = Sound(self._files.popleft(), max_duration_s)
         recording = sound.recording
         facts = {"sample_rate": recording.sample_rate, "channels": recording.channels}
         return facts | self._next(open, slot)
@@ -126,8 +141,9 @@ def main(shared: int, memory_bytes: int, parent: int) -> None:
     end_with(parent)
     if sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    child = Child(shared)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the worker is gone
-        Child(shared).serve()
+        child.serve(confine())
 
 
 if __name__ == "__main__":

@@ -2,16 +2,19 @@
 
 import contextlib
 import json
+import logging
 import os
 import select
 import socket
 import subprocess
 import sys
 import threading
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from typing import IO, Any
 
-from audiofuse.core.cores import thread_limits
+from audiofuse.core.audio.confinement import Confinement, bare_environment
+
+log = logging.getLogger(__name__)
 
 CHILD = "audiofuse.workers.indexing.decoding.child"
 
@@ -35,7 +38,7 @@ class Decoder:
         It ends with the thread that calls this. Raises ``OSError`` where no process can be had.
         """
         self._answers = b""  # received, not yet read
-        self.ready = False  # it has told that it started
+        self.confined: Confinement | None = None  # until it has told that it started
         self._sending = threading.Lock()
         with contextlib.ExitStack() as undo:
             self._socket, theirs = socket.socketpair()
@@ -51,15 +54,18 @@ class Decoder:
     ) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-m", CHILD, str(slab), str(memory_bytes), str(os.getpid())]
         return subprocess.Popen(  # noqa: S603 - ourselves
-            command, stdin=theirs.fileno(), pass_fds=[slab], env=os.environ | thread_limits(1)
+            command, stdin=theirs.fileno(), pass_fds=[slab], env=bare_environment()
         )
 
     def begin(
-        self, number: int, path: Path, max_duration_s: float, slot: int, patience_s: float
+        self, number: int, file: IO[bytes], max_duration_s: float, slot: int, patience_s: float
     ) -> Any:
-        """Open a sound file under a number of one's own; have its first window written."""
-        request = {"open": number, "path": str(path), "max_duration_s": max_duration_s}
-        return self._ask(request | {"slot": slot}, patience_s)
+        """Hand over a sound file under a number of one's own; have its first window written.
+
+        It goes as an open file, because the process may open none. The caller closes it.
+        """
+        request = {"open": number, "max_duration_s": max_duration_s, "slot": slot}
+        return self._ask(request, patience_s, [file.fileno()])
 
     def next(self, number: int, slot: int, patience_s: float) -> Any:
         """Have the next window of a sound, if there is one, written into a slot."""
@@ -82,12 +88,17 @@ class Decoder:
         """Give back the descriptors of a process that was killed and that nobody uses."""
         self._socket.close()
 
-    def _ask(self, request: dict[str, Any], patience_s: float) -> Any:
+    @property
+    def ready(self) -> bool:
+        """Whether it has told that it started."""
+        return self.confined is not None
+
+    def _ask(self, request: dict[str, Any], patience_s: float, files: Sequence[int] = ()) -> Any:
         """Return the answer; ``DecoderHungError`` or ``DecoderDiedError`` if none comes."""
-        self._send(request)
+        self._send(request, files)
         if not self.ready:
-            self._receive_answer(patience_s)
-            self.ready = True
+            self.confined = Confinement[self._receive_answer(patience_s)["ready"]]
+            log.info("a decoding process is confined: %s", self.confined.value)
         return self._receive_answer(patience_s)
 
     def _receive_answer(self, patience_s: float) -> Any:
@@ -101,9 +112,13 @@ class Decoder:
         line, _, self._answers = self._answers.partition(b"\n")
         return json.loads(line)
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, message: dict[str, Any], files: Sequence[int] = ()) -> None:
+        line = json.dumps(message).encode() + b"\n"
         with self._sending, contextlib.suppress(OSError):  # it is dead: the answer will tell
-            self._socket.sendall(json.dumps(message).encode() + b"\n")
+            if files:
+                socket.send_fds(self._socket, [line], files)
+            else:
+                self._socket.sendall(line)
 
     def _receive(self) -> bytes:
         try:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -31,6 +31,14 @@ Around = Callable[[], AbstractContextManager[object]]
 
 class DecoderBugError(Exception):
     """Decoding ended in an exception that says nothing about the sound."""
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """Open a sound file for a decoding process, which may open none."""
+    try:
+        return path.open("rb", buffering=0)
+    except OSError as error:  # it was there a moment ago
+        raise DecoderBugError(f"{type(error).__name__}: {error}") from error
 
 
 class DecodedRecording:
@@ -115,8 +123,9 @@ class DecodedRecording:
                 if self._windows:
                     answer = self._decoder.next(number, slot, patience_s)
                 else:
-                    path, most_s = self._path, self._max_duration_s
-                    answer = self._decoder.begin(number, path, most_s, slot, patience_s)
+                    with _opened(self._path) as file:
+                        most_s = self._max_duration_s
+                        answer = self._decoder.begin(number, file, most_s, slot, patience_s)
             return self._checked(answer)
 
     def _take_turn(self) -> None:
