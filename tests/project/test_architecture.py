@@ -159,7 +159,7 @@ def _imports(tree: ast.AST, *, at_once: bool = False) -> Iterator[str]:
     for node in ast.iter_child_nodes(tree):
         if at_once and isinstance(node, ast.FunctionDef):
             continue
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        if isinstance(node, ast.If) and _name(node.test) == "TYPE_CHECKING":
             continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -170,15 +170,26 @@ def _imports(tree: ast.AST, *, at_once: bool = False) -> Iterator[str]:
             yield from _imports(node, at_once=at_once)
 
 
+def _name(node: ast.AST) -> str:
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+@cache
+def _imported(name: str) -> tuple[str, ...]:
+    """Return what a module of ours imports, anywhere in it."""
+    return tuple(_imports(_modules()[name]))
+
+
 def _ours(imported: str) -> str:
     """Return the path of a module of ours; empty for what is none."""
     name = imported.removeprefix("audiofuse.").replace(".", "/")
     return name if name != imported and name in _modules() else ""
 
 
-def _top_level_imports(tree: ast.Module) -> Iterator[str]:
-    """Yield what importing a module imports at once."""
-    yield from _imports(tree, at_once=True)
+@cache
+def _imported_at_once(name: str) -> tuple[str, ...]:
+    """Return what importing a module of ours imports at once."""
+    return tuple(_imports(_modules()[name], at_once=True))
 
 
 def _reached(module: str) -> set[str]:
@@ -191,8 +202,7 @@ def _reached(module: str) -> set[str]:
             continue
         reached.add(name)
         if name in _modules():
-            imported = _top_level_imports(_modules()[name])
-            waiting += [_ours(each) or each for each in imported]
+            waiting += [_ours(each) or each for each in _imported_at_once(name)]
     return reached
 
 
@@ -205,8 +215,8 @@ def test_rooms_import_downwards_only() -> None:
     """No room knows one above it: the architecture is the order of ``ROOMS``."""
     upwards = {
         f"{name} imports {ours}"
-        for name, tree in _modules().items()
-        for imported in _imports(tree)
+        for name in _modules()
+        for imported in _imported(name)
         if (ours := _ours(imported)) and ROOMS.index(_room(ours)) > ROOMS.index(_room(name))
     }
     assert not upwards
@@ -222,9 +232,9 @@ def test_rooms_import_downwards_only() -> None:
 )
 def test_packages_import_downwards_only(package: str, forbidden: set[str]) -> None:
     """Core knows no queue and no trainer; workers and trainer never meet."""
-    for name, tree in _modules().items():
+    for name in _modules():
         if name.split("/")[0] == package:
-            tops = {each.removeprefix("audiofuse.").split(".")[0] for each in _imports(tree)}
+            tops = {each.removeprefix("audiofuse.").split(".")[0] for each in _imported(name)}
             assert not tops & forbidden, name
 
 
@@ -241,8 +251,8 @@ def test_a_library_has_one_home(library: str) -> None:
     """Only its home imports an outside library, so that exchanging it changes one room."""
     users = {
         _room(name)
-        for name, tree in _modules().items()
-        if library in {imported.split(".")[0] for imported in _imports(tree)}
+        for name in _modules()
+        if library in {imported.split(".")[0] for imported in _imported(name)}
     }
     assert users == HOMES[library]
 
