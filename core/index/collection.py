@@ -16,7 +16,7 @@ from qdrant_client import QdrantClient, models
 
 from audiofuse.core.index.conditions import conditions
 from audiofuse.core.index.refusals import refusals
-from audiofuse.core.index.rest import Record, rest_of
+from audiofuse.core.index.rest import Record, ScoredRecord, rest_of
 from audiofuse.core.query import EVERYTHING, Filter, Places, lies_within
 
 ITEM, AUDIO = "item", "audio"  # the named vectors: what queries search, and what re-fusing needs
@@ -179,7 +179,7 @@ class Points:
             found for together in _portions(asked) for found in self._search(generation, together)
         ]
 
-    def _search(self, generation: Generation, asked: Sequence[Nearest]) -> Iterator[list[Point]]:
+    def _search(self, generation: Generation, asked: Sequence[Nearest]) -> list[list[Point]]:
         requests = [
             models.QueryRequest(
                 query=list(each.vector), using=ITEM, limit=each.limit, offset=each.offset,
@@ -188,9 +188,20 @@ class Points:
             )
             for each in asked
         ]  # fmt: skip
+        return self._query(generation, requests)
+
+    def _query(
+        self, generation: Generation, requests: Sequence[models.QueryRequest]
+    ) -> list[list[Point]]:
+        """Return what each request finds, all asked at once."""
+        found: Sequence[Sequence[ScoredRecord | models.ScoredPoint]]
         with self._refusals(generation, len(requests)):
-            answers = self._client.query_batch_points(generation.collection, requests)
-        return ([as_point(hit) for hit in answer.points] for answer in answers)
+            if self._rest:
+                found = self._rest.search(generation.collection, requests)
+            else:
+                answers = self._client.query_batch_points(generation.collection, requests)
+                found = [answer.points for answer in answers]
+        return [[as_point(hit) for hit in hits] for hits in found]
 
     def count(self, generation: Generation, where: Filter = EVERYTHING) -> int:
         """Return the exact number of points that pass a filter."""

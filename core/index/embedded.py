@@ -193,8 +193,11 @@ def _queries(engine: Engine) -> APIRouter:
     router = APIRouter(prefix="/collections/{name}/points")
 
     @router.post("/query/batch")
-    def query_batch(name: str, body: models.QueryRequestBatch) -> Response:
-        return _result(engine.query_batch_points(name, body.searches))
+    def query_batch(name: str, body: models.QueryRequestBatch, request: Request) -> Response:
+        found = engine.query_batch_points(name, body.searches)
+        if VECTORS in request.headers:
+            found = [{"points": list(map(_packed, each["points"]))} for each in found]
+        return _result(found)
 
     @router.post("/query/groups")
     def query_groups(name: str, body: models.QueryGroupsRequest, request: Request) -> Response:

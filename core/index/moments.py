@@ -95,6 +95,5 @@ class MomentPoints(Points):
             query=list(vector), using=ITEM, limit=most, with_payload=list(MOMENT_FIELDS),
             filter=of_item(item_id, state=state, within=self._within), params=self._params,
         )  # fmt: skip
-        with self._refusals(moments):
-            (found,) = self._client.query_batch_points(moments.collection, [request])
-        return sorted(map(as_point, found.points), key=lambda each: each.payload["number"])
+        (found,) = self._query(moments, [request])
+        return sorted(found, key=lambda each: each.payload["number"])

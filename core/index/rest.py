@@ -1,4 +1,4 @@
-"""What every message asks of Qdrant, by plain HTTP: ``qdrant_client`` takes four times as long.
+"""What is asked of Qdrant often, by plain HTTP: ``qdrant_client`` takes three times as long.
 
 It raises what the client would. Nothing is sent twice: whether a write came before one that makes
 up for it, nobody could tell.
@@ -82,6 +82,14 @@ class _Grouped(BaseModel):
     result: _Groups
 
 
+class _Points(BaseModel):
+    points: list[ScoredRecord]
+
+
+class _Answers(BaseModel):
+    result: list[_Points]
+
+
 class _Found(BaseModel):
     result: list[Record]
 
@@ -128,6 +136,15 @@ class Rest:
         where = f"{quote(collection, safe='')}/points?consistency=majority"
         body = {"ids": ids, "with_payload": payload, "with_vector": vectors}
         return self._ask(_Found, "POST", where, body, PACKED).result
+
+    def search(
+        self, collection: str, asked: Sequence[models.QueryRequest]
+    ) -> list[list[ScoredRecord]]:
+        """Return, for each that is asked, the points nearest to a vector."""
+        where = f"{quote(collection, safe='')}/points/query/batch"
+        body = {"searches": [each.model_dump(mode="python", exclude_none=True) for each in asked]}
+        answers = self._ask(_Answers, "POST", where, body, PACKED).result
+        return [each.points for each in answers]
 
     def groups(self, collection: str, asked: models.QueryGroupsRequest) -> list[Group]:
         """Return the points nearest to a vector in groups."""

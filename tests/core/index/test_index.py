@@ -1,6 +1,7 @@
 """The index: the same over memory, the REST dialect of the embedded engine, and a server."""
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -157,13 +158,13 @@ def test_large_questions_are_not_answered_together(
     generation = index.create("late-aaa", Sizes())
     index.upsert(generation, [_point(number) for number in range(4)])
     portions = []
-    ask = index._client.query_batch_points
+    ask = index._query
 
-    def count(collection: str, requests: list[models.QueryRequest]) -> object:
+    def count(of: Generation, requests: Sequence[models.QueryRequest]) -> list[list[Point]]:
         portions.append([each.limit for each in requests])
-        return ask(collection, requests)
+        return ask(of, requests)
 
-    monkeypatch.setattr(index._client, "query_batch_points", count)
+    monkeypatch.setattr(index, "_query", count)
     limits = [3, HITS_AT_ONCE - 3, 1, 2 * HITS_AT_ONCE, 2]
     found = index.search(generation, [Nearest([1, 0, 0, 0], limit) for limit in limits])
     assert portions == [[3, HITS_AT_ONCE - 3], [1], [2 * HITS_AT_ONCE], [2]]

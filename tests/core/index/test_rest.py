@@ -190,6 +190,8 @@ def test_the_embedded_index_keeps_packed_vectors_to_the_last_bit(
         found = index.get(generation, ids, vectors=True)
         assert [list(found[id_].audio) for id_ in ids] == [list(each.audio) for each in points]
         assert np.allclose([found[id_].item for id_ in ids], vectors, atol=1e-6)
+    ((hit,),) = index.search(generation, [Nearest(points[1].item, 1, vectors=("audio",))])
+    assert (hit.id, hit.audio) == (ids[1], array("f", points[1].audio))  # it came packed
     moments = [replace(each, payload={"item": "long"}) for each in points]
     index.upsert(generation.moments, moments)
     asked = Nearest(points[1].item, 1, vectors=("audio",))
