@@ -151,12 +151,12 @@ class BotoBucket:
             piece: bytes = body.read(count)
             return piece
 
-    def page(self, prefix: str, token: str | None, most: int) -> Page:
-        """Return the next objects whose keys begin with ``prefix``."""
-        after = {"ContinuationToken": token} if token else {}
+    def page(self, prefix: str, token: str | None, most: int, after: str = "") -> Page:
+        """Return the next objects whose keys begin with ``prefix``, behind the key ``after``."""
+        begin = {"ContinuationToken": token} if token else {"StartAfter": after} if after else {}
         with self._errors("list_objects_v2"):
             page = self._client.list_objects_v2(
-                Bucket=self._name, Prefix=prefix, MaxKeys=most, **after
+                Bucket=self._name, Prefix=prefix, MaxKeys=most, **begin
             )
         objects = [
             object_info(each["Key"], each["ETag"], each["Size"], each["LastModified"])

@@ -83,14 +83,15 @@ class LeanBucket:
         except Unanswered as error:
             raise Unavailable(f"get_object s3://{self._name}/{key}: {error}") from error
 
-    def page(self, prefix: str, token: str | None, most: int) -> Page:
-        """Return the next objects whose keys begin with ``prefix``."""
+    def page(self, prefix: str, token: str | None, most: int, after: str = "") -> Page:
+        """Return the next objects whose keys begin with ``prefix``, behind the key ``after``."""
         parameters = {
             "continuation-token": token,
             "encoding-type": "url",  # XML cannot hold every key
             "list-type": "2",
             "max-keys": str(most),
             "prefix": prefix,
+            "start-after": None if token else after or None,
         }
         query = "&".join(
             f"{name}={quote(value, safe='~')}"

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 SETTING = "AUDIOFUSE_BUCKETS"
 S3_SCHEME = "s3://"
+BUCKET_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
 
 class Mount(BaseModel):
@@ -41,7 +42,7 @@ class Mount(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+    name: Annotated[str, Field(pattern=BUCKET_NAME)]
     address: str | None
     endpoint_url: str | None = None
     public_url: str | None = None
@@ -184,6 +185,18 @@ class MountedStore:
         if mounted.store is None or not inner.startswith(mounted.prefix):
             return None
         return mounted.store, inner
+
+    def meant(self, prefix: str) -> "tuple[Mounted, str] | None":
+        """Return the bucket in which all is that begins so, and how keys begin there.
+
+        ``None`` if that is more than one bucket, or none, or nothing of one.
+        """
+        name, inner = split(prefix)
+        mounted = self.mounts.get(name) if "/" in prefix else None
+        if mounted is None or mounted.store is None:
+            return None
+        narrowed = mounted.narrowed(inner)
+        return None if narrowed is None else (mounted, narrowed)
 
     def _mounted(self, key: str) -> tuple[Mounted, str]:
         """Find the bucket; that none has this name says nothing of the object."""

@@ -101,15 +101,15 @@ class S3Bucket:
         """Return ``count`` bytes from byte ``first`` on, all of which the object has."""
         return self._ask(lambda bucket: bucket.part(key, etag, first, count))
 
-    def page(self, prefix: str, token: str | None, most: int) -> Page:
-        """Return the next objects whose keys begin with ``prefix``."""
-        return self._ask(lambda bucket: bucket.page(prefix, token, most))
+    def page(self, prefix: str, token: str | None, most: int, after: str = "") -> Page:
+        """Return the next objects whose keys begin with ``prefix``, behind the key ``after``."""
+        return self._ask(lambda bucket: bucket.page(prefix, token, most, after))
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """List page by page, in the order of keys."""
+    def list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
+        """List page by page, in the order of keys, what is behind the key ``after``."""
         token = None
         while True:
-            objects, token = self.page(prefix, token, PAGE)
+            objects, token = self.page(prefix, token, PAGE, after)
             yield from objects
             if token is None:
                 return
@@ -224,6 +224,6 @@ class S3Store(OneBucket):
         )
         return url
 
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """List page by page, in the order of keys."""
-        return self._s3.list(prefix)
+    def list(self, prefix: str = "", after: str = "") -> Iterator[ObjectInfo]:
+        """List page by page, in the order of keys, what is behind the key ``after``."""
+        return self._s3.list(prefix, after)

@@ -187,15 +187,17 @@ def backfill(
     """
     from audiofuse.workers.commands.terminal.display import Bars
     from audiofuse.workers.repair.feed import LaneFeed
-    from audiofuse.workers.repair.inventory import open_inventory
+    from audiofuse.workers.repair.listing import listed
     from audiofuse.workers.repair.reconcile import open_reconciler
     from audiofuse.workers.telemetry.names import Lane
 
     current = Settings()
     feed, reconciler = LaneFeed(current, Lane.BACKFILL), open_reconciler(current)
-    listing = open_inventory(current, inventory, prefix) if inventory else None
-    compared = partial(reconciler.compare, prefix, remove=remove, listing=listing)
-    with Bars() as bars, compared(bars.over) as comparison:
+    with (
+        Bars() as bars,
+        listed(current, prefix, inventory) as listing,
+        reconciler.compare(prefix, bars.over, remove=remove, listing=listing) as comparison,
+    ):
         findings = comparison.to_queue(everything=everything, remove=remove)
         found, total = comparison.run.found, comparison.run.count(findings)
         task = bars.add_task("indexing", total=total)

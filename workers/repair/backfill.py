@@ -17,7 +17,7 @@ from audiofuse.workers.repair.agreement import FOLLOWED, Agreement
 from audiofuse.workers.repair.comparison import Comparison, Track, unseen
 from audiofuse.workers.repair.feed import LaneFeed
 from audiofuse.workers.repair.findings import Run
-from audiofuse.workers.repair.inventory import open_inventory
+from audiofuse.workers.repair.listing import listed
 from audiofuse.workers.repair.reconcile import open_reconciler
 from audiofuse.workers.telemetry.metrics import RECONCILE_FAILURES
 from audiofuse.workers.telemetry.names import Lane
@@ -44,10 +44,12 @@ def reconcile(  # noqa: PLR0913 - what is compared, and what is done with it
     is, instead of listing the bucket.
     """
     reconciler = open_reconciler(settings)
-    listing = open_inventory(settings, inventory, prefix) if inventory else None
-    with reconciler.compare(
-        prefix, track, record=not dry_run, remove=remove, listing=listing
-    ) as comparison:
+    with (
+        listed(settings, prefix, inventory) as listing,
+        reconciler.compare(
+            prefix, track, record=not dry_run, remove=remove, listing=listing
+        ) as comparison,
+    ):
         findings = comparison.to_queue(remove=remove)
         if not dry_run:
             total = comparison.run.count(findings)

@@ -23,7 +23,7 @@ from urllib.parse import unquote_plus
 from audiofuse.core.errors import ConfigurationError, ObjectChanged, Unavailable
 from audiofuse.core.items import ObjectInfo
 from audiofuse.core.settings import Settings
-from audiofuse.core.storage.mounts import MountedStore, split
+from audiofuse.core.storage.mounts import MountedStore
 from audiofuse.core.storage.store import S3_SCHEME, Store, bucket_name, open_store
 from audiofuse.workers.repair.columnar import check_readable, columns_in, rows_of
 
@@ -41,7 +41,8 @@ class Listing:
     """Objects of a bucket, in any order; changes after ``as_of_ms`` (Unix time) may be missing."""
 
     objects: Iterable[ObjectInfo]
-    as_of_ms: int
+    as_of_ms: float
+    is_inventory: bool = True
 
 
 @dataclass(frozen=True)
@@ -94,17 +95,13 @@ def _meant(settings: Settings, prefix: str) -> _Bucket:
         return _Bucket(settings, prefix)
     store = open_store(settings)
     assert isinstance(store, MountedStore)
-    name, inner = split(prefix)
-    mounted = store.mounts.get(name) if "/" in prefix else None
-    if mounted is None:
-        first = next(iter(store.mounts.values())).top
+    if (found := store.meant(prefix)) is None:
         raise ConfigurationError(
-            f"an inventory is of one bucket: say of which of {', '.join(store.mounts)}, as by "
-            f"--prefix {first}"
+            "an inventory is of one bucket: say by --prefix of which, and below its address; there "
+            f"are {', '.join(each.top for each in store.mounts.values() if each.store)}"
         )
-    if mounted.store is None or (narrowed := mounted.narrowed(inner)) is None:
-        raise ConfigurationError(f"nothing of the bucket {name} is under {prefix}")
-    return _Bucket(mounted.settings, narrowed, mounted.top)
+    mounted, inner = found
+    return _Bucket(mounted.settings, inner, mounted.top)
 
 
 def _opened(settings: Settings, place: str) -> tuple[Store, str]:

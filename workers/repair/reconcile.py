@@ -63,7 +63,7 @@ class Reconciler:
         with compare(
             self._store, self._index, live, self._letters, prefix, track, listing
         ) as comparison:
-            if record and not prefix and not listing:
+            if record and not prefix and not (listing and listing.is_inventory):
                 self._last_run.write(comparison.run)
             if record:
                 self._set_brake(comparison.removals, prefix, remove=remove)

@@ -245,11 +245,9 @@ def test_of_several_buckets_the_prefix_says_whose_inventory_it_is(
     assert {each.key for each in listing.objects} == {f"field/{key}" for key in there}
     night = open_inventory(settings, place, "field/night/").objects
     assert {each.key for each in night} == {f"field/{k}" for k in there if k.startswith("night/")}
-    for prefix in ("", "fiel", "field", "other/"):
-        with pytest.raises(ConfigurationError, match="--prefix field/"):
+    for prefix in ("", "fiel", "field", "other/", "gone/"):
+        with pytest.raises(ConfigurationError, match=r"--prefix.* there are field/$"):
             open_inventory(settings, place, prefix)
-    with pytest.raises(ConfigurationError, match="nothing of the bucket gone"):
-        open_inventory(settings, place, "gone/")
 
 
 def test_an_inventory_is_read_from_s3(world: World, tmp_path: Path, aws_settings: Settings) -> None:
