@@ -1,12 +1,16 @@
 """The command that runs everything on this machine: ``audiofuse up --help``."""
 
+import json
+import re
 import signal
 import threading
 import time
 import webbrowser
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
+from pydantic import SecretStr
 
 from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.settings import Settings
@@ -20,12 +24,13 @@ console = Screen()
 
 def up(
     bucket: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
             help="Folder to index and keep in step; or s3://name, whose events reach the queue "
-            "AUDIOFUSE_SQS_QUEUE_URL."
+            "AUDIOFUSE_SQS_QUEUE_URL. Several times for several, which are called like their last "
+            "folder, or as in NAME=/srv/sounds. Unset: what AUDIOFUSE_BUCKET or _BUCKETS say."
         ),
-    ],
+    ] = None,
     port: Annotated[
         int | None,
         typer.Option(
@@ -38,8 +43,8 @@ def up(
         bool, typer.Option("--quiet", help="Do not tell what is indexed, only that all runs.")
     ] = False,
 ) -> None:
-    """Run everything on this machine for one bucket, until Ctrl-C."""
-    current, interrupted = Settings(bucket=bucket), threading.Event()
+    """Run everything on this machine for a bucket, or several, until Ctrl-C."""
+    current, interrupted = _settings(bucket or []), threading.Event()
 
     def interrupt(*_: object) -> NoReturn:
         interrupted.set()  # besides: what is raised in a destructor or around a fork is lost
@@ -51,6 +56,32 @@ def up(
         _run(current, interrupted, _page_port(port), open_page=open_page, quiet=quiet)
     except KeyboardInterrupt:
         console.print("stopped")
+
+
+def _settings(given: list[str]) -> Settings:
+    """Return the settings for the buckets that were given; without any, as they are."""
+    from audiofuse.core.storage.mounts import BUCKET_NAME
+    from audiofuse.core.storage.store import S3_SCHEME, folder_root, has_bucket
+
+    if not given:
+        current = Settings()
+        if not has_bucket(current):
+            raise ConfigurationError("say what to index: audiofuse up --bucket FOLDER")
+        return current
+    if len(given) == 1:
+        return Settings(bucket=given[0])
+    mounts = []
+    for each in given:
+        name, _, address = each.rpartition("=")
+        if "/" in name:  # the sign is in a path
+            name, address = "", each
+        if not address.startswith(S3_SCHEME):
+            address = str(folder_root(Path(address)))
+        name = name or address.rstrip("/").rpartition("/")[2]
+        if not re.fullmatch(BUCKET_NAME, name):
+            raise ConfigurationError(f"--bucket {each}: give it a name, as in name={each}")
+        mounts.append({"name": name, "address": address})
+    return Settings(buckets=SecretStr(json.dumps(mounts)))
 
 
 def _page_port(wanted: int | None) -> int | None:
@@ -66,11 +97,12 @@ def _run(
     current: Settings, interrupted: threading.Event, port: int | None, *,
     open_page: bool, quiet: bool,
 ) -> NoReturn:  # fmt: skip
+    from audiofuse.core.storage.store import shown_bucket
     from audiofuse.workers.commands.terminal.following import told
     from audiofuse.workers.deployment.local import LocalDeployment
     from audiofuse.workers.deployment.progress import Follower
 
-    console.print(f"starting for {current.bucket}; state and logs are in {current.home}")
+    console.print(f"starting for {shown_bucket(current)}; state and logs are in {current.home}")
     began = time.time()
     with LocalDeployment(current, interrupted, port) as deployment:
         url = deployment.settings.search_url

@@ -36,9 +36,8 @@ from audiofuse.core.errors import AudiofuseError, ConfigurationError
 from audiofuse.core.homes import DEPLOYMENT_FILE, forget_elsewhere, tell_elsewhere
 from audiofuse.core.settings import PREFIX, Settings, environment
 from audiofuse.core.storage.store import FolderStore, open_store
-from audiofuse.workers.intake.build import choose_source
+from audiofuse.workers.intake.build import choose_sources
 from audiofuse.workers.queue.broker import create_celery
-from audiofuse.workers.telemetry.names import Source
 
 START_TIMEOUT_S = 120  # importing torch on a busy machine takes its time
 STOP_TIMEOUT_S = 15  # then a process is killed; whatever it was doing is delivered again
@@ -109,7 +108,7 @@ def stop_all(parts: Sequence[Part]) -> None:
 
 
 class LocalDeployment:
-    """All parts for one bucket; a context manager that stops whatever it started."""
+    """All parts for a bucket, or several; a context manager that stops whatever it started."""
 
     def __init__(
         self,
@@ -117,7 +116,7 @@ class LocalDeployment:
         interrupted: threading.Event | None = None,
         search_port: int | None = None,
     ) -> None:
-        """Serve ``settings.bucket`` and keep state under ``settings.home``; nothing starts yet.
+        """Serve the settings' buckets and keep state under ``settings.home``; nothing starts yet.
 
         Once ``interrupted`` is set, starting and watching end with ``KeyboardInterrupt``. The page
         is at ``search_port``, or at any that is free. Raises ``ConfigurationError`` if there is no
@@ -125,9 +124,11 @@ class LocalDeployment:
         """
         self._interrupted = interrupted or threading.Event()
         store = open_store(settings)
-        self._source, self._bucket = choose_source(settings, store), settings.bucket
+        self._sources, self._bucket = choose_sources(settings, store), settings.bucket
         if isinstance(store, FolderStore):
             self._bucket = str(store.root)
+        # A folder's intake sees by itself what it missed, and as the only one tells of it.
+        self._reconciles = not isinstance(store, FolderStore)
         self._home = settings.home.resolve()
         self._search_port = search_port
         self._settings = settings
@@ -198,8 +199,10 @@ class LocalDeployment:
         self._run("exporter", _audiofuse("exporter"))
         self._run("worker", _audiofuse("worker"))
         self._run("search", _audiofuse("serve", "--port", str(ports["search"])))
-        self._run("intake", _audiofuse("intake", self._source))
-        if self._source is not Source.FOLDER:  # a folder's intake sees what it missed by itself
+        for source in self._sources:
+            name = "intake" if source is self._sources[0] else f"intake-{source}"
+            self._run(name, _audiofuse("intake", source))
+        if self._reconciles:
             self._run("reconcile", _audiofuse("reconcile", "--every", RECONCILE_EVERY))
         self._await("search", lambda: _ready(ports["search"]))
         self._await("worker", self._worker_answers)

@@ -74,6 +74,14 @@ def _webhook(settings: Settings, handover: Handover) -> WebhookIntake:
     return WebhookIntake(handover, token, host.strip("[]"), int(port))
 
 
+def choose_sources(settings: Settings, store: Store) -> list[Source]:
+    """Return the sources of events that the settings' buckets take, each once."""
+    if not isinstance(store, MountedStore):
+        return [choose_source(settings, store)]
+    stores = [each.store for each in store.mounts.values() if each.store is not None]
+    return list(dict.fromkeys(choose_source(settings, each) for each in stores))
+
+
 def choose_source(settings: Settings, store: Store) -> Source:
     """Return the source that the settings speak of; without any SQS, which says what it misses."""
     if isinstance(store, FolderStore):

@@ -15,7 +15,10 @@ import pytest
 from bundles import saved_bundle
 
 from audiofuse.core.encoder.encoder import Encoder
+from audiofuse.core.errors import ConfigurationError
 from audiofuse.core.settings import PREFIX
+from audiofuse.core.storage.mounts import read_mounts
+from audiofuse.workers.commands.up import _settings
 
 SOUNDS = Path(__file__).parents[3] / "examples" / "sounds" / "animals"
 UP = [sys.executable, "-u", "-m", "audiofuse", "up", "--bucket"]
@@ -29,6 +32,35 @@ def _audiofuse(*arguments: str) -> dict[str, Any]:
         env=environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
     return dict(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        (["one", "two=three/"], {"one": "{here}/one", "two": "{here}/three"}),
+        (
+            ["s3://field", "far=s3://field/2026/"],
+            {"field": "s3://field", "far": "s3://field/2026/"},
+        ),
+        (["a=b/c", "./d=e/f"], {"a": "{here}/b/c", "f": "{here}/d=e/f"}),
+    ],
+)
+def test_several_buckets_are_called_like_their_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[str], names: dict[str, str]
+) -> None:
+    """Unless they are given a name; wherever other commands are run they mean the same folders."""
+    monkeypatch.chdir(tmp_path)
+    mounts = {each.name: each.address for each in read_mounts(_settings(given))}
+    assert mounts == {name: address.format(here=tmp_path) for name, address in names.items()}
+
+
+def test_what_is_to_be_indexed_has_to_be_said() -> None:
+    """With a name, where the folder's own cannot be one, and another for each."""
+    for given, said in (([], "--bucket FOLDER"), (["a", "my sounds"], "name=my sounds")):
+        with pytest.raises(ConfigurationError, match=said):
+            _settings(given)
+    with pytest.raises(ConfigurationError, match="two buckets are called sounds"):
+        read_mounts(_settings(["a/sounds", "b/sounds"]))
 
 
 @pytest.mark.timeout(600)  # everything in it is bounded by progress

@@ -15,7 +15,7 @@ from audiofuse.core.errors import ConfigurationError, Unavailable
 from audiofuse.core.settings import PREFIX, Settings
 from audiofuse.core.storage.mounts import names_of, read_mounts
 from audiofuse.core.storage.store import open_store
-from audiofuse.workers.intake.build import build_intake, choose_source
+from audiofuse.workers.intake.build import build_intake, choose_source, choose_sources
 from audiofuse.workers.intake.handover import Handover
 from audiofuse.workers.queue.broker import Dispatcher
 from audiofuse.workers.telemetry.names import Flaw, Source
@@ -140,6 +140,14 @@ def test_the_local_deployment_takes_the_source_that_is_set_up(
     assert choose_source(settings, open_store(settings)) is source
     folder = settings.model_copy(update={"bucket": str(tmp_path)})
     assert choose_source(folder, open_store(folder)) is Source.FOLDER
+
+
+def test_of_several_buckets_each_source_is_taken_once(tmp_path: Path) -> None:
+    """One intake takes the events of all buckets on S3, one watches all folders."""
+    addresses = {"a": str(tmp_path), "b": "s3://b", "c": str(tmp_path), "d": "s3://d", "e": None}
+    mounts = [{"name": name, "address": address} for name, address in addresses.items()]
+    settings = Settings(bucket="", buckets=SecretStr(json.dumps(mounts)))
+    assert choose_sources(settings, open_store(settings)) == [Source.FOLDER, Source.SQS]
 
 
 def test_help_and_page_name_settings_that_exist() -> None:
