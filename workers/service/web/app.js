@@ -102,7 +102,8 @@ function showView() {
 function lightUp() {
   const { signal } = running, isPlain = !isAsked(question) && ![...filters.chosen()].length;
   const answers = async () => (isPlain ? [] : (await find(question, { limit: LIT, sort, signal })).hits);
-  showMap({ find: answers, card: (hit) => card(hit, { asked: words(), ...does }), onError: complain, signal });
+  const folder = filters.chosen().get("prefix") || "";
+  showMap({ folder, find: answers, card: (hit) => card(hit, { asked: words(), ...does }), onError: complain, signal });
 }
 
 function repair() {

@@ -72,17 +72,24 @@ def test_a_line_around_sounds_selects_them(drawn: Page) -> None:
 
 
 def test_what_answers_a_question_lights_up(drawn: Page) -> None:
-    """All else fades; without the question it does not."""
+    """All else fades, or is not shown where a folder is chosen; a bucket is the first of one."""
     places = _places(drawn)
     assert min(drawn.evaluate(LOOK, place) for place in places.values()) > 180
     drawn.get_by_role("button", name="Filters").click()
+    drawn.get_by_label("Label", exact=True).fill("Owl")
+    ask(drawn, "an owl")
+    _await_light(drawn, "look(owl) > 180 && look(gong) > 0 && look(gong) < 100")
+    drawn.get_by_label("Label", exact=True).fill("")
     drawn.get_by_label("In folder").fill("animals/")
     ask(drawn, "an owl")
-    places = _places(drawn)
-    drawn.wait_for_function(
-        f"([owl, gong]) => {{ const look = {LOOK}; return look(owl) > 180 && look(gong) < 100; }}",
-        arg=[places["animals/owl.wav"], places["music/gong.ogg"]],
-    )
+    _await_light(drawn, "look(owl) > 180 && look(gong) === 0")
+    expect(drawn.locator("#map .said")).to_contain_text("4 of 4 sounds, of these 1 in animals/")
+
+
+def _await_light(page: Page, looks: str) -> None:
+    places = _places(page)
+    at = [places["animals/owl.wav"], places["music/gong.ogg"]]
+    page.wait_for_function(f"([owl, gong]) => {{ const look = {LOOK}; return {looks}; }}", arg=at)
 
 
 def test_the_map_needs_no_pointer(drawn: Page) -> None:

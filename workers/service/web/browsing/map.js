@@ -18,14 +18,16 @@ const section = $("#map"), canvas = $("canvas", section), here = $("#here"), sai
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const plane = new Plane(canvas);
 let known = 0; // the number of the map that is shown
+let drawn = [], within = ""; // all its places, and the folder of which alone they are shown
 let lit = new Set(); // ids of what answers the question
 let current = null, line = [], hovering = 0, cardOf = null, fails = () => {};
 
-// Shows the map; ``find`` returns what to light up, ``card`` makes a hit of an item.
-export async function showMap({ find, card, onError, signal }) {
-  [cardOf, fails] = [card, onError];
+// Shows the map of a folder; ``find`` returns what to light up, ``card`` makes a hit of an item.
+export async function showMap({ folder, find, card, onError, signal }) {
+  [cardOf, fails, within] = [card, onError, folder];
   section.hidden = false;
   lit = new Set();
+  arrange();
   await Promise.all([keepUp(signal), light(find, signal)]).catch((error) => {
     if (!signal.aborted) onError(error);
   });
@@ -41,9 +43,10 @@ async function keepUp(signal) {
   for (;;) {
     const { state, number, items, places } = await api(`v1/map?known=${known}`, { signal });
     if (places) take(places, number);
-    const told = plane.places.length.toLocaleString("en"), all = items.toLocaleString("en");
+    const [told, all, shown] = [drawn.length, items, plane.places.length].map((each) => each.toLocaleString("en"));
+    const inFolder = within ? `, of these ${shown} in ${within}` : "";
     if (state === "drawing") said.textContent = "The map is being drawn …";
-    else said.textContent = `${told} of ${all} sounds${state === "rough" ? "; the map becomes finer …" : ""}`;
+    else said.textContent = `${told} of ${all} sounds${inFolder}${state === "rough" ? "; the map becomes finer …" : ""}`;
     if (state === "final") return;
     await new Promise((resolve) => { setTimeout(resolve, state === "rough" ? ROUGH_MS : DRAWING_MS); });
     if (signal.aborted) return;
@@ -51,8 +54,13 @@ async function keepUp(signal) {
 }
 
 function take(places, number) {
-  [plane.places, known] = [places, number];
-  current = places.find(({ id }) => id === current?.id) || null;
+  [drawn, known] = [places, number];
+  arrange();
+}
+
+function arrange() {
+  plane.places = drawn.filter(({ key }) => key.startsWith(within));
+  current = plane.places.find(({ id }) => id === current?.id) || null;
   colour();
 }
 
