@@ -1,5 +1,5 @@
 # make demo | test | check | soak | chaos | rollout | proof-learning | drill | proof-compose | paper | dashboards | up BUCKET=folder | clean
-#      bench-encoder | bench-query | bench-federation | bench-page | bench-worker | bench-gpu | bench-backlog | bench-recordings
+#      bench-encoder | bench-query | bench-federation | bench-limited | bench-page | bench-worker | bench-gpu | bench-backlog | bench-recordings
 #      bench-moments | bench-reconcile | bench-relevance | bench-train | bench-improve | audit | sbom | compose-env | docs | pictures
 
 VENV := .venv
@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format soak chaos rollout proof-learning drill proof-compose paper dashboards bench-encoder bench-query bench-federation bench-page bench-worker bench-gpu bench-backlog bench-recordings bench-moments bench-reconcile bench-relevance bench-train bench-improve audit sbom compose-env docs pictures up clean setup constraints
+.PHONY: demo test check format soak chaos rollout proof-learning drill proof-compose paper dashboards bench-encoder bench-query bench-federation bench-limited bench-page bench-worker bench-gpu bench-backlog bench-recordings bench-moments bench-reconcile bench-relevance bench-train bench-improve audit sbom compose-env docs pictures up clean setup constraints
 
 setup: $(READY)
 
@@ -49,6 +49,10 @@ bench-query: $(READY)
 # What `make bench-federation ARGS=--help` says.
 bench-federation: $(READY)
 	PYTHONPATH=tests/benchmarks $(BIN)/python tests/benchmarks/scale/federation.py $(ARGS)
+
+# What `make bench-limited ARGS=--help` says.
+bench-limited: $(READY)
+	PYTHONPATH=tests/benchmarks $(BIN)/python tests/benchmarks/scale/limited.py $(ARGS)
 
 bench-page: $(READY)
 	$(BIN)/python tests/benchmarks/page.py $(ARGS)

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from qdrant_client import models
 
-from audiofuse.core.query import Filter, Place, Places
+from audiofuse.core.query import Filter, Places
 
 # What a filter compares: an item's payload has these fields, and each of its moments has them, too.
 FILTERED = (
@@ -50,17 +50,28 @@ def _begins(prefix: str) -> models.Condition:
 
 
 def _inside(within: Places) -> list[models.Condition]:
-    """Return what lets through what lies in one of some places; of no place nothing at all."""
+    """Return what lets through what lies in one of some places; of no place nothing at all.
+
+    A bucket is named once for all its places: each condition is asked of each point.
+    """
     if within is None:
         return []
-    if not within:  # an empty ``should`` would let everything through
-        return [models.HasIdCondition(has_id=[])]
-    return [models.Filter(should=[_in_place(place) for place in within])]
+    prefixes: dict[str, list[str]] = {}
+    for place in within:
+        prefixes.setdefault(place.bucket, []).append(place.prefix)
+    parts = [_in_bucket(bucket, each) for bucket, each in prefixes.items()]
+    match parts:
+        case []:  # an empty ``should`` would let everything through
+            return [models.HasIdCondition(has_id=[])]
+        case [only]:
+            return only
+    return [models.Filter(should=[models.Filter(must=part) for part in parts])]
 
 
-def _in_place(place: Place) -> models.Filter:
-    bucket = [_is("bucket", place.bucket)] if place.bucket else []
-    return models.Filter(must=[*bucket, _begins(place.prefix)])
+def _in_bucket(bucket: str, prefixes: Sequence[str]) -> list[models.Condition]:
+    begins = [_begins(each) for each in prefixes]
+    any_: models.Condition = models.Filter(should=begins) if len(begins) > 1 else begins[0]
+    return [_is("bucket", bucket), any_] if bucket else [any_]
 
 
 def conditions_of_moments(where: Filter, items: Sequence[str] = ()) -> models.Filter | None:

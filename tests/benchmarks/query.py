@@ -73,21 +73,29 @@ def question(number: int) -> str:
     return f"a {a} near a {b} while there is a {c}"
 
 
-def fill(index: Index, generation: Generation, encoder: Encoder, count: int) -> None:
-    """Write points as workers would, with random vectors."""
+def key_of(number: int) -> str:
+    """Return a sound's key, as long as keys are."""
+    return f"recordings/2026/{number // 1000:05}/microphone-{number:09}.wav"
+
+
+def fill(
+    index: Index, generation: Generation, encoder: Encoder, count: int,
+    named: Callable[[int], str] = key_of,
+) -> None:  # fmt: skip
+    """Write points as workers would, with random vectors, whose keys are ``named``."""
     random = np.random.default_rng(0)
     batches = range(index.count(generation), count, BATCH)
     for first in track(batches, f"filling up to {count} points", console=Console(stderr=True)):
         numbers = range(first, min(count, first + BATCH))
-        index.upsert(generation, [point(random, encoder, number) for number in numbers])
+        index.upsert(generation, [point(random, encoder, n, named(n)) for n in numbers])
 
 
-def point(random: np.random.Generator, encoder: Encoder, number: int) -> Point:
+def point(random: np.random.Generator, encoder: Encoder, number: int, key: str = "") -> Point:
     """Return an item as a worker would write it, with random vectors."""
     item = random.standard_normal(encoder.dim)
-    key = f"recordings/2026/{number // 1000:05}/microphone-{number:09}.wav"
     payload = {
-        "bucket": "sounds", "key": key, "etag": f"{number:032x}", "sidecar_etag": "",
+        "bucket": "sounds", "key": key or key_of(number), "etag": f"{number:032x}",
+        "sidecar_etag": "",
         "sidecar_problem": "", "user_metadata_hash": "", "modified": 1_790_000_000_000 + number,
         "size": 320_044, "title": f"Recording {number}", "has_text": "yes",
         "description": "A dog barks in a yard while rain falls on a tin roof nearby.",
