@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import quote_plus
 
 import httpx
-from deployment import BUCKET, WORKERS, Deployment, until
+from deployment import BUCKET, QUIET_S, WORKERS, Deployment, until
 from pydantic import SecretStr
 from stage import Content, Stage
 
@@ -141,7 +141,6 @@ class SeveralStage(Stage):
 
     deployment: SeveralBuckets
     open_to: tuple[str, ...] = ALL
-    slowest_s: float = 0  # until a sound was found that was put into a bucket that is well
 
     def __post_init__(self) -> None:
         """Look at everything: what a scenario does to one bucket must not be seen in another."""
@@ -207,27 +206,26 @@ class SeveralStage(Stage):
     def others_are_found(self, seconds: float, *, trouble: str) -> None:
         """Put a sound now and then into each other bucket; each is found by words soon."""
         names = [name for name in self.open_to if name != trouble]
-        deadline = time.monotonic() + seconds
+        deadline, slowest_s = time.monotonic() + seconds, 0.0
         while time.monotonic() < deadline:
-            for name in names:
-                self._is_found(name)
-        self.notes.append(f"without {trouble}: found after at most {self.slowest_s:.1f} s")
+            slowest_s = max(slowest_s, *(self._until_found(name, FOUND_S) for name in names))
+        self.notes.append(f"without {trouble}: found after at most {slowest_s:.1f} s")
 
-    def _is_found(self, name: str) -> None:
-        key = self.put(
-            f"{name}/{self.scene}heard-{self.told:05}.wav", Content(self.sounds[-1].read_bytes())
-        )
+    def _until_found(self, name: str, seconds: float = QUIET_S) -> float:
+        """Put a sound into a bucket, and return after how many seconds it was found."""
+        sound = Content(self.sounds[-1].read_bytes())
+        key = self.put(f"{name}/{self.scene}heard-{self.told:05}.wav", sound)
         asked, started = {"q": "a sound", "prefix": key, "limit": "1"}, time.monotonic()
 
         def found() -> bool:
             answer = httpx.get(f"{self.deployment.settings.search_url}/v1/search", params=asked)
             return bool(answer.raise_for_status().json()["hits"])
 
-        until(found, f"{key} to be found", FOUND_S)
-        self.slowest_s = max(self.slowest_s, time.monotonic() - started)
+        until(found, f"{key} to be found", seconds)
+        return time.monotonic() - started
 
     def settle(self) -> None:
-        """Wait until all is quiet; what was changed last in a folder is known by its point."""
+        """Wait until all is quiet; a folder's last change is known by its being found."""
         for name in FOLDERS:
-            self._is_found(name)
+            self._until_found(name)
         self.await_quiet()
