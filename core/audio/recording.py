@@ -6,17 +6,17 @@ One decoder, PyAV, reads every format. A file that is not whole raises ``Rejecte
 import itertools
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
 from av.audio.fifo import AudioFifo
 from av.audio.frame import AudioFrame
-from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import InputContainer
+from av.filter import Graph
 
 from audiofuse.core.audio.containers import Length, OpenFile, ends_early, length_of
 from audiofuse.core.audio.windows import SAMPLE_RATE, WINDOW_SAMPLES, Samples
@@ -98,15 +98,13 @@ class Recording:
         same_shape = itertools.groupby(
             self._frames(), key=lambda frame: (frame.format.name, frame.layout.name, frame.rate)
         )
-        for _, frames in same_shape:
-            resampler = AudioResampler(format="flt", rate=SAMPLE_RATE)
-            for frame in itertools.chain(_joined(frames), [None]):  # None: what it holds back
-                try:
-                    parts = resampler.resample(frame)
-                except av.FFmpegError as error:  # of hundreds of channels, say
-                    detail = f"it cannot be mixed to mono: {error.strerror}"
-                    raise Rejected(Reason.NOT_AUDIO, detail) from error
-                yield from map(_mono, parts)
+        for (form, layout, rate), frames in same_shape:
+            try:
+                for part in _resampled(_joined(frames), form, layout, rate):
+                    yield _mono(part)
+            except av.FFmpegError as error:  # of hundreds of channels, say
+                detail = f"it cannot be mixed to mono: {error.strerror}"
+                raise Rejected(Reason.NOT_AUDIO, detail) from error
 
     def _frames(self) -> Iterator[AudioFrame]:
         """Decode packet by packet; one that does not decode is skipped, as players do.
@@ -175,6 +173,29 @@ def _joined(frames: Iterator[AudioFrame]) -> Iterator[AudioFrame]:
             yield whole
     if rest := joined.read(partial=True):
         yield rest
+
+
+def _resampled(
+    frames: Iterator[AudioFrame], form: str, layout: str, rate: int
+) -> Iterator[AudioFrame]:
+    """Yield the sound of frames of one shape at 32 kHz, as float32, all channels in one plane.
+
+    As PyAV's ``AudioResampler`` does, whose graph starts a thread for each core and each sound.
+    """
+    graph = Graph()
+    graph.threads = 1
+    graph.link_nodes(
+        graph.add("abuffer", sample_rate=str(rate), sample_fmt=form, channel_layout=layout),
+        graph.add(
+            "aformat", sample_rates=str(SAMPLE_RATE), sample_fmts="flt", channel_layouts=layout
+        ),
+        graph.add("abuffersink"),
+    ).configure()
+    for frame in itertools.chain(frames, [None]):  # None: what it holds back
+        graph.push(frame)
+        with suppress(av.BlockingIOError, av.EOFError):  # there is no more now, or at all
+            while True:
+                yield cast("AudioFrame", graph.pull())
 
 
 def _mono(frame: AudioFrame) -> Samples:

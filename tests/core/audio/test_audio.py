@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from made_sounds import encode_as, noise, tone, write_wav
 
@@ -110,6 +111,15 @@ def test_samples_do_not_depend_on_how_many_are_resampled_at_once(
     together = _decode(SOUNDS / name)
     monkeypatch.setattr(recording_module, "AT_ONCE", 1)
     np.testing.assert_array_equal(together, _decode(SOUNDS / name))
+
+
+def test_decoding_starts_no_threads(tmp_path: Path) -> None:
+    """Decoding takes the thread that asks for it and no other, however many cores there are."""
+    path, me = write_wav(tmp_path / "x.wav", tone(11, rate=44_100), 44_100), psutil.Process()
+    before = me.num_threads()
+    with open_recording(path, LIMIT_S) as recording:
+        next(recording.windows())
+        assert me.num_threads() == before
 
 
 def _spectrum(samples: np.ndarray) -> np.ndarray:
