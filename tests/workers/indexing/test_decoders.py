@@ -55,6 +55,22 @@ def test_a_pool_outlives_the_thread_that_made_it() -> None:
         pool.close()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's counts")
+def test_memory_is_kept_from_one_sound_to_the_next(decoders: Decoders) -> None:
+    """Once a process has decoded a sound, the next takes no pages from the kernel."""
+
+    def faults() -> int:
+        stats = [Path(f"/proc/{each.process.pid}/stat") for each in decoders.turns.processes()]
+        return sum(int(each.read_text().rpartition(")")[2].split()[7]) for each in stats)
+
+    for _ in range(6):
+        _decode(decoders, LONG)
+    before = faults()
+    for _ in range(4):
+        _decode(decoders, LONG)
+    assert faults() - before < 4 * 30
+
+
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a"])
 def test_another_process_decodes_the_same(decoders: Decoders, suffix: str) -> None:
     """Samples and facts are bit for bit those that decoding in this process gives."""

@@ -17,6 +17,10 @@ from audiofuse.core.audio.confinement import Confinement, bare_environment
 log = logging.getLogger(__name__)
 
 CHILD = "audiofuse.workers.indexing.decoding.child"
+# Memory that glibc keeps for the next sound. Of itself it gives buffers of 128 KiB and more back to
+# the kernel with each sound, and fetching them page by page takes as long as decoding. Raised, a
+# process keeps more after a large file; lowered below a few windows, sounds cost more. In bytes.
+KEPT = {"MALLOC_MMAP_THRESHOLD_": str(16 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(16 * 2**20)}
 
 
 class DecoderHungError(Exception):
@@ -54,7 +58,7 @@ class Decoder:
     ) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-m", CHILD, str(slab), str(memory_bytes), str(os.getpid())]
         return subprocess.Popen(  # noqa: S603 - ourselves
-            command, stdin=theirs.fileno(), pass_fds=[slab], env=bare_environment()
+            command, stdin=theirs.fileno(), pass_fds=[slab], env=KEPT | bare_environment()
         )
 
     def begin(
