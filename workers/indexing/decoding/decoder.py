@@ -58,7 +58,7 @@ class Decoder:
     ) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-m", CHILD, str(slab), str(memory_bytes), str(os.getpid())]
         return subprocess.Popen(  # noqa: S603 - ourselves
-            command, stdin=theirs.fileno(), pass_fds=[slab], env=KEPT | bare_environment()
+            command, stdin=theirs.fileno(), pass_fds=[slab], env={**KEPT, **bare_environment()}
         )
 
     def begin(
