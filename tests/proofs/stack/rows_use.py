@@ -36,7 +36,8 @@ def by_event(stack: Stack) -> str:
     seconds = stack.until(lambda: stack.found("proof/event.wav"), "found by search", 10)
     told = _events(stack) - before
     assert told == 1, f"{told} events of the webhook, not 1"
-    line = next(each for each in _lines(stack, "worker") if "proof/event.wav" in str(each))
+    lines = _lines(stack, "worker")
+    line = next(each for each in lines if each["message"].startswith("proof/event.wav:"))
     assert line["lane"] == "live", line
     shown = stack.operator("search", "an owl", "--json")
     assert "proof/event.wav" in shown, shown
