@@ -21,7 +21,7 @@ from audiofuse.core.index.engine import Engine
 
 PORT = 6333
 CONFIG = r'service:\n  api_key: "(\w+)"\n  read_only_api_key: "(\w+)"\n'
-READS = re.compile(r"/(points(/query(/batch|/groups)?|/scroll|/count)?|facet)$")  # though they are posted
+READS = re.compile(r"/(points(/query(/batch|/groups)?|/scroll|/count)?|facet)$")  # by POST, too
 Message = MutableMapping[str, Any]
 App = Callable[[Message, Callable[..., Awaitable[Message]], Callable[..., Awaitable[None]]], Any]
 
