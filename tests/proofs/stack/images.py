@@ -62,8 +62,10 @@ def provide(images: set[str], network: str, torch: str) -> None:
             _stand_in(image, TARGETS[name], network=network)
     build(network, torch)
     for image in sorted(images):
-        if image.startswith("qdrant/") and not there(image) and not _pulled(image):
-            _stand_in(image, *_qdrant(), network=network)
+        if not image.startswith("qdrant/"):
+            continue
+        if (not there(image) and not _pulled(image)) or is_stand_in(image):
+            _stand_in(image, *_qdrant(), network=network)  # anew: it may hold this checkout
 
 
 def build(network: str, torch: str) -> None:
