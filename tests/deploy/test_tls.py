@@ -5,7 +5,7 @@ import socketserver
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -79,7 +79,8 @@ class Terminator:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for writer in self._writers:
-            writer.transport.abort()
+            with suppress(AttributeError):  # Python 3.11.2's, where it is closed already
+                writer.transport.abort()
         await asyncio.sleep(0.1)  # what was hung up on notices
 
     def close(self) -> None:
