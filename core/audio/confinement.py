@@ -117,17 +117,19 @@ def _deny_files(libc: ctypes.CDLL) -> bool:
     if descriptor < 0:
         return False
     try:
-        for folder in {sysconfig.get_path(name) for name in MODULES}:
-            _allow(libc, descriptor, folder)
-        return bool(libc.syscall(RESTRICT_SELF, descriptor, 0) == 0)
+        folders = {sysconfig.get_path(name) for name in MODULES}
+        # All, before it is for good: without its modules a process could not do its work.
+        is_allowed = all(_allow(libc, descriptor, each) for each in folders)
+        return is_allowed and libc.syscall(RESTRICT_SELF, descriptor, 0) == 0
     finally:
         os.close(descriptor)
 
 
-def _allow(libc: ctypes.CDLL, ruleset: int, folder: str) -> None:
+def _allow(libc: ctypes.CDLL, ruleset: int, folder: str) -> bool:
     opened = os.open(folder, os.O_PATH | os.O_CLOEXEC)
     try:
-        libc.syscall(ADD_RULE, ruleset, PATH_BENEATH, ctypes.byref(_Rule(READ, opened)), 0)
+        rule = ctypes.byref(_Rule(READ, opened))
+        return bool(libc.syscall(ADD_RULE, ruleset, PATH_BENEATH, rule, 0) == 0)
     finally:
         os.close(opened)
 
