@@ -346,6 +346,13 @@ def test_every_volume_belongs_to_who_writes_it(services: dict[str, Config], conf
                 assert owners[volume["source"]] == each["user"], name
 
 
+def test_a_listing_outlives_its_container(services: dict[str, Config]) -> None:
+    """Who lists the bucket has a home that lasts, where the next one finds how far it came."""
+    for name in ("reconcile", "operator"):
+        lasting = {x["target"] for x in services[name]["volumes"] if x["type"] == "volume"}
+        assert "/var/lib/audiofuse" in lasting, name
+
+
 def test_a_worker_may_finish_before_it_is_killed(services: dict[str, Config]) -> None:
     """The time that compose gives is longer than the worker takes to hand back its messages."""
     for name in ("worker", "worker-gpu"):

@@ -260,6 +260,18 @@ def test_no_comparison_hangs_for_ever(manifests: list[Manifest]) -> None:
         assert each["spec"]["jobTemplate"]["spec"]["activeDeadlineSeconds"] <= 86400
 
 
+def test_where_it_is_wanted_a_listing_outlives_its_pod(folder: Path, tmp_path: Path) -> None:
+    """With the component `listing` reconcile's home is a claim, which is made, and no other is."""
+    built = _changed(folder, tmp_path, "cpu", components=["../listing"])
+    assert foreign_kinds(built, tmp_path) == ["ScaledObject"]
+    (claim,) = of_kind(parse(built), "PersistentVolumeClaim").values()
+    assert claim["metadata"]["namespace"] == "audiofuse"
+    for name, pod in pods(parse(built)).items():
+        (home,) = (each for each in pod["spec"]["volumes"] if each["name"] == "home")
+        kept = {"persistentVolumeClaim": {"claimName": claim["metadata"]["name"]}}
+        assert home == {"name": "home"} | (kept if name == "reconcile" else {"emptyDir": {}})
+
+
 def test_secrets_are_named_and_never_held(ours: list[Manifest], overlay: str) -> None:
     """No secret is in the files, and each goes only to those that need it."""
     if overlay != "demo":  # which makes its own
