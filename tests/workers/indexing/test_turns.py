@@ -1,6 +1,6 @@
 """Who may use which decoding process next: short live sounds first, and none waits for ever."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -41,12 +41,13 @@ class Line:
 
 
 @pytest.fixture
-def line(eventually: Eventually) -> Line:
+def line(eventually: Eventually) -> Iterator[Line]:
     """Return a line for the process "a", which somebody uses."""
     made = Line(eventually)
     made.turns.add("a")
     assert made.turns.take() == "a"
-    return made
+    yield made
+    made.turns.close("the test ended")  # else who still waits keeps Python from ending
 
 
 def test_fewest_windows_first_and_live_before_others(line: Line) -> None:
