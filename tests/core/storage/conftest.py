@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from wire import Say, Wire
+from servers import Say, Wire
 
 from audiofuse.core.items import ObjectInfo
 from audiofuse.core.settings import Settings

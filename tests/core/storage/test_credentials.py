@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from wire import Say, Wire
+from servers import Say, Wire
 
 from audiofuse.core.errors import Unavailable
 from audiofuse.core.settings import Settings

@@ -11,7 +11,7 @@ from io import BytesIO
 from typing import Any
 
 import pytest
-from wire import Say, Wire
+from servers import Say, Wire
 
 from audiofuse.core.errors import AudiofuseError, Unavailable
 from audiofuse.core.items import ObjectInfo
