@@ -175,7 +175,8 @@ def _device(settings: Settings) -> Check:
 def _encoder(settings: Settings) -> Check:
     rollout, _ = open_registry(settings).rollout()
     if rollout:
-        return Check("encoder", Verdict.WELL, f"{rollout.live} is live: {rollout.phase}")
+        is_open = f", and a rollout is {rollout.phase}" if rollout.other else ""
+        return Check("encoder", Verdict.WELL, f"{rollout.live} is live{is_open}")
     if settings.encoder is None:
         found = "none is live, and none is set"
         return Check("encoder", Verdict.WRONG, found, ADVICE["encoder"])

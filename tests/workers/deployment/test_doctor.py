@@ -13,6 +13,8 @@ from fastapi import FastAPI
 from redis import Redis
 from typer.testing import CliRunner
 
+from audiofuse.core.bundles.document import Rollout
+from audiofuse.core.bundles.registry import open_registry
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import Unavailable
 from audiofuse.core.index.embedded import create_app
@@ -95,3 +97,15 @@ def test_a_machine_that_is_too_small_is_told(monkeypatch: pytest.MonkeyPatch) ->
         assert found[name].verdict is Verdict.WARNING, found[name]
         assert found[name].advice
     assert found["cores"].found.endswith("a quota of 1.5, OMP_NUM_THREADS=64")
+
+
+def test_which_encoder_is_live_is_told_and_whether_a_rollout_is_open(tmp_path: Path) -> None:
+    """Where nothing is being changed nothing is said of it."""
+    settings = Settings(registry=str(tmp_path), search_url=f"http://127.0.0.1:{free_port()}")
+    registry = open_registry(settings)
+    registry.write(Rollout(live="old"), None)
+    assert _found(settings)["encoder"].found == "old is live"
+    rollout, tag = registry.rollout()
+    assert rollout
+    registry.write(rollout.start("new", "somebody"), tag)
+    assert _found(settings)["encoder"].found == "old is live, and a rollout is building"
