@@ -1,18 +1,25 @@
 #!/bin/sh
 # Write .env for docker-compose.yml, with CPU limits that this machine has, and beside it the folder
-# .secrets with a password of your own in each file. Never overwrites either.
+# .secrets with a password of your own in each file. What is there stays as it is: run again it adds
+# what a newer version wants.
 #
 #   sh deploy/compose-env.sh [FILE]
 set -eu
 file=${1:-.env}
-secrets=$(dirname "$file")/.secrets
+elsewhere=$(sed -n 's|^SECRETS=/|/|p' "$file" 2>/dev/null) || true
+secrets=${elsewhere:-$(dirname "$file")/.secrets}
+written=
 umask 077
-set -C  # fail if the file is there
 
 secret() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }
 
 # Users of containers read these files, who are nobody here: what keeps others out is the folder.
-put() { printf %s "$2" > "$secrets/$1"; chmod 444 "$secrets/$1"; }
+put() {
+    [ ! -e "$secrets/$1" ] || return 0
+    printf %s "$2" > "$secrets/$1"
+    chmod 444 "$secrets/$1"
+    written="$written $1"
+}
 
 at_most() { if [ "$1" -lt "$2" ]; then echo "$1"; else echo "$2"; fi; }
 
@@ -20,7 +27,7 @@ at_most() { if [ "$1" -lt "$2" ]; then echo "$1"; else echo "$2"; fi; }
 cpus=$(docker info --format '{{.NCPU}}' 2>/dev/null | tail -n 1) || true
 case $cpus in '' | 0 | *[!0-9]*) cpus=$(getconf _NPROCESSORS_ONLN) ;; esac
 
-cat > "$file" <<END
+[ -e "$file" ] || cat > "$file" <<END
 # cpu or gpu; with gpu also: TORCH= and IMAGE_TAG=cuda. And cpu,alerts: somebody is told of alerts;
 # cpu,learn: the archive teaches its encoder, every IMPROVE_EVERY (7d).
 COMPOSE_PROFILES=cpu
@@ -40,7 +47,7 @@ FEEDBACK=
 # The folder with one password a file: each service is shown those that it needs.
 SECRETS=$secrets
 END
-mkdir "$secrets"
+mkdir -p "$secrets"
 put s3_owner "$(secret)"  # storage's owner (access key: owner), who makes buckets and publishes encoders
 put s3_uploader "$(secret)"  # who uploads (access key: uploader)
 put s3_reader "$(secret)"  # audiofuse itself (access key: audiofuse), which only reads
@@ -57,4 +64,4 @@ put alert_url http://127.0.0.1:9/  # whom Alertmanager tells, with the profile `
 # Prometheus, Grafana and Alertmanager read these as users of their own, whatever umask there was here.
 here=$(dirname "$0")
 chmod -R go+rX "$here/prometheus" "$here/grafana" "$here/alertmanager"
-echo "wrote $file and $secrets"
+[ -z "$written" ] || echo "wrote into $secrets:$written"
