@@ -1,10 +1,8 @@
 """Training: it learns, it can be killed and resumed, it refuses what cannot work."""
 
 import math
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from audiofuse.trainer.data.batches import Example, Examples, training_rows
 from audiofuse.trainer.data.cache import AudioCache
 from audiofuse.trainer.training.augment import AugmentedFrontEnd
 from audiofuse.trainer.training.config import FitConfig
-from audiofuse.trainer.training.fit import BEST, CHECKPOINT, LOG, Fit, Task
+from audiofuse.trainer.training.fit import BEST, LOG, Fit, Task
 
 SOUNDS = Path(__file__).parents[3] / "examples" / "sounds"
 NAMES = ("animals/owl.wav", "animals/crow.flac", "home/typing.mp3", "water/bubbles.opus")
@@ -198,33 +196,32 @@ def test_the_best_weights_are_kept(cache: Path, tmp_path: Path) -> None:
 
 
 KILLED = """
-import sys
+import os, signal, sys, time
 from pathlib import Path
 sys.path[:0] = [sys.argv[1]]
-from test_fit import _fit
-if __name__ == "__main__":
-    for run in sys.argv[3:]:
-        _fit(Path(sys.argv[2]), Path(run)).run(resume=True)  # from the start where there is none
+from test_fit import CONFIG, LOG, _fit
+from audiofuse.trainer.training.fit import CHECKPOINT
+cache, killed, whole = map(Path, sys.argv[2:])
+child = os.fork()  # it has PyTorch, which takes seconds to load, by now
+if not child:
+    _fit(cache, killed).run(resume=True)  # from the start
+    os._exit(0)
+while not (killed / CHECKPOINT).exists():
+    assert os.waitpid(child, os.WNOHANG) == (0, 0)
+    time.sleep(0.01)
+os.kill(child, signal.SIGKILL)
+os.waitpid(child, 0)
+assert len((killed / LOG).read_text().splitlines()) < CONFIG.epochs
+for run in (killed, whole):
+    _fit(cache, run).run(resume=True)
 """
 
 
-@pytest.mark.timeout(900)  # two more processes load PyTorch: slow on a busy machine
+@pytest.mark.timeout(900)  # another process loads PyTorch: slow on a busy machine
 def test_a_killed_run_resumes_to_the_same_weights(cache: Path, tmp_path: Path) -> None:
     """After SIGKILL and resume the weights equal, bit for bit, those of an uninterrupted run."""
-    script = tmp_path / "train.py"
-    script.write_text(KILLED)
-    tests = Path(__file__).parent
-    command = [sys.executable, str(script), str(tests), str(cache)]
-    process = subprocess.Popen([*command, str(tmp_path / "killed")])
-    with process:
-        while not (tmp_path / "killed" / CHECKPOINT).exists():
-            assert process.poll() is None
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    done = len((tmp_path / "killed" / LOG).read_text().splitlines())
-    assert done < CONFIG.epochs
-    runs = [str(tmp_path / name) for name in ("killed", "whole")]
-    subprocess.run([*command, *runs], check=True, timeout=400)
+    tests, runs = Path(__file__).parent, [tmp_path / name for name in ("killed", "whole")]
+    subprocess.run([sys.executable, "-c", KILLED, tests, cache, *runs], check=True, timeout=800)
     whole, resumed = (load_file(tmp_path / name / BEST) for name in ("whole", "killed"))
     for name, value in whole.items():
         torch.testing.assert_close(resumed[name], value, rtol=0, atol=0, msg=name)
