@@ -1,8 +1,6 @@
 """Benchmarks that nothing runs by itself still begin."""
 
-import os
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,16 +10,16 @@ TESTS = Path(__file__).parents[1]
 
 
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has a GPU")
-def test_a_gpu_that_is_not_there_is_not_measured() -> None:
+def test_a_gpu_that_is_not_there_is_not_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """What measures a GPU says that there is none, by exit code 2, instead of measuring a CPU."""
-    paths = [*sys.path, str(TESTS / "benchmarks"), str(TESTS / "support")]
-    done = subprocess.run(
-        [sys.executable, TESTS / "benchmarks" / "gpu"],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2, done.stderr
-    assert "finds no usable GPU" in done.stderr
+    monkeypatch.syspath_prepend(TESTS / "benchmarks")
+    monkeypatch.setattr(sys, "argv", ["gpu"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(TESTS / "benchmarks" / "gpu"), run_name="__main__")
+    assert ended.value.code == 2
+    assert "finds no usable GPU" in capsys.readouterr().err
 
 
 def test_all_that_is_missing_is_named_at_once(
