@@ -14,10 +14,8 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from audiofuse.core.bundles.bundle import save_bundle
 from audiofuse.core.bundles.document import Rollout
 from audiofuse.core.bundles.registry import Registry, open_registry
-from audiofuse.core.encoder.starting import DEFAULT_NAME, default_card, default_encoder
 from audiofuse.core.errors import ObjectChanged
 from audiofuse.core.settings import Settings
 from audiofuse.core.storage.boto import s3_client, s3_errors
@@ -60,6 +58,10 @@ def _place(region: str) -> dict[str, Any]:
 
 def first_encoder(registry: Registry) -> str:
     """Publish the encoder that is shipped and name it as the live one; return what is live."""
+    # Seconds of PyTorch, which each start of a deployment that has begun is spared.
+    from audiofuse.core.bundles.bundle import save_bundle
+    from audiofuse.core.encoder.starting import DEFAULT_NAME, default_card, default_encoder
+
     with tempfile.TemporaryDirectory(prefix="audiofuse-") as folder:
         bundle = save_bundle(default_encoder(), Path(folder), DEFAULT_NAME, default_card())
         version = registry.publish(bundle)
