@@ -192,15 +192,6 @@ def test_it_stops_in_order(host: Host, eventually: Eventually) -> None:
     assert not [each for each in (*takers, device) if each.is_running()]
 
 
-@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has a GPU")
-def test_a_gpu_that_is_not_there_ends_the_start(host: Host, tmp_path: Path) -> None:
-    """A host that was told to use one does not run on the CPU unseen: it ends with the reason."""
-    told = {"device": "cuda", "index_name": "gpu", "metrics_listen": "", "processes": 1}
-    starting = Host(tmp_path, host.settings.model_copy(update=told))
-    assert starting.part.process.wait(120) == supervisor.MISCONFIGURED
-    assert "AUDIOFUSE_DEVICE is cuda, but PyTorch finds no usable GPU" in starting.log()
-
-
 @pytest.mark.parametrize(
     ("device", "cpus", "processes"), [("cpu", 2, 1), ("cpu", 16, 4), ("cuda", 16, 8)]
 )

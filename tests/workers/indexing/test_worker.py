@@ -28,6 +28,7 @@ from audiofuse.core.index.index import Index, Point, connect_embedded, open_inde
 from audiofuse.core.items import point_id
 from audiofuse.core.settings import PREFIX, Settings, environment
 from audiofuse.workers.deployment.local import Part, free_port
+from audiofuse.workers.host.supervisor import MISCONFIGURED
 from audiofuse.workers.indexing.build import live_generation
 from audiofuse.workers.indexing.exchange.client import DeviceClient
 from audiofuse.workers.indexing.exchange.slab import Slab
@@ -305,12 +306,12 @@ def test_a_device_whose_thread_dies_ends(rig: Rig, tmp_path: Path) -> None:
 
 
 def test_cuda_that_is_asked_for_and_absent_is_refused(rig: Rig) -> None:
-    """A worker never runs on the CPU unseen."""
+    """A host that was told to use one never runs on the CPU unseen: it ends with the reason."""
     variables = os.environ | environment(rig.settings)
-    variables |= {PREFIX + "DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": ""}
+    variables |= {PREFIX + "DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": "", PREFIX + "PROCESSES": "1"}
     done = subprocess.run(WORKER, env=variables, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "cuda" in done.stderr
+    assert done.returncode == MISCONFIGURED
+    assert "AUDIOFUSE_DEVICE is cuda, but PyTorch finds no usable GPU" in done.stderr
     assert "Traceback" not in done.stderr
 
 
