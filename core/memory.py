@@ -1,8 +1,11 @@
-"""Memory: what a process's control group uses of what it may, and what was freed, given back."""
+"""Memory: what a control group uses of what it may, what was freed, and what stays for good."""
 
 import ctypes
+import gc
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from audiofuse.core.cgroups import groups, numbers
@@ -47,3 +50,18 @@ def give_back_freed() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim:
         trim(0)
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Look for no garbage while much is imported, and later not among what was.
+
+    What imports make stays. To look through it again and again is a fifth of a process's start, and
+    each full look later would hold up whatever the process does.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()

@@ -1,14 +1,16 @@
 """What is used of what is allowed; and what was freed goes back to the system."""
 
+import gc
 import math
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import psutil
 import pytest
 
-from audiofuse.core.memory import give_back_freed, memory_limit, memory_used
+from audiofuse.core.memory import give_back_freed, importing, memory_limit, memory_used
 
 BLOCK, BLOCKS, KEPT = 60_000, 2000, 50  # bytes, each in the allocator's heap; every so many stays
 
@@ -57,3 +59,20 @@ def test_without_a_limit_the_machine_is_one(tmp_path: Path) -> None:
     root = _kernel_tells(tmp_path, "9:memory:/a\n", limit_in_bytes="9223372036854771712\n")
     assert memory_limit(root) == machine
     assert math.isnan(memory_used(root))
+
+
+def test_what_imports_made_is_not_looked_through() -> None:
+    """While much is imported no garbage is looked for, and later not among what was imported."""
+    before = gc.get_freeze_count()
+    with importing():
+        assert not gc.isenabled()
+        made = [[] for _ in range(1000)]  # type: ignore[var-annotated]
+    assert gc.isenabled()
+    assert gc.get_freeze_count() - before > len(made)
+
+
+def test_after_an_import_that_fails_garbage_is_looked_for_again() -> None:
+    """What is missing, as a package of an extra, ends a command, but not the looking."""
+    with pytest.raises(ModuleNotFoundError), importing():
+        import_module("no_such_package")
+    assert gc.isenabled()

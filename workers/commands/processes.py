@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from audiofuse.core.errors import AudiofuseError, ConfigurationError
+from audiofuse.core.memory import importing
 from audiofuse.core.settings import PREFIX, Settings
 from audiofuse.workers.telemetry.logs import configure_logging
 from audiofuse.workers.telemetry.names import Source
@@ -61,7 +62,8 @@ def intake(
 
     What to set up at the storage is in deploy/connect.md.
     """
-    from audiofuse.workers.intake.build import build_intake
+    with importing():
+        from audiofuse.workers.intake.build import build_intake
 
     current = begin("intake")
     stop = threading.Event()
@@ -85,7 +87,8 @@ def exporter() -> None:
     It asks queue, index, bucket and registry at each scrape of AUDIOFUSE_METRICS_LISTEN. One is
     enough for a deployment.
     """
-    from audiofuse.workers.deployment.exporter import tell_of
+    with importing():
+        from audiofuse.workers.deployment.exporter import tell_of
 
     current = begin("exporter")
     if not current.metrics_listen:
@@ -112,18 +115,21 @@ def serve(
 
     With --ask it has no index of its own, and asks other deployments: docs/asking.md
     """
-    from audiofuse.workers.service.admission.entrance import check_exposure
+    with importing():
+        from audiofuse.workers.service.admission.entrance import check_exposure
 
     if ask:
         os.environ[PREFIX + "ASK"] = ",".join(ask)
     current = begin("search")
     check_exposure(host, current, is_open=is_open)
     if current.ask:
-        from audiofuse.workers.federation.app import create_federation
+        with importing():
+            from audiofuse.workers.federation.app import create_federation
 
         _serve(create_federation(current), port, host)
         return
-    from audiofuse.workers.service.app import running
+    with importing():
+        from audiofuse.workers.service.app import running
 
     with running(current) as app:
         _serve(app, port, host)
@@ -131,8 +137,9 @@ def serve(
 
 def serve_index(port: Port = 6333) -> None:
     """Own an embedded Qdrant under AUDIOFUSE_HOME and serve it to this machine's processes."""
-    from audiofuse.core.index.embedded import create_app
-    from audiofuse.core.index.engine import Engine
+    with importing():
+        from audiofuse.core.index.embedded import create_app
+        from audiofuse.core.index.engine import Engine
 
     current = begin("index")
     if current.qdrant_api_key is None:

@@ -4,13 +4,16 @@ It is Celery's own worker, with ``OPTIONS`` beside ours, which ends with its ``P
 """
 
 import sys
+from importlib import import_module
 
 from celery.bin.celery import main as celery
 
 from audiofuse.core.children import end_with
+from audiofuse.core.memory import importing
 
+APP = "audiofuse.workers.indexing.app"
 WORKER = [
-    "celery", "--quiet", "-A", "audiofuse.workers.indexing.app",
+    "celery", "--quiet", "-A", APP,
     "worker", "--without-gossip", "--without-mingle",
 ]  # fmt: skip
 
@@ -18,6 +21,8 @@ WORKER = [
 def main(parent: int, *options: str) -> None:
     """Be Celery's worker, until SIGTERM."""
     end_with(parent)
+    with importing():
+        import_module(APP)  # as Celery would
     sys.argv = [*WORKER, *options]
     celery()
 
