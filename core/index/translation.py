@@ -61,9 +61,13 @@ def grouped(
         besides = [edge.IsEmptyCondition(field), _in(field, found)]
     best = dict(list(found.items())[:groups])
     short = [each for each, points in best.items() if len(points) < size]
-    filled = ask_each([_in(field, [each]) for each in short], size) if short else []
+    filled = ask_each([_is(field, each) for each in short], size) if short else []
     best |= zip(short, filled, strict=True)
     return {each: points[:size] for each, points in best.items()}
+
+
+def _is(field: str, group: str | int) -> edge.FieldCondition:
+    return edge.FieldCondition(field, match=edge.MatchValue(group))
 
 
 def _in(field: str, groups: Any) -> edge.FieldCondition:

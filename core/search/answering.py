@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from dataclasses import replace
 from typing import Self
@@ -20,7 +21,8 @@ QUERIES_AT_ONCE = 32
 # Most hits of a question that is asked together with others. Higher: fewer calls to the index;
 # lower: shorter waits for small questions, which are answered with the largest of their call.
 TOGETHER = CANDIDATES
-
+# Questions whose items are asked for while their moments are. Higher: more threads under load.
+BESIDE = 32
 
 Asked = tuple[Generation, Nearest]
 
@@ -33,6 +35,7 @@ class Answering:
         self._index = index
         self.recordings = Recordings(index)
         self._together = Batcher[Asked, list[Point]](self._find, QUERIES_AT_ONCE)
+        self._beside = ThreadPoolExecutor(BESIDE, thread_name_prefix="items")
         self._large = threading.Lock()  # one large answer at a time: a thousand hits are 10 MB
 
     def over(self, index: Index) -> Self:
@@ -50,11 +53,16 @@ class Answering:
             besides = (*question.where.besides, question.like)
             question = replace(question, where=replace(question.where, besides=besides))
         ranking = Ranking(
-            self._index, self.recordings, self._nearest, generation, encoder, question, query
-        )
+            self._index, self.recordings, self._nearest, self._begin, generation, encoder, question,
+            query,
+        )  # fmt: skip
         if not self.recordings.exist(generation):
             return ranking.by_items()
         return ranking.by_moments() if question.moments else ranking.by_recordings()
+
+    def _begin(self, generation: Generation, asked: Nearest) -> Future[list[Point]]:
+        """Ask for items in another thread, so that this one can ask for their moments meanwhile."""
+        return self._beside.submit(self._nearest, generation, asked)
 
     def _nearest(self, generation: Generation, asked: Nearest) -> list[Point]:
         """Ask for few hits together with other threads, for many alone and one after the other."""

@@ -90,6 +90,23 @@ class LoadedEncoder:
         parts: list[float] = (self._projected(points) @ query / _norms(points)).tolist()
         return [(point, point.score, part) for point, part in zip(points, parts, strict=True)]
 
+    def audio_parts(
+        self, ranked: Sequence[tuple[Point, Point]], query: Floats
+    ) -> list[float | None]:
+        """Return what audio gave to the scores by which items rank, if scores have parts.
+
+        Each item comes with what it ranks by: itself, or one of its moments, of which no vector is
+        needed. Of an item its audio vector is, and its score or its item vector.
+        """
+        if not ranked or not self.is_sum:
+            return [None] * len(ranked)
+        items, by = [item for item, _ in ranked], [by for _, by in ranked]
+        scores = [np.dot(each.item, query) if len(each.item) else each.score for each in items]
+        # A moment's words are its item's, and what they add to the sum is the same.
+        words = _norms(items) * _array(scores) - self._projected(items) @ query
+        parts: list[float | None] = (_array([e.score for e in by]) - words / _norms(by)).tolist()
+        return parts
+
     def weighed(self, points: Sequence[Point], query: Floats, balance: float) -> list[Ranked]:
         """Fuse points anew, metadata by ``balance``, audio by the rest; return them best first.
 

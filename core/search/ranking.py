@@ -7,6 +7,7 @@ shows is fetched when it is known.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -53,6 +54,7 @@ class Ranking:
     index: Index
     recordings: Recordings
     nearest: Callable[[Generation, Nearest], list[Point]]
+    begin: Callable[[Generation, Nearest], Future[list[Point]]]
     generation: Generation
     encoder: LoadedEncoder
     question: Question
@@ -61,11 +63,11 @@ class Ranking:
     def by_items(self) -> list[Hit]:
         """Return a page where there are no moments."""
         if self.question.ranks_anew:
-            points = self._items(self._asked(CANDIDATES, self._fields, BOTH))
+            points = self.nearest(self.generation, self._asked(CANDIDATES, self._fields, BOTH))
             hits = [Hit.of(*each) for each in self._weighed(points)]
             return self._paged(unique(hits) if self.question.unique else hits)
         asked = self._asked(self.question.limit, self._fields, (AUDIO,))
-        points = self._items(replace(asked, offset=self.question.offset))
+        points = self.nearest(self.generation, replace(asked, offset=self.question.offset))
         return [Hit.of(*each) for each in self.encoder.explained(points, self.query)]
 
     def by_recordings(self) -> list[Hit]:
@@ -117,21 +119,20 @@ class Ranking:
     def _asked(self, limit: int, fields: Sequence[str], vectors: Sequence[str]) -> Nearest:
         return Nearest(self.query.tolist(), limit, 0, self.question.where, fields, vectors)
 
-    def _items(self, asked: Nearest) -> list[Point]:
-        return self.nearest(self.generation, asked)
-
     def _first(self, *, wholes: bool = True) -> First:
         """Return the first recordings up to the end of the page.
 
         Without ``wholes`` the items of those that have moments do not count.
         """
         at_once = self._reach <= AT_ONCE
-        come_with = ComeWith(self._fields, (AUDIO,)) if at_once else STATES
-        found = self._items(self._asked(self._reach, *come_with))
+        come_with = ComeWith(self._fields, BOTH) if at_once else STATES
+        vectors = (AUDIO,) if at_once else ()  # what is found has its score
+        begun = self.begin(self.generation, self._asked(self._reach, come_with.fields, vectors))
         items, windows = self.recordings.nearest(
-            self.generation, self._asked(self._reach, (), ()), found, come_with,
+            self.generation, self._asked(self._reach, (), ()), begun, come_with,
             OF_EACH if at_once else 1,
         )  # fmt: skip
+        found = begun.result()
         best = {item.id: item for item in found if wholes or not item.payload.get("moments")}
         for id_, (moment, *_) in windows.items():
             if id_ not in best or moment.score > best[id_].score:
@@ -150,27 +151,20 @@ class Ranking:
         self, best: Sequence[tuple[str, Point]], known: Mapping[str, Point]
     ) -> list[Hit]:
         """Fetch what hits are made of, and tell of each score what audio gave to it."""
-        items, of_moments = dict(known), [point.id for id_, point in best if point.id != id_]
+        items = dict(known)
         if asked := [id_ for id_, _ in best if id_ not in known]:
-            items |= self.index.get(self.generation, asked, fields=self._fields, vectors=(AUDIO,))
-        scored = items | self._windows(of_moments, (AUDIO,))
-        there = [(id_, at) for id_, at in best if id_ in items and at.id in scored]
-        points = [replace(scored[at.id], score=at.score) for _, at in there]
+            items |= self.index.get(self.generation, asked, fields=self._fields, vectors=BOTH)
+        there = [(items[id_], at) for id_, at in best if id_ in items]
         return [
-            Hit.of(items[id_], score, audio)
-            for (id_, _), (_, score, audio) in zip(
-                there, self.encoder.explained(points, self.query), strict=True
+            Hit.of(item, at.score, audio)
+            for (item, at), audio in zip(
+                there, self.encoder.audio_parts(there, self.query), strict=True
             )
         ]
 
-    def _windows(self, ids: Sequence[str], vectors: Sequence[str]) -> dict[str, Point]:
-        if not ids:
-            return {}
-        moments = self.generation.moments
-        return self.index.get(moments, ids, fields=["item_norm"], vectors=vectors)
-
     def _explained_moments(self, listed: Sequence[tuple[Hit, Point | None]]) -> list[Hit]:
-        found = self._windows([each.id for _, each in listed if each], BOTH)
+        ids, moments = [each.id for _, each in listed if each], self.generation.moments
+        found = self.index.get(moments, ids, fields=["item_norm"], vectors=BOTH) if ids else {}
         points = [
             replace(found[at.id], score=at.score) for _, at in listed if at and at.id in found
         ]
@@ -182,11 +176,11 @@ class Ranking:
 
         Without ``wholes`` the items of those that have moments do not count.
         """
-        items = self._items(self._asked(CANDIDATES, self._fields, BOTH))
+        begun = self.begin(self.generation, self._asked(CANDIDATES, self._fields, BOTH))
         known, windows = self.recordings.nearest(
-            self.generation, self._asked(CANDIDATES, (), BOTH), items, ComeWith(self._fields)
+            self.generation, self._asked(CANDIDATES, (), BOTH), begun, ComeWith(self._fields)
         )
-        points = [item for item in items if wholes or not item.payload.get("moments")]
+        points = [item for item in begun.result() if wholes or not item.payload.get("moments")]
         points += [moment for moment, *_ in windows.values()]
         best: dict[str, Ranked] = {}
         for each in sorted(self._weighed(points), key=lambda ranked: -ranked[1]):

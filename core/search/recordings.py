@@ -8,7 +8,8 @@ A moment whose item does not name its state is on its way in or out, and is not 
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from copy import copy
 from dataclasses import replace
 from typing import Any, NamedTuple, Self
@@ -41,13 +42,14 @@ TRIES = 3  # to get a page full where moments are on their way
 
 
 class ComeWith(NamedTuple):
-    """What items come with: payload fields, at least ``STATES``, and vectors."""
+    """What items come with: payload fields, at least those of ``STATES``, and vectors."""
 
     fields: Sequence[str]
     vectors: Sequence[str] = ()
 
 
-STATES = ComeWith(("moments", "moments_state"))  # what tells which moments are an item's
+# What tells which moments are an item's, and by what its score was divided.
+STATES = ComeWith(("moments", "moments_state", "item_norm"))
 
 Heard = tuple[Moment, Point]  # a moment, and its best window
 
@@ -82,20 +84,22 @@ class Recordings:
         return found
 
     def nearest(
-        self, generation: Generation, asked: Nearest, items: Iterable[Point],
+        self, generation: Generation, asked: Nearest, items: Future[list[Point]],
         come_with: ComeWith,
         of_each: int = 1,
     ) -> tuple[dict[str, Point], dict[str, list[Point]]]:  # fmt: skip
         """Return items, and the nearest moments of ``asked.limit`` of them, best first, by item.
 
-        Of each recording these are at most ``of_each``, best first. To the ``items`` that are known
-        already are added those whose moments are found; ``come_with`` says what they have.
+        Of each recording these are at most ``of_each``, best first. To the ``items`` that are asked
+        for meanwhile are added those whose moments are found; ``come_with`` says what they have.
         """
-        known, besides = {item.id: item for item in items}, asked.where.besides
+        known: dict[str, Point] = {}
         best: dict[str, list[Point]] = {}
+        besides = asked.where.besides
         for _ in range(TRIES):
             where = replace(asked.where, besides=besides)
             found = self._index.nearest_moments(generation, replace(asked, where=where), of_each)
+            known = known or {item.id: item for item in items.result()}
             if new := [id_ for id_ in found if id_ not in known]:
                 known |= self._index.get(
                     generation, new, fields=come_with.fields, vectors=come_with.vectors
