@@ -1,7 +1,7 @@
 """What an archive teaches an encoder that was taught nothing of it: ``make bench-improve``.
 
 The default encoder is trained anew without eight kinds of sounds, without all sentences and clips
-about them, and without one collection (half an hour of a CPU, once: --bundle takes it as it is).
+about them, and without one collection (six minutes of a CPU, once: --bundle takes it as it is).
 Half of the sounds of these kinds are indexed, the others are unseen, as is a third of all other
 kinds. A listener asks for the kinds in half of the sentences that were left out, and judges the
 first four hits by their labels; where none fits, another sound is named as the one that was sought.
@@ -273,7 +273,7 @@ def run(world: World, verdicts: Verdicts, seed: int) -> None:
         f"{outcome.judgement.is_better} {[*outcome.judgement.refusals]}"
     )
     if outcome.encoder:
-        console.print(tables.table(outcome), unseen_table(world, outcome.encoder))
+        console.print(tables.table(outcome), unseen_table(world, outcome.encoder), outcome.told)
 
 
 def unseen_table(world: World, improved: Encoder) -> Table:
