@@ -44,6 +44,7 @@ FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 30.0
 POP = files("audiofuse.workers.queue").joinpath("pop.lua").read_text()
 NOT_LET_IN = "the broker lets nobody in by the user and password of AUDIOFUSE_BROKER_URL"
 NOBODY = "nobody"  # a tag that no message has
+LANES = frozenset(Lane)
 
 
 class Request(Enum):
@@ -162,6 +163,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
 
     QoS = QoS
 
+    _own: Any = None  # the client of the pool, once it was needed
     _request: Request | None = None  # that is not answered yet
     _lanes_are_empty = False  # as far as the last pop could tell
     _asked: Sequence[str] = ()  # the queue of each list that was asked, in that order
@@ -180,10 +182,18 @@ class Channel(redis.Channel):  # type: ignore[misc]
             self.close()
             raise NotWritableError(f"the broker takes no messages: {error}") from error
 
+    def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's
+        """Return the client of the pool: kombu makes one for each command, which costs more."""
+        if asynchronous:
+            return super()._create_client(asynchronous=True)
+        if self._own is None or self._own.connection_pool is not self.pool:
+            self._own = super()._create_client()
+        return self._own
+
     @property
     def takes_lanes(self) -> bool:
         """Whether it is the lanes that this channel consumes."""
-        return set(self.active_queues) <= set(Lane)
+        return LANES.issuperset(self.active_queues)
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         """Ask for messages without waiting for the answer."""

@@ -27,6 +27,8 @@ WRITTEN_FOR: dict[Callable[..., Any], str] = {
     QoS._remove_from_indices: "980a109d54ad9136",
     QoS.pipe_or_acquire: "ad7f549d96c81107",
     Channel.__init__: "f189bdebe2436ccd",
+    Channel._create_client: "dae92bc4075dafb9",
+    Channel.conn_or_acquire: "25883caca6c4121e",
     Channel._brpop_start: "06723d707ddf2240",
     Channel._brpop_read: "c42518699709f2df",
     Channel._flush_brpop_reauth: "bb4930b4fd3cf8f3",

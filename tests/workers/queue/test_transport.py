@@ -68,6 +68,18 @@ def test_an_acknowledgement_that_fails_keeps_nobody_from_working(
         assert lanes.lengths()["unacknowledged"] == 0
 
 
+def test_commands_share_a_client_until_their_connections_are_given_up(taking: Taking) -> None:
+    """As long as a pool of connections lives all commands are sent by one client, and then not."""
+    with taking(at_most=1) as taker:
+        with taker.channel.conn_or_acquire() as first, taker.channel.conn_or_acquire() as second:
+            assert first is second
+        assert first is not taker.channel.client
+        taker.channel._disconnect_pools()
+        with taker.channel.conn_or_acquire() as third:
+            assert third.ping()
+            assert third is not first
+
+
 def _properties(**changes: Any) -> dict[str, Any]:
     info = {"exchange": "", "routing_key": "live"}
     return {"delivery_tag": "1", "delivery_info": info, "body_encoding": "base64"} | changes
