@@ -13,6 +13,7 @@ What of kombu is overridden, and from which release of it, is in
 ``tests/workers/queue/test_kombu.py``, which fails when kombu changes it.
 """
 
+import json
 import logging
 from collections.abc import Iterable, Sequence
 from enum import Enum
@@ -23,7 +24,6 @@ from typing import Any
 from kombu.transport import redis, virtual
 from kombu.transport.virtual.base import Empty
 from kombu.utils.encoding import bytes_to_str
-from kombu.utils.json import loads
 from redis.exceptions import AuthenticationError
 from redis.exceptions import ConnectionError as NotWritableError
 
@@ -256,7 +256,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
     def _deliver(self, tag: str, raw: bytes, queue: str) -> None:
         """Deliver a message that is held, unless kombu can make nothing of it."""
         try:
-            message = loads(bytes_to_str(raw))
+            message = json.loads(raw)
             errors: list[Any] = self.Message(message, channel=self).errors
         except Exception as error:  # noqa: BLE001 - whatever it is that somebody else wrote
             errors = [error]

@@ -32,7 +32,8 @@ class Ask:
 
     def __post_init__(self) -> None:
         """Let who takes what was cut know when it is all."""
-        self.answer.add_done_callback(lambda _: self.cut.put(None))
+        if self.is_cut:
+            self.answer.add_done_callback(lambda _: self.cut.put(None))
 
 
 def in_step(windows: Iterable[Samples], room: threading.Semaphore) -> Iterator[Samples]:
