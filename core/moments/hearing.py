@@ -13,11 +13,12 @@ import numpy as np
 
 from audiofuse.core.audio.windows import Samples
 from audiofuse.core.encoder.accumulator import AudioAccumulator
-from audiofuse.core.encoder.embeddings import AudioEmbedding, Floats, Fused, WindowEmbedding
+from audiofuse.core.encoder.embeddings import AudioEmbedding, Floats, WindowEmbedding
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.model.config import Grid
 from audiofuse.core.moments.moments import Spans
 from audiofuse.core.moments.windows import Window, WindowCutter
+from audiofuse.core.moments.words import Words
 
 WINDOWS_PER_FUSION = 64  # bounds memory; more is hardly faster
 
@@ -45,14 +46,14 @@ def hear(encoder: Encoder, windows: Iterable[Samples], text: str, grid: Grid) ->
     """
     accumulator = AudioAccumulator(encoder.audio_dim)
     cutter = WindowCutter(grid, keeps_frames=encoder.config.fusion == "mid")
-    cut = _cut(encoder, windows, accumulator, cutter)
+    cut, words = _cut(encoder, windows, accumulator, cutter), Words(encoder)
     spans, vectors = [], [np.zeros((0, encoder.dim), np.float32)]
     while batch := list(itertools.islice(cut, WINDOWS_PER_FUSION)):
         if encoder.config.uses_audio:
             spans += [(window.start_s, window.end_s) for window in batch]
             audio = AudioEmbedding.stack([window.audio for window in batch])
-            vectors.append(fuse_windows(encoder, audio, text).vectors)
-    item = encoder.fuse(accumulator.embedding(), [text]).vectors[0]
+            vectors.append(words.fuse(audio, [text] * len(batch)).vectors)
+    item = words.fuse(accumulator.embedding(), [text]).vectors[0]
     return Heard(cutter.duration_s, item, np.array(spans).reshape(-1, 2), np.concatenate(vectors))
 
 
@@ -71,18 +72,3 @@ def _cut(
         kept = embedding if mid else WindowEmbedding(embedding.total, embedding.steps)
         accumulator.add(number, kept)
     yield from cutter.finish()
-
-
-def fuse_windows(encoder: Encoder, audio: AudioEmbedding, text: str) -> Fused:
-    """Fuse windows of one recording, at least one, with its text.
-
-    Where an item is a sum, what the text adds to it is the same for all and is read once.
-    """
-    parts = encoder.project_audio(audio.pooled)
-    if parts is None:
-        return encoder.fuse(audio, [text] * len(audio.pooled))
-    first = encoder.fuse(AudioEmbedding(audio.pooled[:1]), [text])
-    sums = parts + (first.vectors[0] * first.norms[0] - parts[0])
-    norms: Floats = np.linalg.norm(sums, axis=1)
-    with np.errstate(invalid="ignore"):  # 0 / 0: as of an item of which nothing is used
-        return Fused(sums / norms[:, None], norms)

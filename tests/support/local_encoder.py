@@ -7,8 +7,8 @@ import numpy as np
 from audiofuse.core.audio.windows import SAMPLE_RATE, Samples
 from audiofuse.core.encoder.embeddings import AudioEmbedding, EncodedItem, Floats, Fused
 from audiofuse.core.encoder.encoder import Encoder
-from audiofuse.core.moments.hearing import fuse_windows
 from audiofuse.core.moments.windows import Cutting, EncodedWindows, Window, WindowCutter
+from audiofuse.core.moments.words import Words
 
 AT_ONCE = 4  # windows that are handed over together: few, so that tests meet several portions
 
@@ -50,7 +50,7 @@ class LocalEncoder:
     def _hand_over(self, cutting: Cutting, first: int, cut: list[Window], text: str) -> int:
         audio = AudioEmbedding.stack([window.audio for window in cut])
         spans = np.array([(window.start_s, window.end_s) for window in cut])
-        fused = fuse_windows(self._encoder, audio, text)
+        fused = Words(self._encoder).fuse(audio, [text] * len(cut))
         cutting.take(EncodedWindows(first, spans, audio.pooled, fused))
         return len(cut)
 
@@ -62,7 +62,7 @@ class LocalEncoder:
     def fuse_windows(self, sound: str, audio: Floats, text: str) -> Fused:
         """Fuse stored audio vectors of windows with a text."""
         del sound
-        return fuse_windows(self._encoder, AudioEmbedding(audio), text)
+        return Words(self._encoder).fuse(AudioEmbedding(audio), [text] * len(audio))
 
     def _fuse(self, embedding: AudioEmbedding, text: str) -> EncodedItem:
         fused = self._encoder.fuse(embedding, [text])

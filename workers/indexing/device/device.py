@@ -34,8 +34,8 @@ from audiofuse.core.encoder.embeddings import (
 )
 from audiofuse.core.encoder.encoder import Encoder
 from audiofuse.core.errors import Unavailable
-from audiofuse.core.moments.hearing import fuse_windows
 from audiofuse.core.moments.windows import Cutting, EncodedWindows
+from audiofuse.core.moments.words import Words
 from audiofuse.core.threads import vital_thread
 from audiofuse.workers.indexing.device.batches import Batches
 from audiofuse.workers.indexing.device.cutter import Cut, Piece, SoundCutter
@@ -73,6 +73,7 @@ class Device:
         self.encoder = encoder
         self.batch_s = batch_s or best_batch_s(encoder)
         self.stats = Stats()
+        self._words = Words(encoder)
         self._in_hand = in_hand
         self._turn = turn or FairLock()
         self._batches = Batches(self.batch_s, few_shapes=encoder.runtime.few_shapes)
@@ -310,7 +311,7 @@ class Device:
     def _fuse_cut(self, cut: Cut, sounds: list[Sound]) -> None:
         (sound,) = sounds
         with metrics.timed(Stage.FUSE):
-            fused = fuse_windows(self.encoder, cut.audio, sound.text)
+            fused = self._words.fuse(cut.audio, [sound.text] * len(cut.audio.pooled))
         sound.take(EncodedWindows(cut.first, cut.spans, cut.audio.pooled, fused))
 
     def _fuse_all(self, sounds: list[Sound]) -> None:
@@ -329,7 +330,7 @@ class Device:
     def _fuse(self, sounds: list[Sound]) -> None:
         embeddings = AudioEmbedding.stack([each.embedding for each in sounds if each.embedding])
         with metrics.timed(Stage.FUSE):
-            fused = self.encoder.fuse(embeddings, [sound.text for sound in sounds])
+            fused = self._words.fuse(embeddings, [sound.text for sound in sounds])
         for sound, audio, item, norm in zip(
             sounds, embeddings.pooled, fused.vectors, fused.norms, strict=True
         ):
