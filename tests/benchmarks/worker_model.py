@@ -104,7 +104,10 @@ def figures(
         for name, each in free.items()
         if name in real
     }
-    return {"measured": told, "seconds": seconds, "cpu_ms": cpu_ms}
+    rounded = {
+        name: {part: round(ms, 2) for part, ms in parts.items()} for name, parts in cpu_ms.items()
+    }
+    return {"measured": told, "seconds": seconds, "cpu_ms": rounded}
 
 
 def _a_second(measured: Mapping[str, Measured], cores: int) -> list[float]:
