@@ -53,7 +53,7 @@ def hear(encoder: Encoder, windows: Iterable[Samples], text: str, grid: Grid) ->
             spans += [(window.start_s, window.end_s) for window in batch]
             audio = AudioEmbedding.stack([window.audio for window in batch])
             vectors.append(words.fuse(audio, [text] * len(batch)).vectors)
-    item = words.fuse(accumulator.embedding(), [text]).vectors[0]
+    item = encoder.fuse(accumulator.embedding(), [text]).vectors[0]
     return Heard(cutter.duration_s, item, np.array(spans).reshape(-1, 2), np.concatenate(vectors))
 
 

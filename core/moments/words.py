@@ -30,7 +30,7 @@ class Words:
         if projected is None:  # no sum
             return self._encoder.fuse(audio, texts)
         new = {text: row for row, text in enumerate(texts) if text not in self._known}
-        if len(new) == len(texts):
+        if len(new) == len(texts):  # to the bit as the encoder does
             fused = self._encoder.fuse(audio, texts)
             self._remember(texts, _added(fused, projected))
             return fused

@@ -99,6 +99,7 @@ class Recordings:
         for _ in range(TRIES):
             where = replace(asked.where, besides=besides)
             found = self._index.nearest_moments(generation, replace(asked, where=where), of_each)
+            # Only now: items are asked for while moments are.
             known = known or {item.id: item for item in items.result()}
             if new := [id_ for id_ in found if id_ not in known]:
                 known |= self._index.get(
